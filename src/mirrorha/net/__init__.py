@@ -1,0 +1,1 @@
+"""Sockets: heartbeats, sessions, TLS, HTTP."""

@@ -1,0 +1,1 @@
+"""What a node keeps on its own disk: its meta, its history, the one atomic-write helper."""

@@ -1,0 +1,1 @@
+"""For test suites, ours and yours: the simulator, fakes, conformance suites, a pytest plugin."""

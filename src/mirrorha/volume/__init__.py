@@ -1,0 +1,1 @@
+"""One replicated directory: its stream, its resync, its file API."""

@@ -1,0 +1,1 @@
+"""The wire: limits, frames and codecs. Pure; bytes in, messages out."""
