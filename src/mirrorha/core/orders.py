@@ -1,0 +1,210 @@
+"""What the node orders its volumes to do, and what they report.
+
+A volume never decides who may write: it carries out orders and reports facts. Orders reach a
+volume in the order in which they were given; each that asks for an answer carries a token, and
+a report with another token than the last one asked is stale and ignored. In this process they
+are plain calls; between a cluster and a worker process they cross a pipe: no shared state.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+
+class Order(msgspec.Struct, frozen=True, tag=True):
+    """Base of all orders."""
+
+
+class Freeze(Order, frozen=True):
+    """Acknowledge nothing more, to nobody; admit no new change.
+
+    A source finishes the local applications under way; a follower finishes applying what it has
+    acknowledged. Then `Frozen(token)`. Changes that wait stay pending. Idempotent.
+    """
+
+    token: int
+
+
+class Sync(Order, frozen=True):
+    """Make everything applied so far durable on this node's disk. Then `Synced(token)`."""
+
+    token: int
+
+
+class ServeAlone(Order, frozen=True):
+    """Mode LOG: this node's acknowledgement is enough, every touched segment is recorded.
+
+    Everything pending that was applied here is acknowledged; what waited is admitted.
+    Only ever ordered after a CAS won by this incarnation, and after the generation was rotated
+    durably for all volumes (rule 5.1.2).
+    """
+
+    epoch: int
+    generation: str
+
+
+class ServeMirror(Order, frozen=True):
+    """Mode MIRROR in `epoch`: as the source of a follower that holds exactly our prefix.
+
+    With `replay` the stream may have been interrupted: the source asks where the follower is,
+    sends what lies above, and counts as acknowledged what lies below. Without it the follower was
+    just made identical by `CutOver`, and the stream starts at the seq agreed there.
+    """
+
+    epoch: int
+    generation: str
+    replay: bool
+
+
+class Follow(Order, frozen=True):
+    """Be the follower of a source in `epoch`: apply strictly in order, acknowledge."""
+
+    epoch: int
+    generation: str
+    replay: bool
+
+
+class BecomeTarget(Order, frozen=True):
+    """Be filled by the peer's `StartResync` with the same session number."""
+
+    epoch: int
+    session: int
+
+
+class StartResync(Order, frozen=True):
+    """Make the peer's volume equal to ours while we serve in LOG.
+
+    `everything`: compare all; else only the union of both touched logs. Reports `Progress` now
+    and then, and `NearlyEqual(session)` once so little is left that a pause would be short.
+    """
+
+    epoch: int
+    session: int
+    everything: bool
+    seed: int  # of the block hashes; content can be hostile, so it is drawn anew each time
+
+
+class CutOver(Order, frozen=True):
+    """Pause changes, do the last pass, have both disks synced. Then `CutDone(token)`.
+
+    From here on nothing is acknowledged until `ServeMirror` (join won, or its outcome unknown
+    with the link up), `ServeAlone` (given up before the CAS was sent) or `Freeze`.
+    """
+
+    token: int
+
+
+class Drain(Order, frozen=True):
+    """For a swap: admit no new change; when the follower holds all and both are synced, `Drained`.
+
+    Undone by `ServeMirror` in the same epoch.
+    """
+
+    token: int
+
+
+class Close(Order, frozen=True):
+    """Serve nothing: every pending and later change is answered with an error naming `why`.
+
+    `primary` is who may write now, if known. What was applied but not acknowledged may survive or
+    vanish: its caller gets `OutcomeUnknownError`; what was not yet applied, `NotPrimaryError`.
+    """
+
+    why: str
+    primary: str | None
+
+
+class StopReason(enum.Enum):
+    """Why a volume cannot go on, as it reports it."""
+
+    OWN_DISK = "own_disk"  # EIO, fsync failure, or a disk operation longer than disk_max
+    PEER_DISK = "peer_disk"  # the follower answered ENOSPC, EIO or a checksum error
+    PEER_STUCK = "peer_stuck"  # nothing acknowledged for peer_slow_max
+    STREAM_SLOW = "stream_slow"  # half of that: try another address pair
+
+
+class Report(msgspec.Struct, frozen=True, tag=True):
+    """Base of all reports."""
+
+
+class Frozen(Report, frozen=True):
+    token: int
+
+
+class Synced(Report, frozen=True):
+    token: int
+
+
+class CutDone(Report, frozen=True):
+    token: int
+
+
+class Drained(Report, frozen=True):
+    token: int
+
+
+class NearlyEqual(Report, frozen=True):
+    session: int
+
+
+class StreamUp(Report, frozen=True):
+    """The two volumes' streams are connected; nothing flows before an order says so."""
+
+
+class StreamDown(Report, frozen=True):
+    """The stream broke. A volume in MIRROR acknowledges nothing until ordered further."""
+
+
+class Trouble(Report, frozen=True):
+    reason: StopReason
+    text: str
+
+
+class Replayed(Report, frozen=True):
+    """After `ServeMirror(replay=True)`: the follower has everything that was pending then."""
+
+    epoch: int
+
+
+class Progress(Report, frozen=True):
+    session: int
+    done_bytes: int
+    total_bytes: int
+    files_left: int
+    sent_bytes: int
+
+
+class ResyncFailed(Report, frozen=True):
+    """The resync or cut-over broke off (stream, disk); begin again with `StartResync`."""
+
+    session: int
+    text: str
+
+
+AnyOrder = (
+    Freeze
+    | Sync
+    | ServeAlone
+    | ServeMirror
+    | Follow
+    | BecomeTarget
+    | StartResync
+    | CutOver
+    | Drain
+    | Close
+)
+AnyReport = (
+    Frozen
+    | Synced
+    | CutDone
+    | Drained
+    | NearlyEqual
+    | StreamUp
+    | StreamDown
+    | Trouble
+    | Replayed
+    | Progress
+    | ResyncFailed
+)

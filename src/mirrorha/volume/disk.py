@@ -1,0 +1,186 @@
+"""The small interface between a volume's machines and a disk.
+
+The machines are pure: they emit requests, a driver has a `Disk` perform them and returns what came
+back as an event. The real disk blocks (it lives in a thread), the simulated one does not.
+`mirrorha.testing.check_disk` is the suite that both pass.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Protocol
+
+import msgspec
+
+from mirrorha.errors import MirrorHAError
+from mirrorha.volume.ops import AnyOp
+
+
+class DiskError(MirrorHAError):
+    """The local disk failed (EIO, a writeback error, a failed fsync). Final: never retried."""
+
+
+class Kind(enum.IntEnum):
+    """What a fid is."""
+
+    FILE = 1
+    DIRECTORY = 2
+    SYMLINK = 3
+
+
+class Entry(msgspec.Struct, frozen=True, array_like=True):
+    """One name in a directory, with what it stands for."""
+
+    name: str
+    fid: int
+    kind: Kind
+
+
+class Attributes(msgspec.Struct, frozen=True, array_like=True):
+    """What is compared and restored besides content."""
+
+    fid: int
+    kind: Kind
+    mode: int
+    uid: int
+    gid: int
+    size_bytes: int
+    mtime_ns: int
+    target: str = ""  # of a symlink
+    xattrs: dict[str, bytes] = {}
+    links: int = 1
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What applying an op did.
+
+    `done` is the op as it really happened: None if nothing changed, a shorter `Write` if the disk
+    took only a part. `errno` is what the caller gets, 0 for success. Failures that say nothing
+    about the disk's health (ENOENT, ENOSPC, EEXIST, …) come back here; DiskError is raised else.
+    """
+
+    done: AnyOp | None
+    errno: int = 0
+
+
+class Request(msgspec.Struct, frozen=True):
+    """Base of all requests to a disk."""
+
+
+class Apply(Request, frozen=True):
+    """Apply one op. Result: Outcome. Atomic towards other requests, in order."""
+
+    op: AnyOp
+
+
+class SyncFile(Request, frozen=True):
+    """Make a file's or directory's content and metadata durable. Result: None.
+
+    A fid that no longer exists is nothing to sync.
+    """
+
+    fid: int
+
+
+class SyncTree(Request, frozen=True):
+    """Make everything applied so far durable, the table of ids included. Result: None."""
+
+
+class ReadBytes(Request, frozen=True):
+    """Result: bytes, shorter at the end of the file; None if the fid is gone."""
+
+    fid: int
+    offset: int
+    length: int
+
+
+class HashBlocks(Request, frozen=True):
+    """XXH3-128 of blocks of BLOCK_BYTES from `first`, at most `count`.
+
+    Result: a list of 16-byte digests, one for each block up to the end of the file; b"" for a block
+    that is all zeros (a hole stays a hole); None if the fid is gone or no file.
+    """
+
+    fid: int
+    first: int
+    count: int
+    seed: int
+
+
+class ListDirectory(Request, frozen=True):
+    """Result: list[Entry], in no order; None if the fid is gone or no directory."""
+
+    fid: int
+
+
+class ReadAttributes(Request, frozen=True):
+    """Result: Attributes, or None if the fid is gone."""
+
+    fid: int
+
+
+class Resolve(Request, frozen=True):
+    """Follow names from the root. Result: (parent fid, last name, fid or 0), or None.
+
+    None: a directory on the way does not exist. Symlinks are not followed.
+    """
+
+    path: str
+
+
+class SetAside(Request, frozen=True):
+    """Resync only: move `name` of `parent` into the volume's hidden limbo. Result: None."""
+
+    parent: int
+    name: str
+
+
+class Place(Request, frozen=True):
+    """Resync only: give `fid`, in limbo or elsewhere in the tree, the name `name` in `parent`.
+
+    A directory moves; a file in limbo moves; a file elsewhere gets a further name (hard link).
+    Result: bool, False if the fid is unknown (then create it and copy it whole).
+    """
+
+    parent: int
+    name: str
+    fid: int
+
+
+class Relabel(Request, frozen=True):
+    """Resync only: the file that `fid` stands for is called `new_fid` from now on. Result: None."""
+
+    fid: int
+    new_fid: int
+
+
+class ClearLimbo(Request, frozen=True):
+    """Resync only: delete what is still in limbo, for good. Result: int, how many names."""
+
+
+AnyRequest = (
+    Apply
+    | SyncFile
+    | SyncTree
+    | ReadBytes
+    | HashBlocks
+    | ListDirectory
+    | ReadAttributes
+    | Resolve
+    | SetAside
+    | Place
+    | Relabel
+    | ClearLimbo
+)
+
+
+class Disk(Protocol):
+    """A volume's tree on this node. Not thread-safe; only Sync* may run beside the rest."""
+
+    def perform(self, request: AnyRequest) -> object:
+        """Carry out one request; its result is described at the request's class. May block.
+
+        Raises:
+            DiskError: the disk failed; nothing about its contents is certain any more.
+        """
+        ...

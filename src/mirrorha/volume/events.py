@@ -1,0 +1,136 @@
+"""What goes into a volume's machine and what comes out of it.
+
+`Volume.step(event, now_ms) -> list[Effect]`. A driver (trio, a worker's threads, the simulator)
+performs the effects in order and returns what came of them as events. Messages on the stream
+arrive in order, once, or the stream is down: that is all a driver promises about `Send`.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+from mirrorha.core.orders import AnyOrder, AnyReport
+from mirrorha.volume.disk import AnyRequest
+from mirrorha.volume.ops import AnyOp
+
+
+class Lane(enum.IntEnum):
+    """Requests of one lane are performed one after the other, in the order of their emission.
+
+    An fsync takes long: it has a lane of its own, so that nothing queues behind it.
+    """
+
+    TREE = 0
+    SYNC = 1
+
+
+class Event(msgspec.Struct, frozen=True):
+    """Base of all events."""
+
+
+class Change(Event, frozen=True):
+    """A local caller wants `op`. In ops that create, `fid` is 0: the machine draws it.
+
+    Answered by exactly one `Reply(token)`.
+    """
+
+    token: int
+    op: AnyOp
+
+
+class Flush(Event, frozen=True):
+    """A local caller wants `fid` durable (on both disks where there are two). One `Reply`."""
+
+    token: int
+    fid: int
+
+
+class Ordered(Event, frozen=True):
+    """The node gave an order."""
+
+    order: AnyOrder
+
+
+class DiskDone(Event, frozen=True):
+    """A disk request came back. `failure` is the text of a DiskError, "" if there was none."""
+
+    token: int
+    result: object
+    failure: str = ""
+
+
+class LinkUp(Event, frozen=True):
+    """The stream to the peer's volume is connected (and authenticated)."""
+
+
+class LinkDown(Event, frozen=True):
+    """It broke. Messages sent before and not yet received are lost."""
+
+
+class Received(Event, frozen=True):
+    """One message of the stream, decoded, its checksum verified by the frame layer."""
+
+    message: object
+
+
+class Tick(Event, frozen=True):
+    """Time passed. Given at least every 100 ms while anything is pending."""
+
+
+AnyEvent = Change | Flush | Ordered | DiskDone | LinkUp | LinkDown | Received | Tick
+
+
+class Effect(msgspec.Struct, frozen=True):
+    """Base of all effects."""
+
+
+class Send(Effect, frozen=True):
+    """Send `message` on the stream, if it is up; else it is dropped (a replay will resend)."""
+
+    message: object
+
+
+class DiskCall(Effect, frozen=True):
+    """Have the disk perform `request`; answer with `DiskDone(token, result)`."""
+
+    token: int
+    lane: Lane
+    request: AnyRequest
+
+
+class Failure(enum.Enum):
+    """Why a change was not acknowledged."""
+
+    NONE = "none"
+    ERRNO = "errno"  # the file system refused it, on this node: `errno` says why
+    NOT_PRIMARY = "not_primary"  # surely not applied
+    UNKNOWN = "unknown"  # may have been applied, may survive
+
+
+class Reply(Effect, frozen=True):
+    """Answer a local caller. `op` is what was done (its fid, its actual length)."""
+
+    token: int
+    failure: Failure
+    errno: int = 0
+    op: AnyOp | None = None
+    why: str = ""
+    primary: str | None = None
+
+
+class Reported(Effect, frozen=True):
+    """Tell the node."""
+
+    report: AnyReport
+
+
+class ResetLink(Effect, frozen=True):
+    """Close the stream: the peer broke the protocol, or a fresh start is needed; the driver dials
+    again. `why` is for the log."""
+
+    why: str
+
+
+AnyEffect = Send | DiskCall | Reply | Reported | ResetLink

@@ -1,0 +1,148 @@
+"""Ops: changes to a volume, as they travel and as they are applied.
+
+An op names files by persistent id (`fid`), never by path, and says what *resulted*, not what was
+asked: explicit offsets, absolute times. Applying an op to a tree that holds exactly the ops
+before it gives the same tree on both nodes. Fields are only ever appended.
+
+A fid is 64 bits: the epoch in which it was made (24 bits) above a counter (40 bits). One primary
+an epoch, and a new epoch for every incarnation that creates: so no fid is ever used twice, and
+none needs a durable counter. `ROOT_FID` is the volume's root.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from mirrorha.errors import ensure
+
+ROOT_FID: Final = 1
+FID_COUNTER_BITS: Final = 40
+EPOCH_MAX: Final = (1 << 23) - 1  # a fid stays a positive signed 64-bit integer
+
+
+def make_fid(*, epoch: int, counter: int) -> int:
+    """The id of the `counter`th file made in `epoch` (both from 1)."""
+    ensure(0 < epoch <= EPOCH_MAX, "the epoch fits in a file id")
+    ensure(0 < counter < 1 << FID_COUNTER_BITS, "the counter fits in a file id")
+    return epoch << FID_COUNTER_BITS | counter
+
+
+class Op(msgspec.Struct, frozen=True, array_like=True):
+    """Base of all ops."""
+
+
+class Write(Op, frozen=True, tag=1):
+    fid: int
+    offset: int
+    data: bytes
+    mtime_ns: int
+
+
+class Truncate(Op, frozen=True, tag=2):
+    fid: int
+    size_bytes: int
+    mtime_ns: int
+
+
+class Create(Op, frozen=True, tag=3):
+    """A regular file that did not exist."""
+
+    fid: int
+    parent: int
+    name: str
+    mode: int
+    uid: int
+    gid: int
+    mtime_ns: int
+
+
+class Mkdir(Op, frozen=True, tag=4):
+    fid: int
+    parent: int
+    name: str
+    mode: int
+    uid: int
+    gid: int
+    mtime_ns: int
+
+
+class Symlink(Op, frozen=True, tag=5):
+    fid: int
+    parent: int
+    name: str
+    target: str
+    uid: int
+    gid: int
+    mtime_ns: int
+
+
+class Link(Op, frozen=True, tag=6):
+    """One more name for `fid`."""
+
+    fid: int
+    parent: int
+    name: str
+    mtime_ns: int
+
+
+class Unlink(Op, frozen=True, tag=7):
+    """Remove a name of a file that is not a directory. `fid` is what the name stood for."""
+
+    fid: int
+    parent: int
+    name: str
+    mtime_ns: int
+
+
+class Rmdir(Op, frozen=True, tag=8):
+    fid: int
+    parent: int
+    name: str
+    mtime_ns: int
+
+
+class Rename(Op, frozen=True, tag=9):
+    """Move a name; `replaced` is the fid that `new_name` stood for before, or 0."""
+
+    fid: int
+    parent: int
+    name: str
+    new_parent: int
+    new_name: str
+    replaced: int
+    mtime_ns: int
+
+
+class SetAttributes(Op, frozen=True, tag=10):
+    """Mode, owner or times; None leaves as it is."""
+
+    fid: int
+    mode: int | None
+    uid: int | None
+    gid: int | None
+    mtime_ns: int | None
+
+
+class SetXattr(Op, frozen=True, tag=11):
+    """Set an extended attribute; `value` None removes it."""
+
+    fid: int
+    name: str
+    value: bytes | None
+
+
+AnyOp = (
+    Write
+    | Truncate
+    | Create
+    | Mkdir
+    | Symlink
+    | Link
+    | Unlink
+    | Rmdir
+    | Rename
+    | SetAttributes
+    | SetXattr
+)
