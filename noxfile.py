@@ -1,0 +1,85 @@
+"""Sessions for people who work on mirrorha: `nox -l` lists them, `nox -s tests` runs one.
+
+CI does not use nox: `.ci/run` runs the same commands in one environment.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.10.9"
+nox.options.default_venv_backend = "venv"
+nox.options.reuse_existing_virtualenvs = True
+nox.options.sessions = ["lint", "types", "imports", "tests"]
+
+ROOT = Path(__file__).parent
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+
+
+def install(session: nox.Session, *groups: str, project: bool = True) -> None:
+    """Install the named dependency groups, and the project itself in place."""
+    session.install(*nox.project.dependency_groups(PYPROJECT, *groups))
+    if project:
+        session.install("-e", ".")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run pytest; what needs root, /dev/fuse or a program that is missing is skipped."""
+    install(session, "test")
+    session.run("python", "-m", "pytest", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and formatting."""
+    install(session, "lint", project=False)
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Run mypy in strict mode over the package."""
+    install(session, "lint")
+    session.run("mypy")
+
+
+@nox.session
+def imports(session: nox.Session) -> None:
+    """Check that imports point inward (the contracts are in pyproject.toml)."""
+    install(session, "lint")
+    session.run("lint-imports")
+
+
+@nox.session
+def sim(session: nox.Session) -> None:
+    """Run simulator seeds; `nox -s sim -- --seeds 5000` runs more of them."""
+    install(session, "test")
+    arguments = session.posargs or ["--seeds", "500"]
+    session.run("python", "-m", "mirrorha.testing.simulate", *arguments)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation; a warning is an error."""
+    install(session, "docs")
+    session.run("sphinx-build", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html")
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Run the two-node demonstration on this machine."""
+    session.install(".")
+    session.run("mirrorha", "demo", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Run every benchmark script, or those named: `nox -s bench -- benchmarks/bench_import.py`."""
+    session.install(".")
+    scripts = session.posargs or sorted(str(p) for p in ROOT.glob("benchmarks/bench_*.py"))
+    for script in scripts:
+        session.run("python", script)
