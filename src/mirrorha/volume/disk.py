@@ -48,7 +48,20 @@ class Attributes(msgspec.Struct, frozen=True, array_like=True):
     mtime_ns: int
     target: str = ""  # of a symlink
     xattrs: dict[str, bytes] = {}
-    links: int = 1
+    links: int = 1  # names inside the volume; 1 for a directory
+
+
+class Found(msgspec.Struct, frozen=True):
+    """What a disk found when it was opened, before anything was done to it.
+
+    `unknown` are the fids drawn for what the table of ids did not know: all of it if `rebuilt`.
+    Their contents may differ from the peer's, whatever the touched log says.
+    """
+
+    rebuilt: bool = False  # the table was missing, damaged, or of another tree
+    unknown: tuple[int, ...] = ()
+    limbo: int = 0  # names that an unfinished resync left in limbo; kept for the next one
+    skipped: tuple[str, ...] = ()  # paths that are not mirrored: sockets, devices, mount points
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -57,6 +70,9 @@ class Outcome(msgspec.Struct, frozen=True):
     `done` is the op as it really happened: None if nothing changed, a shorter `Write` if the disk
     took only a part. `errno` is what the caller gets, 0 for success. Failures that say nothing
     about the disk's health (ENOENT, ENOSPC, EEXIST, …) come back here; DiskError is raised else.
+
+    An unknown fid is ESTALE, as the file or directory to change; as the directory that should
+    hold a name it is ENOENT. `done` None with errno 0: there was nothing to do.
     """
 
     done: AnyOp | None
@@ -76,7 +92,8 @@ class Apply(Request, frozen=True):
 class SyncFile(Request, frozen=True):
     """Make a file's or directory's content and metadata durable. Result: None.
 
-    A fid that no longer exists is nothing to sync.
+    And its name, with the directories that lead to it: a new file that was synced survives a loss
+    of power. A fid that no longer exists is nothing to sync.
     """
 
     fid: int
@@ -87,7 +104,7 @@ class SyncTree(Request, frozen=True):
 
 
 class ReadBytes(Request, frozen=True):
-    """Result: bytes, shorter at the end of the file; None if the fid is gone."""
+    """Result: bytes, shorter at the end of the file; None if the fid is gone or no file."""
 
     fid: int
     offset: int
@@ -95,7 +112,7 @@ class ReadBytes(Request, frozen=True):
 
 
 class HashBlocks(Request, frozen=True):
-    """XXH3-128 of blocks of BLOCK_BYTES from `first`, at most `count`.
+    """XXH3-128 of blocks of `wire.limits.BLOCK_BYTES` from `first`, at most `count`.
 
     Result: a list of 16-byte digests, one for each block up to the end of the file; b"" for a block
     that is all zeros (a hole stays a hole); None if the fid is gone or no file.
@@ -122,14 +139,18 @@ class ReadAttributes(Request, frozen=True):
 class Resolve(Request, frozen=True):
     """Follow names from the root. Result: (parent fid, last name, fid or 0), or None.
 
-    None: a directory on the way does not exist. Symlinks are not followed.
+    None: a directory on the way does not exist. Symlinks are not followed, `.` and `..` are no
+    names. The root itself (an empty path) is (ROOT_FID, "", ROOT_FID).
     """
 
     path: str
 
 
 class SetAside(Request, frozen=True):
-    """Resync only: move `name` of `parent` into the volume's hidden limbo. Result: None."""
+    """Resync only: move `name` of `parent` into the volume's hidden limbo. Result: None.
+
+    What is not there need not be moved. The times of the directory stay as they are.
+    """
 
     parent: int
     name: str
@@ -139,7 +160,10 @@ class Place(Request, frozen=True):
     """Resync only: give `fid`, in limbo or elsewhere in the tree, the name `name` in `parent`.
 
     A directory moves; a file in limbo moves; a file elsewhere gets a further name (hard link).
-    Result: bool, False if the fid is unknown (then create it and copy it whole).
+    What has the name now, and is something else, is set aside first. The times of directories
+    stay as they are.
+    Result: bool, False if the fid or the parent is unknown, or the place lies inside of what
+    should go there (then create it and copy it whole).
     """
 
     parent: int
@@ -148,7 +172,10 @@ class Place(Request, frozen=True):
 
 
 class Relabel(Request, frozen=True):
-    """Resync only: the file that `fid` stands for is called `new_fid` from now on. Result: None."""
+    """Resync only: the file that `fid` stands for is called `new_fid` from now on. Result: None.
+
+    An unknown `fid` is nothing to relabel. `new_fid` must not be in use.
+    """
 
     fid: int
     new_fid: int
@@ -177,10 +204,16 @@ AnyRequest = (
 class Disk(Protocol):
     """A volume's tree on this node. Not thread-safe; only Sync* may run beside the rest."""
 
+    @property
+    def found(self) -> Found:
+        """What was found when the disk was opened."""
+        ...
+
     def perform(self, request: AnyRequest) -> object:
         """Carry out one request; its result is described at the request's class. May block.
 
         Raises:
-            DiskError: the disk failed; nothing about its contents is certain any more.
+            DiskError: the disk failed; nothing about its contents is certain any more, and it
+                refuses every later request.
         """
         ...

@@ -7,6 +7,17 @@ before it gives the same tree on both nodes. Fields are only ever appended.
 A fid is 64 bits: the epoch in which it was made (24 bits) above a counter (40 bits). One primary
 an epoch, and a new epoch for every incarnation that creates: so no fid is ever used twice, and
 none needs a durable counter. `ROOT_FID` is the volume's root.
+
+What a caller may leave open is filled in by the disk that applies the op first, and travels as it
+was done:
+
+- the `fid` of a name to remove, or the one that a rename replaces: 0 means "whatever is there".
+  Given and not what the name stands for, the op fails with ESTALE: the two trees differ;
+- an owner: -1 means the user that the node runs as. A node that may not give files away (it does
+  not run as root) keeps no owners: there it stays -1, in ops done and in attributes.
+
+Names and targets of symlinks are text; `mirrorha.volume.names` says how bytes that are no UTF-8
+travel in it.
 """
 
 from __future__ import annotations
@@ -88,7 +99,7 @@ class Link(Op, frozen=True, tag=6):
 
 
 class Unlink(Op, frozen=True, tag=7):
-    """Remove a name of a file that is not a directory. `fid` is what the name stood for."""
+    """Remove a name of a file that is not a directory. `fid` is what the name stood for, or 0."""
 
     fid: int
     parent: int
@@ -104,7 +115,10 @@ class Rmdir(Op, frozen=True, tag=8):
 
 
 class Rename(Op, frozen=True, tag=9):
-    """Move a name; `replaced` is the fid that `new_name` stood for before, or 0."""
+    """Move a name; `replaced` is the fid that `new_name` stood for before, or 0.
+
+    Two names of one file: nothing happens, as in POSIX.
+    """
 
     fid: int
     parent: int
@@ -126,7 +140,10 @@ class SetAttributes(Op, frozen=True, tag=10):
 
 
 class SetXattr(Op, frozen=True, tag=11):
-    """Set an extended attribute; `value` None removes it."""
+    """Set an extended attribute; `value` None removes it.
+
+    Mirrored are `user.*`, POSIX ACLs and `security.capability`; others belong to the node.
+    """
 
     fid: int
     name: str
