@@ -14,10 +14,15 @@ import msgspec
 
 from mirrorha.errors import MirrorHAError
 from mirrorha.volume.ops import AnyOp
+from mirrorha.volume.touched import TouchKey
 
 
 class DiskError(MirrorHAError):
-    """The local disk failed (EIO, a writeback error, a failed fsync). Final: never retried."""
+    """The local disk failed (EIO, a writeback error, a failed fsync). Final: never retried.
+
+    Every later request fails as well: requests are emitted ahead, and what was to become durable
+    before something else must not be left out while that goes on.
+    """
 
 
 class Kind(enum.IntEnum):
@@ -89,8 +94,26 @@ class Apply(Request, frozen=True):
     op: AnyOp
 
 
+class ApplyAll(Request, frozen=True):
+    """A follower's: apply `ops` in order, and stop at the first that does not turn out exactly as
+    it says (its Outcome has an errno, or another `done`). Result: Applied.
+
+    Nothing after such an op is applied: a follower holds an exact prefix of the stream.
+    """
+
+    ops: list[AnyOp]
+
+
+class Applied(msgspec.Struct, frozen=True):
+    """How many of the ops were applied exactly; if not all, why the next one was not."""
+
+    count: int
+    errno: int = 0
+
+
 class SyncFile(Request, frozen=True):
-    """Make a file's or directory's content and metadata durable. Result: None.
+    """Make a file or directory durable: content, metadata, names, and the ids of itself and of
+    what its names stand for. Result: None.
 
     And its name, with the directories that lead to it: a new file that was synced survives a loss
     of power. A fid that no longer exists is nothing to sync.
@@ -185,8 +208,39 @@ class ClearLimbo(Request, frozen=True):
     """Resync only: delete what is still in limbo, for good. Result: int, how many names."""
 
 
+class RecordTouched(Request, frozen=True):
+    """Add entries to the touched log, durable when it returns. Result: None.
+
+    Always in the TREE lane, before the op that needs them. Adding one twice changes nothing.
+    """
+
+    keys: list[TouchKey]
+
+
+class RetireTouched(Request, frozen=True):
+    """Take `keys` out of the touched log and, in the same transaction, note that the checkpoint
+    (epoch, seq) was retired and (if that is more) confirmed. Durable when it returns. Result: None.
+    """
+
+    keys: list[TouchKey]
+    epoch: int
+    seq: int
+
+
+class ConfirmCheckpoint(Request, frozen=True):
+    """Note, durably, that this node holds everything up to (epoch, seq). Result: None."""
+
+    epoch: int
+    seq: int
+
+
+class LoadTouched(Request, frozen=True):
+    """Read the touched log, before a Volume is made of it. Result: TouchedState."""
+
+
 AnyRequest = (
     Apply
+    | ApplyAll
     | SyncFile
     | SyncTree
     | ReadBytes
@@ -198,6 +252,10 @@ AnyRequest = (
     | Place
     | Relabel
     | ClearLimbo
+    | RecordTouched
+    | RetireTouched
+    | ConfirmCheckpoint
+    | LoadTouched
 )
 
 

@@ -1,0 +1,65 @@
+"""What a volume's machine asks of the two sides of a resync, and gives them.
+
+`Volume` owns the stream, the touched log and the pause of local changes; a resync's machines only
+compare and copy. Each is started with `start()` and then stepped. The tokens of their `DiskCall`s
+are their own (the volume maps them), and only results that succeeded come back: a disk that fails
+ends the volume. A `RecordTouched` that the source emits also enters the volume's touched log.
+
+A machine lives for one session. When the stream breaks, or another order ends the session, the
+volume drops it and reports `ResyncFailed`; what its disk calls return then is thrown away.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from typing import Protocol
+
+from mirrorha.volume.events import DiskCall, DiskDone, Received, Reported, Send, Tick
+from mirrorha.volume.touched import TouchKey
+
+ResyncEvent = Received | DiskDone | Tick
+ResyncEffect = Send | DiskCall | Reported
+
+
+class ResyncStatus(enum.Enum):
+    """How far a side is. Told anew after every step."""
+
+    RUNNING = "running"
+    EQUAL = "equal"  # source: the last pass has ended. target: I am told that we are equal
+    FAILED = "failed"  # the session is over; `failure` says why
+
+
+class ResyncSide(Protocol):
+    """Either side of a resync."""
+
+    @property
+    def status(self) -> ResyncStatus: ...
+
+    @property
+    def failure(self) -> str:
+        """Why it failed, for people."""
+        ...
+
+    def start(self, now_ms: int) -> Sequence[ResyncEffect]:
+        """The first effects of this side."""
+        ...
+
+    def step(self, event: ResyncEvent, now_ms: int) -> Sequence[ResyncEffect]:
+        """Total: a message that has no place here makes the session fail, it raises nothing."""
+        ...
+
+
+class ResyncSourceSide(ResyncSide, Protocol):
+    """The side that serves, and whose tree the other's becomes.
+
+    It reports `Progress` and `NearlyEqual` by itself, as effects.
+    """
+
+    def touched(self, keys: Sequence[TouchKey]) -> None:
+        """A local op that touched `keys` has just been applied: compare them (again)."""
+        ...
+
+    def final_pass(self, now_ms: int) -> Sequence[ResyncEffect]:
+        """Changes are paused, none is being applied: do the last pass, then be EQUAL."""
+        ...

@@ -1,0 +1,169 @@
+"""The touched log: where the two copies of a volume may differ.
+
+Pure: the entries as this node knows them, and what is durable of them is asked of the disk by
+requests (`RecordTouched`, `RetireTouched`, `LoadTouched`). An entry is durable before the op that
+needs it is applied, and is forgotten only after a checkpoint that covers that op is durable on
+both nodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final, final
+
+import msgspec
+
+from mirrorha.volume.ops import (
+    AnyOp,
+    Create,
+    Link,
+    Mkdir,
+    Rename,
+    Rmdir,
+    SetAttributes,
+    SetXattr,
+    Symlink,
+    Truncate,
+    Unlink,
+    Write,
+)
+
+SEGMENT_SHIFT: Final = 20
+SEGMENT_BYTES: Final = 1 << SEGMENT_SHIFT
+
+# What may differ: a fid, and a part of it. Parts from 0 are segments of its content; below are
+# INODE, NAMES and the tails. Any entry of a fid also says: compare its size and attributes.
+TouchKey = tuple[int, int]
+INODE: Final = -1  # mode, owner, times, xattrs; of a new fid: all there is
+NAMES: Final = -2  # the names in a directory
+_TAILS: Final = -3
+
+# How far ahead of a sequential writer, or of someone who creates file after file, entries are made
+# durable: one commit serves so many segments, or files.
+RESERVED_SEGMENTS: Final = 8
+RESERVED_FIDS: Final = 8
+
+
+def tail(segment: int) -> int:
+    """The part that means: everything from `segment` to the end of the file.
+
+    A truncation needs it: the file may grow again, and then reads as zeros where the peer may
+    still hold what was there before.
+    """
+    return _TAILS - segment
+
+
+def tail_start(part: int) -> int | None:
+    """The segment from which on the part counts, None if it is no tail."""
+    return _TAILS - part if part <= _TAILS else None
+
+
+def touches(op: AnyOp) -> list[TouchKey]:
+    """Everything that may differ between two nodes of which only one has applied `op`."""
+    match op:
+        case Write():
+            first = op.offset >> SEGMENT_SHIFT
+            last = (op.offset + max(len(op.data), 1) - 1) >> SEGMENT_SHIFT
+            return [(op.fid, segment) for segment in range(first, last + 1)]
+        case Truncate():
+            return [(op.fid, tail(op.size_bytes >> SEGMENT_SHIFT))]
+        case SetAttributes() | SetXattr():
+            return [(op.fid, INODE)]
+        case Create() | Mkdir() | Symlink():
+            return [(op.parent, NAMES), (op.fid, INODE)]
+        case Link() | Unlink() | Rmdir():
+            # What the name stands for is the same file, or one that is gone from both in the end.
+            return [(op.parent, NAMES)]
+        case Rename():
+            return [(op.parent, NAMES), (op.new_parent, NAMES)]
+
+
+class TouchedState(msgspec.Struct, frozen=True):
+    """What `LoadTouched` found: the durable part of a touched log.
+
+    A checkpoint is an (epoch, seq): everything up to there was durable on both nodes.
+    `damaged`: entries may be missing; everything must be compared.
+    """
+
+    keys: list[TouchKey] = []
+    confirmed: tuple[int, int] = (0, 0)  # the last checkpoint that this node said it holds
+    retired: tuple[int, int] = (0, 0)  # the last one whose entries this node has forgotten
+    damaged: bool = False
+
+
+@final
+class TouchedLog:
+    """The entries, each with the stamp of the last op that needed it.
+
+    Stamps are numbers that its owner gives to ops in the order of their application. An entry may
+    be forgotten once every op up to its stamp is durable on both nodes; that is what pins it.
+    """
+
+    def __init__(self, state: TouchedState | None = None) -> None:
+        state = state or TouchedState()
+        self._stamps: dict[TouchKey, int] = dict.fromkeys(state.keys, 0)
+        self.confirmed = state.confirmed
+        self.retired = state.retired
+        self.damaged = state.damaged
+
+    def __len__(self) -> int:
+        return len(self._stamps)
+
+    def keys(self) -> list[TouchKey]:
+        """All entries, in no order."""
+        return list(self._stamps)
+
+    def touch(self, op: AnyOp, stamp: int) -> list[TouchKey] | None:
+        """Note that `op` is about to be applied as the `stamp`th.
+
+        Returns:
+            What must be made durable before that, or None: its entries are hot. Some of them may
+            lie ahead of what `op` itself needs, so that its successors find theirs hot.
+        """
+        stamps = self._stamps
+        if type(op) is Write:  # the hot path: one segment, already there
+            key = (op.fid, op.offset >> SEGMENT_SHIFT)
+            inside = (op.offset + len(op.data) - 1) >> SEGMENT_SHIFT == key[1]
+            if inside and key in stamps:
+                stamps[key] = stamp
+                return None
+        keys = touches(op)
+        cold = [key for key in keys if key not in stamps]
+        for key in keys:
+            stamps[key] = stamp
+        if not cold:
+            return None
+        ahead = [key for key in self._ahead(op) if key not in stamps]
+        # Reserved as of now: the next checkpoint does not cover them, so it leaves them alone.
+        stamps.update(dict.fromkeys(ahead, stamp))
+        return cold + ahead
+
+    def add(self, keys: Iterable[TouchKey], stamp: int) -> None:
+        """Take up entries that somebody else has made durable."""
+        self._stamps.update(dict.fromkeys(keys, stamp))
+
+    def covered(self, stamp: int) -> list[TouchKey]:
+        """The entries whose last op is the `stamp`th or an earlier one."""
+        return [key for key, last in self._stamps.items() if last <= stamp]
+
+    def forget(self, keys: Iterable[TouchKey]) -> None:
+        """Take entries out. An op that needs one later finds it cold."""
+        for key in keys:
+            self._stamps.pop(key, None)
+
+    def restamp(self, stamp: int) -> None:
+        """Count every entry as last needed by the `stamp`th op: the numbering starts anew."""
+        self._stamps = dict.fromkeys(self._stamps, stamp)
+
+    def _ahead(self, op: AnyOp) -> list[TouchKey]:
+        if type(op) is Write:
+            last = (op.offset + max(len(op.data), 1) - 1) >> SEGMENT_SHIFT
+            first = op.offset >> SEGMENT_SHIFT
+            if (op.fid, first - 1) not in self._stamps:
+                return []  # somebody who jumps about: no telling where he goes next
+            return [(op.fid, last + further) for further in range(1, RESERVED_SEGMENTS + 1)]
+        if type(op) is Create:
+            # Ids are drawn one after the other. One that is never used costs a look-up in a resync.
+            fids = range(op.fid, op.fid + RESERVED_FIDS)
+            return [(fid, part) for fid in fids for part in (INODE, 0)]
+        return []
