@@ -65,6 +65,18 @@ class PeerRefusedError(PeerError):
         super().__init__(reason)
 
 
+class HttpError(MirrorHAError):
+    """An HTTP exchange was not completed. Any answer, 500 too, is a completed one.
+
+    `sent` is False if the request surely never reached the server; True means that the server
+    may have carried it out, now or later.
+    """
+
+    def __init__(self, text: str, *, sent: bool) -> None:
+        self.sent: Final = sent
+        super().__init__(text)
+
+
 class ArbiterError(MirrorHAError):
     """The arbiter did not do what was asked. Never taken for a 'no'."""
 
