@@ -8,13 +8,15 @@ back as an event. The real disk blocks (it lives in a thread), the simulated one
 from __future__ import annotations
 
 import enum
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
 from mirrorha.errors import MirrorHAError
 from mirrorha.volume.ops import AnyOp
 from mirrorha.volume.touched import TouchKey
+
+LIMBO_FID: Final = 2  # the hidden directory of what a resync set aside; drawn fids are larger
 
 
 class DiskError(MirrorHAError):
@@ -172,7 +174,10 @@ class Resolve(Request, frozen=True):
 class SetAside(Request, frozen=True):
     """Resync only: move `name` of `parent` into the volume's hidden limbo. Result: None.
 
-    What is not there need not be moved. The times of the directory stay as they are.
+    What is not there need not be moved. The times of the directory stay as they are. The disk
+    picks a free name in limbo. What is in limbo, and what a directory there holds, is known by its
+    fid as ever. Limbo can be listed as `LIMBO_FID`, and `Unlink` and `Rmdir` remove single names
+    from that parent: a resync empties it step by step long before `ClearLimbo` does what is left.
     """
 
     parent: int
@@ -192,6 +197,18 @@ class Place(Request, frozen=True):
     parent: int
     name: str
     fid: int
+
+
+class PunchHole(Request, frozen=True):
+    """Resync only: make `length` bytes from `offset` zeros, as a hole where that can be had.
+
+    The size stays as it is; a range beyond it is nothing to punch. Result: Outcome with `done`
+    None; ESTALE if the fid is gone or no file.
+    """
+
+    fid: int
+    offset: int
+    length: int
 
 
 class Relabel(Request, frozen=True):
@@ -250,6 +267,7 @@ AnyRequest = (
     | Resolve
     | SetAside
     | Place
+    | PunchHole
     | Relabel
     | ClearLimbo
     | RecordTouched

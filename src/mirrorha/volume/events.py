@@ -19,11 +19,15 @@ from mirrorha.volume.ops import AnyOp
 class Lane(enum.IntEnum):
     """Requests of one lane are performed one after the other, in the order of their emission.
 
-    An fsync takes long: it has a lane of its own, so that nothing queues behind it.
+    An fsync takes long: it has a lane of its own, so that nothing queues behind it. BULK is for
+    what a resync reads on the source: a request there is performed after every request of TREE
+    that was emitted before it, but those emitted later may overtake it, so that the application's
+    writes do not queue behind megabytes of comparing. A driver may treat BULK as TREE.
     """
 
     TREE = 0
     SYNC = 1
+    BULK = 2
 
 
 class Event(msgspec.Struct, frozen=True):
