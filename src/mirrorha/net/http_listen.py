@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 UNIX_BACKLOG: Final = 64
 
 
-async def open_tcp(port: int, *, host: str | None) -> list[trio.SocketListener]:
-    """Listen on `host`, or with None on every interface, IPv4 and IPv6.
+async def open_tcp(port: int, *, host: str) -> list[trio.SocketListener]:
+    """Listen on `host`: an address, "0.0.0.0" (all of IPv4) or "::" (all of IPv6 and IPv4).
 
     Raises:
         LocalUsageError: the port is taken, the address is not this machine's, or this user
             may not listen there.
     """
     try:
-        return await trio.open_tcp_listeners(port, host=host)
+        return await trio.open_tcp_listeners(port, host=None if host == "::" else host)
     except OSError as exc:
-        raise _refusal(f"{host or '*'}:{port}", exc) from exc
+        raise _refusal(f"{host}:{port}", exc) from exc
 
 
 def with_tls(
