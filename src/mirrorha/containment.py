@@ -7,11 +7,14 @@ make the program unstoppable.
 
 from __future__ import annotations
 
+import inspect
 import logging
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 import attrs
 import trio
+
+from mirrorha.errors import MirrorHAError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -50,7 +53,9 @@ def describe(error: BaseException) -> str:
         error = error.exceptions[0]
     said = " ".join(str(error).split())
     kind = type(error).__name__
-    return (f"{kind}: {said}" if said else kind)[:TEXT_CHARS_MAX]
+    if said and isinstance(error, MirrorHAError):
+        kind = ""  # ours are written for people; of others the kind may say more than the text
+    return ": ".join(part for part in (kind, said) if part)[:TEXT_CHARS_MAX]
 
 
 async def contain(call: Callable[[], Awaitable[T]]) -> Returned[T] | Raised:
@@ -73,3 +78,27 @@ async def contain(call: Callable[[], Awaitable[T]]) -> Returned[T] | Raised:
         raise
     except BaseException as error:
         return Raised(error)
+
+
+async def call(
+    function: Callable[..., object], *args: object, limiter: trio.CapacityLimiter
+) -> object:
+    """Call `function`, asynchronous or ordinary, and return what it returns.
+
+    An ordinary one runs in a thread, and so may block. Cancelled, such a thread is left behind
+    until it ends by itself; it holds its place in `limiter` as long.
+    """
+    if _is_async(function):
+        answer = function(*args)
+    else:
+        # In a list, for trio takes a bare coroutine for a mistake. Here it is none: a lambda
+        # around an asynchronous function returns one.
+        (answer,) = await trio.to_thread.run_sync(
+            lambda: [function(*args)], abandon_on_cancel=True, limiter=limiter
+        )
+    return await answer if inspect.isawaitable(answer) else answer
+
+
+def _is_async(function: Callable[..., object]) -> bool:
+    called = getattr(function, "__call__", None)  # noqa: B004 - an object with an async __call__
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)

@@ -93,6 +93,10 @@ class ServiceError(MirrorHAError):
     """The application's start or stop failed or missed its deadline. Look at its own log."""
 
 
+class CheckFailedError(MirrorHAError):
+    """The service is not well; the text says what was seen. Raise it from a check of your own."""
+
+
 class CommandRefusedError(MirrorHAError):
     """An operator's command cannot be carried out now; the text says why and what would help."""
 

@@ -6,15 +6,12 @@ keeps no connection and no cookie.
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import math
-import socket
 import ssl
 import urllib.parse
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
-from functools import partial
 from typing import Final, final
 
 import attrs
@@ -23,11 +20,10 @@ import trio
 
 from mirrorha.containment import describe
 from mirrorha.errors import HttpError, LocalUsageError
+from mirrorha.net import dial
 
 RECEIVE_BYTES: Final = 64 * 1024
 HEADER_BYTES_MAX: Final = 64 * 1024
-#: How long one of several addresses of a host is tried before the next.
-CONNECT_S: Final = 2
 BODY_BYTES_MAX: Final = 4 * 1024 * 1024
 #: A status document is a line of an event stream, and grows with volumes and checks.
 LINE_BYTES_MAX: Final = 1024 * 1024
@@ -285,11 +281,7 @@ class _Exchange:
     async def _connect(self, unix_path: str | None) -> trio.abc.Stream:
         if unix_path is not None:
             return await trio.open_unix_socket(unix_path)
-        addresses = await _resolve(self._address.host, self._address.port)
-        for address in addresses[:-1]:
-            with trio.move_on_after(CONNECT_S), suppress(OSError):
-                return await trio.open_tcp_stream(address, self._address.port)
-        return await trio.open_tcp_stream(addresses[-1], self._address.port)
+        return await dial.open_tcp_stream(self._address.host, self._address.port)
 
     async def _next_event(self) -> object:
         if self._stream is None:
@@ -302,21 +294,6 @@ class _Exchange:
                 raise self.failure("the server closed the connection without an answer")
             self._http.receive_data(raw)
         return event
-
-
-async def _resolve(host: str, port: int) -> list[str]:
-    """Look up a host's addresses in a thread of its own.
-
-    trio would use the program's default thread limiter, which file operations on a volume that
-    stands still can fill: and on this answer a decision about that volume may wait.
-    """
-    with suppress(ValueError):
-        return [str(ipaddress.ip_address(host))]
-    look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
-    found = await trio.to_thread.run_sync(
-        look_up, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1)
-    )
-    return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
 @attrs.frozen
