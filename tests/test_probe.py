@@ -11,12 +11,12 @@ from pathlib import Path
 import attrs
 import pytest
 import trio
-from tests.requirements import require_program
 
 from mirrorha.core.words import Data, Role
 from mirrorha.errors import ConfigError, LocalUsageError
 from mirrorha.net.http_client import HttpResponse, fetch
 from mirrorha.probe import HealthProbe, ProbeServer, ProbeState
+from tests.requirements import require_program
 
 SERVING = ProbeState(role=Role.PRIM, data=Data.UP_TO_DATE, serving_well=True, reason="all is well")
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import trio
 import trustme
-from tests.net.http_support import QUICK, connect, read_all, say, serving
 
 from mirrorha.errors import LocalUsageError
 from mirrorha.net import http_listen
 from mirrorha.net.http import HttpServer, Request, Response, parse_target, text_response
 from mirrorha.net.http_client import fetch
+from tests.net.http_support import QUICK, connect, read_all, say, serving
 
 GET = b"GET %s HTTP/1.1\r\nHost: x\r\n%s\r\n"
 

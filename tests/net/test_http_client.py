@@ -9,11 +9,11 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 import trustme
-from tests.net.http_support import serving, until
 
 from mirrorha.errors import HttpError, LocalUsageError
 from mirrorha.net import http_listen
 from mirrorha.net.http_client import LINE_BYTES_MAX, ServerSentEvent, fetch, open_stream
+from tests.net.http_support import serving, until
 
 
 @asynccontextmanager

@@ -11,9 +11,9 @@ from typing import Final
 import attrs
 import pytest
 import trio
-from tests.net.http_support import QUICK, Site, connect, read_all, say, serving, until
 
 from mirrorha.net.http_client import fetch
+from tests.net.http_support import QUICK, Site, connect, read_all, say, serving, until
 
 #: What is sent, and what the server says first (None: nothing at all).
 ATTACKS: Final[dict[str, tuple[bytes, bytes | None]]] = {

@@ -1,0 +1,78 @@
+"""What two nodes compare when they meet: what must agree, and what had better."""
+
+from __future__ import annotations
+
+from mirrorha.config.model import ClusterConfig, VolumeConfig
+from mirrorha.config.writer import document, toml_text
+
+# Tables and keys that `must_agree` covers, or that are this node's alone.
+_AGREED_TABLES = frozenset({"[[node]]", "[arbiter]"})
+_AGREED_KEYS = frozenset(
+    {("[cluster]", "name"), ("[cluster]", "split_brain"), ("[[volume]]", "path")}
+    | {("[[volume]]", "ack")}
+)
+
+
+def must_agree(config: ClusterConfig, *, arbiter: str | None = None) -> dict[str, str]:
+    """What has to be equal on both nodes, by name; they refuse each other otherwise.
+
+    The texts are for people too: a refusal shows both.
+
+    Args:
+        config: A checked configuration.
+        arbiter: What the program's own arbiter is, where the configuration names none. Its kind
+            and the place of the record, in one line.
+    """
+    volumes = sorted(_volume_text(config, volume) for volume in config.volumes)
+    acks = sorted(f"{_volume_text(config, each)}: {each.ack}" for each in config.volumes)
+    return {
+        "cluster": config.name,
+        "nodes": "; ".join(
+            f"{node.name} at {', '.join(node.addresses)} port {node.port}" for node in config.nodes
+        ),
+        "volumes": "; ".join(volumes) or "none",
+        "arbiter": _arbiter_text(config) or arbiter or "none",
+        "split_brain": config.split_brain or "by the arbiter",
+        "ack": "; ".join(acks) or "none",
+    }
+
+
+def may_differ(config: ClusterConfig) -> dict[str, str]:
+    """Everything else, by its place in a file: a difference is shown as a warning.
+
+    What a file gives by node is one value here, the table, and so does not differ. A place that
+    only one node has counts as a difference.
+    """
+    counts: dict[str, int] = {}
+    flat: dict[str, str] = {}
+    for header, values in document(config, with_defaults=True):
+        name = header.strip("[]")
+        if header.startswith("[["):
+            index = counts.get(name, 0)
+            counts[name] = index + 1
+            name = f"{name}[{index}]"
+        if header in _AGREED_TABLES:
+            continue
+        for key, value in values.items():
+            if (header, key) not in _AGREED_KEYS:
+                flat[f"{name}.{key}"] = toml_text(value)
+    return flat
+
+
+def _volume_text(config: ClusterConfig, volume: VolumeConfig) -> str:
+    """The same on both nodes, also where the path is not."""
+    if volume.path_at_peer == volume.path:
+        return volume.path
+    mine = config.node or config.nodes[0].name
+    paths = {
+        node.name: volume.path if node.name == mine else volume.path_at_peer
+        for node in config.nodes
+    }
+    return ", ".join(f"{node} {path}" for node, path in paths.items())
+
+
+def _arbiter_text(config: ClusterConfig) -> str:
+    for header, values in document(config, with_defaults=True):
+        if header == "[arbiter]":
+            return ", ".join(f"{key} {value}" for key, value in values.items())
+    return ""
