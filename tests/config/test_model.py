@@ -330,6 +330,10 @@ WRONG_ON_ONE_MACHINE: dict[str, tuple[dict[str, Any], str]] = {
         {"volumes": [VolumeConfig(path="/srv/p")]},
         "volume[0].path: '/srv/p' is the same as the volume '/srv/p' of the other",
     ),
+    "the keys in a volume": (
+        {"keys": "/srv/p/keys"},
+        "cluster.keys: '/srv/p/keys' lies inside the volume '/srv/p' on paris; keep them apart",
+    ),
     "a witness where a node listens": (
         {"arbiter": ArbiterConfig(kind="witness", options={"address": "127.0.0.1:9510"})},
         "arbiter.address: '127.0.0.1:9510' is where node lyon listens",
@@ -350,6 +354,8 @@ WRONG_ALONE: dict[str, tuple[dict[str, Any], str]] = {
     "name with a line end": ({"name": "orders\n"}, "cluster.name: "),
     "keys": ({"keys": "keys"}, "cluster.keys: expected an absolute path"),
     "path upwards": ({"keys": "/etc/../x"}, "cluster.keys: "),
+    "path with two meanings": ({"keys": "//etc/keys"}, "cluster.keys: "),
+    "path of two lines": ({"keys": "/etc/a\nb"}, "cluster.keys: "),
     "root as a volume": ({"volumes": [VolumeConfig(path="/")]}, "volume[0].path: "),
     "volume with a slash": ({"volumes": [VolumeConfig(path="/srv/")]}, "volume[0].path: "),
     "peer's volume": (
@@ -403,6 +409,14 @@ def test_a_wrong_value_is_the_only_problem(case: str) -> None:
     changes, expected = WRONG_ALONE[case]
     (problem,) = problems(lambda: cluster(**changes))
     assert problem.startswith(expected)
+
+
+def test_limits_themselves_are_accepted() -> None:
+    cluster(
+        heartbeat=HeartbeatConfig(pulse_s=0.5, timeout_s=1.5),
+        timing=TimingConfig(freeze_max_s=2.5, wait_peer_s=1.5, peer_slow_max_s=2.5),
+        checks=[CheckConfig(kind="mount", every_s=2, timeout_s=2)],
+    )
 
 
 def test_all_problems_come_at_once() -> None:

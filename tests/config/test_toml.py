@@ -263,6 +263,11 @@ def test_an_empty_file_says_what_it_needs() -> None:
         ),
         (
             "[[node]]",
+            "[[check]]\nkind = 'tcp'\nprot = 1\n[[node]]",
+            "c.toml:7: check[0].prot: unknown key for kind 'tcp' (did you mean 'port'?)",
+        ),
+        (
+            "[[node]]",
             "[[fencer]]\nkind = 'aws'\ninstances = 'i-0a'\n[[node]]",
             "c.toml:7: fencer[0].instances: expected a table, not 'i-0a'",
         ),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
-import math
 import posixpath
 import re
 import urllib.parse
@@ -141,7 +140,7 @@ def duration(low_s: float, high_s: float) -> Form:
     return Form(
         expected=f"a duration {span}",
         types=(int, float),
-        accepts=lambda value: math.isfinite(value) and low_s <= value <= high_s,
+        accepts=lambda value: low_s <= value <= high_s,
         from_toml=from_toml,
         to_toml=format_duration,
         hint=hint,

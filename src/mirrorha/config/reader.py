@@ -58,8 +58,6 @@ def parse_toml(
     text: str, *, name: str, node: str | None = None, has_own_arbiter: bool = False
 ) -> ClusterConfig:
     """Like `load_toml`, of a text; `name` stands for the file in messages."""
-    # The parser does the same before it counts lines.
-    text = text.replace("\r\n", "\n")
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -314,8 +312,6 @@ class _Reader:
             if key in raw:
                 name = python_name(key, option.form)
                 values[name] = self._option(option, raw[key], (*where, key))
-            elif option.required and not self._is_bad((*where, key)):
-                self._found(missing((*where, key), option.form))
         return values
 
     def _option(self, option: Option, raw: object, where: Where) -> Any:
