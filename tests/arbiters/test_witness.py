@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 import trio
-from tests.arbiters.witness_rig import HELLO, Keys, keys_of, running_witness
 
 from mirrorha.arbiters import WitnessArbiter
 from mirrorha.arbiters.witness_door import WitnessLimits
@@ -31,6 +30,7 @@ from mirrorha.errors import (
 )
 from mirrorha.state.atomic import ReplacementUnknownError, write_atomically
 from mirrorha.testing.check_arbiter import check_arbiter
+from tests.arbiters.witness_rig import HELLO, Keys, keys_of, running_witness
 
 
 def stored(state_dir: Path, cluster: str = "orders") -> dict[str, object]:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Final
 import attrs
 import pytest
 import trio
-from tests.arbiters.witness_rig import keys_of
 
 from mirrorha.arbiters import WitnessArbiter
 from mirrorha.errors import ArbiterOutcomeUnknownError, ArbiterUnavailableError
+from tests.arbiters.witness_rig import keys_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
