@@ -1,0 +1,173 @@
+"""What follows once a record is known to have landed: the only module that changes standings.
+
+Every function here leaves the volumes with orders that fit the new standing, and the durable
+state changed in the same step: nothing of it is visible before that is on disk.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from mirrorha.core import authority, lineage
+from mirrorha.core.effects import MarkVolumes, SayGoodbye
+from mirrorha.core.messages import Adopt, Standing
+from mirrorha.core.orders import Close, Follow, Freeze, ServeAlone, ServeMirror
+from mirrorha.core.register import Register
+from mirrorha.core.roles import Trigger
+from mirrorha.core.turn import Turn
+from mirrorha.core.words import Mode, Role
+
+
+def go_alone(turn: Turn, record: Register, *, why: str, proven: bool) -> None:
+    """A CAS `{me}` of this incarnation is won (5.1.2, 5.1.4): rotate, then release.
+
+    The caller has had every volume confirm that it is frozen and synced since before the CAS was
+    sent. Rotation is one write for all volumes, so none is released before it is done for all.
+    """
+    s = turn.s
+    was_serving = s.standing is Standing.SOURCE
+    chain, base = lineage.rotated(s.meta.lineage, s.meta.base, generation=s.nonce())
+    meta = attrs.evolve(
+        s.meta.with_held(record),
+        lineage=chain,
+        base=base,
+        # What an OS crash took is void now: nobody who is left has it.
+        all_durable=s.meta.all_durable and not s.meta.unclean,
+        unclean=False,
+        dirty=True,
+        stopped_alone=True,
+    )
+    turn.keep(meta)
+    s.mine.update(nonce for _, nonce in record.nonces)
+    s.standing = Standing.SOURCE
+    s.mode = Mode.LOG
+    s.epoch = record.epoch
+    s.paired = 0
+    s.adopted = False
+    s.unresolved.clear()
+    s.decision = None
+    s.frozen = False
+    s.excluded = ""
+    s.join_after_ms = turn.now_ms + s.settings.join_backoff_ms
+    turn.do(MarkVolumes(record.cluster_id))
+    turn.order(ServeAlone(epoch=record.epoch, generation=meta.generation))
+    turn.move(Trigger.WON_ALONE, why)
+    if not was_serving:
+        fence_ms = 0 if proven else s.settings.fence_delay_ms
+        s.serve_after_ms = turn.now_ms + fence_ms
+
+
+def be_paired_source(
+    turn: Turn, record: Register, trigger: Trigger, why: str, *, replay: bool
+) -> None:
+    """`record` landed: it names both, and this node as primary. Mirror in its epoch.
+
+    With `replay` nothing is acknowledged until the follower has shown where it is.
+    """
+    s = turn.s
+    was_serving = s.standing is Standing.SOURCE
+    turn.keep(attrs.evolve(s.meta.with_held(record), base=None, dirty=True, stopped_alone=False))
+    s.mine.update(nonce for _, nonce in record.nonces)
+    s.standing = Standing.SOURCE
+    s.mode = Mode.MIRROR
+    s.epoch = record.epoch
+    s.adopted = False
+    s.unresolved.clear()
+    s.decision = None
+    s.frozen = False
+    s.excluded = ""
+    s.join_failures = 0
+    turn.order(ServeMirror(epoch=record.epoch, generation=s.meta.generation, replay=replay))
+    turn.move(trigger, why)
+    if not was_serving:
+        s.serve_after_ms = turn.now_ms
+
+
+def tell_adopt(turn: Turn, *, replay: bool) -> None:
+    """Tell the peer which record landed; it acts on it, or has already."""
+    held = turn.s.meta.held
+    if held is not None:
+        turn.send(
+            Adopt(
+                record=authority.to_wire(held),
+                generation=turn.s.meta.generation,
+                replay=replay,
+            )
+        )
+
+
+def be_follower(turn: Turn, record: Register, trigger: Trigger, why: str, *, replay: bool) -> None:
+    """`record` landed: it names both, and the peer as primary. Follow in its epoch."""
+    s = turn.s
+    turn.keep(attrs.evolve(s.meta.with_held(record), base=None, dirty=True, stopped_alone=False))
+    s.standing = Standing.FOLLOWER
+    s.epoch = record.epoch
+    s.adopted = False
+    s.unresolved.clear()
+    s.decision = None
+    s.frozen = False
+    turn.order(Follow(epoch=record.epoch, generation=s.meta.generation, replay=replay))
+    turn.move(trigger, why)
+
+
+def be_frozen_member(turn: Turn, record: Register) -> None:
+    """`record` was read: it names both and me. Stand where it says, frozen, and see who is there.
+
+    Pending changes stay pending: they are answered once it is known who acknowledges.
+    """
+    s = turn.s
+    primary = record.primary == s.me
+    turn.keep(attrs.evolve(s.meta.with_held(record), base=None, dirty=True, stopped_alone=False))
+    s.standing = Standing.SOURCE if primary else Standing.FOLLOWER
+    s.mode = Mode.FROZEN
+    s.epoch = record.epoch
+    s.adopted = False
+    s.unresolved.clear()
+    s.decision = None
+    s.frozen = False
+    turn.note_frozen()
+    # Token 0: nobody waits for the answer; the next decision freezes again and asks.
+    turn.order(Freeze(token=0))
+    trigger = Trigger.READ_PRIMARY if primary else Trigger.READ_SECOND
+    turn.move(trigger, f"the register names {record.primary} as primary, and both in sync")
+
+
+def step_down(turn: Turn, why: str) -> None:
+    """This node has no authority, or no use of it: answer everything pending, then wait.
+
+    The volumes are closed first and the service stopped after: a blocked writer sits in a system
+    call and could not be stopped before its write is answered.
+    """
+    s = turn.s
+    if s.standing in (Standing.STOPPED, Standing.WAITING) and s.decision is None:
+        s.why = why
+        return
+    was = s.standing
+    s.standing = Standing.WAITING
+    s.decision = None
+    s.paired = 0
+    s.mode = Mode.FROZEN
+    s.frozen = True
+    turn.order(Close(why=why, primary=primary_now(turn)))
+    if was is not Standing.STOPPED and s.role is not Role.STOP:
+        turn.move(Trigger.STEPPED_DOWN, why)
+
+
+def give_up(turn: Turn, why: str) -> None:
+    """This node's disk failed: nothing is acknowledged from now on, and the peer need not wait."""
+    s = turn.s
+    s.sick = why
+    turn.do(SayGoodbye(why))
+    step_down(turn, why)
+
+
+def primary_now(turn: Turn) -> str | None:
+    """Who may write now, as far as this node knows."""
+    s = turn.s
+    if s.peer is not None and s.peer.standing is Standing.SOURCE:
+        return s.other
+    if s.standing is Standing.SOURCE:
+        return s.me
+    if isinstance(s.seen, Register) and s.seen.primary != s.me:
+        return s.seen.primary
+    return None

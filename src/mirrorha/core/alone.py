@@ -1,0 +1,174 @@
+"""Going alone: 5.1.2 (the PRIM lost its peer), 5.1.4 (the SECOND did), 5.1.5, 5.2 and 5.0.
+
+Freeze every volume, sync, read the register, make the nonce durable, CAS, rotate, release.
+"""
+
+from __future__ import annotations
+
+from mirrorha.core import acting, authority
+from mirrorha.core.authority import Bar
+from mirrorha.core.events import CasOutcome, Gone
+from mirrorha.core.messages import Standing
+from mirrorha.core.orders import Sync
+from mirrorha.core.register import Register
+from mirrorha.core.state import Decision, Kind, Stage
+from mirrorha.core.turn import Turn
+
+
+def begin(turn: Turn, why: str, *, proven: bool = False, chosen: bool = False) -> None:
+    """Decide to go alone. A SECOND first gives the PRIM a head start, unless death was proven."""
+    s = turn.s
+    s.decision = Decision(
+        kind=Kind.ALONE,
+        stage=Stage.HEAD_START,
+        why=why,
+        since_ms=turn.now_ms,
+        proven=proven,
+        chosen=chosen,
+    )
+    turn.note("going-alone", why)
+    if s.standing is Standing.FOLLOWER and not proven and not chosen:
+        s.decision.next_ms = turn.now_ms + s.settings.takeover_delay_ms
+        return
+    turn.freeze()
+
+
+def poll(turn: Turn, decision: Decision) -> None:
+    """Time passed, or something was learnt."""
+    s = turn.s
+    if decision.stage is Stage.HEAD_START and turn.now_ms >= decision.next_ms:
+        turn.freeze()
+    early = decision.stage in (Stage.HEAD_START, Stage.FREEZE, Stage.SYNC, Stage.ASK)
+    if early and _is_pointless(turn, decision):
+        s.decision = None
+        turn.note("peer-is-back", "the peer is there again: nothing was decided")
+        return
+    if decision.stage is Stage.ASK:
+        turn.ask()
+
+
+def _is_pointless(turn: Turn, decision: Decision) -> bool:
+    """The reason is gone and no attempt of ours may still land: go on with the peer (5.1.4)."""
+    s = turn.s
+    if s.unresolved or decision.chosen or decision.proven or s.excluded:
+        return False
+    if s.standing not in (Standing.SOURCE, Standing.FOLLOWER) or not s.paired:
+        return False
+    peer = s.peer
+    together = peer is not None and peer.incarnation == s.paired and s.link != 0
+    return together and not s.detector.verdict_of(s.paired, turn.now_ms).lost
+
+
+def on_frozen(turn: Turn, decision: Decision) -> None:
+    """Every volume acknowledges nothing any more."""
+    if decision.stage is Stage.FREEZE:
+        turn.gather(lambda token: Sync(token=token), Stage.SYNC)
+    elif decision.stage is Stage.SYNC:
+        turn.enter(decision, Stage.ASK)
+        turn.ask()
+
+
+def on_read(turn: Turn, decision: Decision, found: Register | Gone) -> None:
+    """The register answered while we stood at ASK: act on it, or send an attempt."""
+    s = turn.s
+    if isinstance(found, Gone) or s.register_problem:
+        _on_no_register(turn, decision, found)
+        return
+    refused, decision.refused = decision.refused, False
+    mine = found.nonce_of(s.me) in s.mine
+    if found.is_alone(s.me) and mine and authority.holds(s, found) and not s.unresolved:
+        acting.go_alone(turn, found, why=decision.why, proven=decision.proven)
+        return
+    if authority.bar(s, found, chosen=decision.chosen) is not Bar.NONE:
+        act(turn, found)
+        return
+    beaten = refused and len(found.in_sync) > 1 and not s.unresolved
+    if beaten and s.standing in (Standing.SOURCE, Standing.FOLLOWER):
+        act(turn, found)
+        return
+    _attempt(turn, found)
+
+
+def _attempt(turn: Turn, base: Register | None) -> None:
+    s = turn.s
+    record = authority.make_record(s, primary=s.me, members=frozenset({s.me}), base=base)
+    turn.keep(s.meta.with_intended(record))
+    s.mine.update(nonce for _, nonce in record.nonces)
+    turn.cas(base, record)
+
+
+def _on_no_register(turn: Turn, decision: Decision, found: Register | Gone) -> None:
+    """5.0: a register is made by the first start, or again by both nodes connected; else nobody."""
+    s = turn.s
+    first = s.meta.cluster_id is None and found is Gone.ABSENT and decision.chosen
+    again = s.register_problem and decision.chosen and s.link and found is not Gone.CORRUPT
+    if first or again:
+        _attempt(turn, None if isinstance(found, Gone) else found)
+        return
+    s.why = s.register_problem
+    if s.standing is Standing.WAITING:
+        s.decision = None
+
+
+def on_cas(turn: Turn, decision: Decision, outcome: CasOutcome) -> None:
+    """An attempt of this decision was answered, or its reply was lost."""
+    s, record = turn.s, decision.record
+    if record is None:
+        return
+    if outcome is CasOutcome.WON:
+        acting.go_alone(turn, record, why=decision.why, proven=decision.proven)
+        return
+    if outcome is CasOutcome.UNKNOWN:
+        s.unresolved.append((decision.base, record))
+        turn.note("cas-unknown", f"the arbiter did not answer for epoch {record.epoch}")
+    decision.refused = outcome is CasOutcome.REFUSED
+    turn.enter(decision, Stage.ASK)
+    if decision.refused:
+        s.ask_next_ms = turn.now_ms
+
+
+def act(turn: Turn, found: Register) -> None:
+    """5.1.5: nothing of ours can land any more: stand where the register says."""
+    s = turn.s
+    s.unresolved.clear()
+    why = authority.bar(s, found)
+    if authority.holds(s, found):
+        if found.is_alone(s.me):
+            s.decision = None  # by an attempt of an earlier incarnation, or of this one: CAS again
+            begin(turn, "the register names this node alone", chosen=False)
+            return
+        stands = s.standing in (Standing.SOURCE, Standing.FOLLOWER)
+        mine = found.nonce_of(s.me) in s.mine or s.standing is Standing.FOLLOWER
+        if stands and (found.primary == s.me or mine) and why is not Bar.UNCLEAN:
+            acting.be_frozen_member(turn, found)
+            return
+    acting.step_down(turn, explain(turn, found, why))
+    if found.epoch > (s.meta.held.epoch if s.meta.held else 0) and s.meta.cluster_id:
+        turn.keep(s.meta.with_held(found))
+
+
+def explain(turn: Turn, found: Register, why: Bar) -> str:
+    """What a waiting node says: why, what would end it, and what would override."""
+    s = turn.s
+    where = f"epoch {found.epoch} names {found.primary}"
+    texts = {
+        Bar.NOT_MEMBER: f"{where}: this copy is outdated; it is brought up to date by the peer",
+        Bar.NO_NONCE: (
+            f"{where} with a nonce that this node does not hold (an old disk image?): "
+            "it is brought up to date by the peer"
+        ),
+        Bar.INCONSISTENT: "a resync into this node did not finish; the peer finishes it",
+        Bar.GAVE_UP: "this node gave up its standing when the peer went on alone",
+        Bar.UNCLEAN: (
+            "this node's operating system crashed while both were in sync: acknowledged writes "
+            f"may be missing here. Waiting for {s.other}; 'mirrorha force-primary' overrides"
+        ),
+        Bar.SICK: f"this node's disk failed: {s.sick}",
+        Bar.NO_VOLUME: s.problem,
+    }
+    return texts.get(why, f"{where}; waiting for {s.other}")
+
+
+def expire(turn: Turn) -> None:
+    """Frozen for `freeze_max` without authority: fail what is pending, then stop the service."""
+    acting.step_down(turn, "neither the peer nor the arbiter answered in time: nobody may write")

@@ -1,0 +1,145 @@
+"""What operators and the application ask for."""
+
+from __future__ import annotations
+
+import attrs
+
+from mirrorha.core import serving, swap
+from mirrorha.core.effects import CommandDone, DropLink
+from mirrorha.core.events import Command, Verb, VolumesInspected
+from mirrorha.core.messages import AskSwap, Standing
+from mirrorha.core.roles import Trigger
+from mirrorha.core.state import Kind
+from mirrorha.core.turn import Turn
+
+
+def on_command(turn: Turn, command: Command) -> None:
+    """Begin, or refuse with the reason. Each command gets exactly one `CommandDone`."""
+    handlers = {
+        Verb.START: _start,
+        Verb.STOP: _stop,
+        Verb.RESTART: _restart,
+        Verb.SWAP: _swap,
+        Verb.PAUSE: _pause,
+        Verb.RESUME: _resume,
+        Verb.INIT: _init,
+        Verb.ACCEPT: _accept,
+    }
+    handlers[command.verb](turn, command)
+
+
+def on_inspected(turn: Turn, event: VolumesInspected) -> None:
+    s = turn.s
+    s.inspected = True
+    s.has_files = event.has_files
+    s.ours = event.ours
+    s.problem = event.problem
+
+
+def _done(turn: Turn, command: Command, text: str) -> None:
+    turn.do(CommandDone(operation=command.operation, done=True, text=text))
+
+
+def _refuse(turn: Turn, command: Command, text: str) -> None:
+    turn.do(CommandDone(operation=command.operation, done=False, text=text))
+
+
+def _start(turn: Turn, command: Command) -> None:
+    """A stopped node starts as a new incarnation: the old one has said goodbye for ever."""
+    s = turn.s
+    if s.standing is not Standing.STOPPED:
+        _refuse(turn, command, f"this node is {s.role.value} already")
+        return
+    if s.role.value == "STOP" and s.told_number:
+        turn.change(incarnation=s.meta.incarnation + 1)
+        if s.link:
+            turn.do(DropLink(s.link, "a new incarnation"))
+    s.told_number += 1
+    s.standing = Standing.WAITING
+    s.frozen = True
+    s.gave_up = ""
+    s.restarts_ms.clear()
+    s.mine.clear()
+    s.since_ms = turn.now_ms
+    s.unlinked_ms = turn.now_ms
+    turn.move(Trigger.STARTED, "started")
+    _done(turn, command, "started")
+
+
+def _stop(turn: Turn, command: Command) -> None:
+    s = turn.s
+    if s.standing is Standing.STOPPED:
+        _done(turn, command, "this node is stopped already")
+        return
+    if s.cas_asked:
+        _refuse(turn, command, "a decision is at the arbiter; ask again in a moment")
+        return
+    if s.decision is not None and s.decision.kind is Kind.LEAVE:
+        _refuse(turn, command, "this node is being stopped already")
+        return
+    swap.begin_leave(turn, operation=command.operation, why="stopped by an operator")
+
+
+def _restart(turn: Turn, command: Command) -> None:
+    s = turn.s
+    if s.standing is not Standing.SOURCE:
+        _refuse(turn, command, f"the service does not run here: this node is {s.role.value}")
+        return
+    serving.restart(turn)
+    _done(turn, command, "the service is being restarted in place")
+
+
+def _swap(turn: Turn, command: Command) -> None:
+    s, peer = turn.s, turn.s.peer
+    second = s.standing is Standing.FOLLOWER and peer is not None
+    if second and peer is not None and peer.standing is Standing.SOURCE:
+        turn.send(AskSwap(operation=command.operation))
+        _done(turn, command, f"{s.other}, the PRIM, was asked to hand over")
+        return
+    why_not = swap.obstacle(turn)
+    if why_not:
+        _refuse(turn, command, why_not)
+        return
+    swap.begin(turn, operation=command.operation, why="swap asked by an operator")
+
+
+def on_ask_swap(turn: Turn, message: AskSwap) -> None:
+    """The SECOND's operator asked. Refused here is seen there: the roles stay."""
+    why_not = swap.obstacle(turn)
+    if why_not:
+        turn.note("swap-refused", why_not)
+        return
+    swap.begin(turn, operation="", why="swap asked by an operator on the other node")
+
+
+def _pause(turn: Turn, command: Command) -> None:
+    turn.change(paused=True)
+    turn.note("paused", "service actions and takeover are suspended until 'mirrorha resume'")
+    _done(turn, command, "paused")
+
+
+def _resume(turn: Turn, command: Command) -> None:
+    turn.change(paused=False)
+    turn.note("resumed", "service actions and takeover are on again")
+    _done(turn, command, "resumed")
+
+
+def _init(turn: Turn, command: Command) -> None:
+    s = turn.s
+    if s.meta.cluster_id is not None:
+        _refuse(turn, command, "this node belongs to a cluster already")
+        return
+    s.initiated = True
+    _done(turn, command, f"the cluster begins with the directories of {s.me}")
+
+
+def _accept(turn: Turn, command: Command) -> None:
+    """Give up this node's directories: the peer may fill them, whatever they hold."""
+    s = turn.s
+    if s.standing is not Standing.WAITING or s.decision is not None:
+        _refuse(turn, command, f"only a waiting node can be filled; this one is {s.role.value}")
+        return
+    s.accepted = True
+    if s.meta.lineage:
+        s.meta = attrs.evolve(s.meta, lineage=(), base=None, inconsistent=True)
+    _done(turn, command, f"{s.me} will be filled by {s.other}")

@@ -1,0 +1,183 @@
+"""What happens to a node. `Node.step` takes one of these at a time, with the time.
+
+Answers to slow effects carry the token of the effect; a stale token is ignored and counted.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import attrs
+
+from mirrorha.core.detector import PeerBeat
+from mirrorha.core.messages import AnyMessage
+from mirrorha.core.orders import AnyReport
+from mirrorha.core.register import Register
+
+
+@attrs.frozen
+class Tick:
+    """Time passed. Given by the deadline that `Node.next_deadline_ms` names, or earlier."""
+
+
+@attrs.frozen
+class BeatHeard:
+    """An authenticated, fresh heartbeat arrived on `path` at `heard_at_ms`."""
+
+    path: str
+    beat: PeerBeat
+    heard_at_ms: int
+
+
+@attrs.frozen
+class PortRefused:
+    """The peer's port refused actively on every path, and its connections had been reset."""
+
+    incarnation: int
+    probed_since_ms: int
+
+
+@attrs.frozen
+class LinkOpened:
+    """The control session is up: both have agreed that they belong together.
+
+    Attributes:
+        link: rises with each session; messages of earlier ones are dropped by the driver.
+        incarnation: the peer's.
+    """
+
+    link: int
+    incarnation: int
+
+
+@attrs.frozen
+class LinkClosed:
+    link: int
+
+
+@attrs.frozen
+class Heard:
+    """A control message of the current session."""
+
+    message: AnyMessage
+
+
+class Gone(enum.Enum):
+    """What a read can find in place of a register."""
+
+    ABSENT = "absent"
+    CORRUPT = "corrupt"
+
+
+@attrs.frozen
+class RegisterRead:
+    """Answer to `ReadRegister`. `found` None: no answer, which says nothing."""
+
+    token: int
+    found: Register | Gone | None
+
+
+class CasOutcome(enum.Enum):
+    WON = "won"
+    REFUSED = "refused"  # the register differed; this attempt can never land
+    NOT_SENT = "not-sent"  # it surely never took effect and never will
+    UNKNOWN = "unknown"  # it may land later
+
+
+@attrs.frozen
+class CasDone:
+    """Answer to `Cas`."""
+
+    token: int
+    outcome: CasOutcome
+
+
+@attrs.frozen
+class VolumeReported:
+    volume: str
+    report: AnyReport
+
+
+@attrs.frozen
+class ServiceStarted:
+    token: int
+
+
+@attrs.frozen
+class ServiceStopped:
+    """The stop ended: by itself, or killed at its deadline (`clean` False)."""
+
+    token: int
+    clean: bool = True
+
+
+@attrs.frozen
+class ServiceFailed:
+    """A start failed, a running service ended, or a check with an action failed.
+
+    `token` is that of the start that this is about. `action`: restart, hand_over, stop.
+    """
+
+    token: int
+    text: str
+    action: str = "restart"
+
+
+class Verb(enum.Enum):
+    START = "start"
+    STOP = "stop"
+    RESTART = "restart"
+    SWAP = "swap"
+    PAUSE = "pause"
+    RESUME = "resume"
+    INIT = "init"  # this node's directories are the ones to begin with
+    ACCEPT = "accept"  # this node's directories are given up: fill them (resync NODE --full)
+
+
+@attrs.frozen
+class Command:
+    """An operator, or the application, asks. Answered by one `CommandDone` (and progress)."""
+
+    operation: str
+    verb: Verb
+
+
+@attrs.frozen
+class VolumesInspected:
+    """What the directories are, at start and whenever that changes.
+
+    Attributes:
+        has_files: at least one holds files.
+        ours: all carry the ids of this cluster, or are empty.
+        problem: why they cannot be used at all (missing, not mounted, foreign), else "".
+    """
+
+    has_files: bool
+    ours: bool
+    problem: str = ""
+
+
+@attrs.frozen
+class PromotableChanged:
+    """The can_promote callbacks changed their mind."""
+
+    promotable: bool
+
+
+AnyEvent = (
+    Tick
+    | BeatHeard
+    | PortRefused
+    | LinkOpened
+    | LinkClosed
+    | Heard
+    | RegisterRead
+    | CasDone
+    | VolumeReported
+    | ServiceStarted
+    | ServiceStopped
+    | ServiceFailed
+    | Command
+    | VolumesInspected
+    | PromotableChanged
+)

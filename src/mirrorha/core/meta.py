@@ -1,0 +1,108 @@
+"""What a node keeps durably about itself: small, and always written whole."""
+
+from __future__ import annotations
+
+import attrs
+
+from mirrorha.core.register import Register
+from mirrorha.core.words import Boot
+
+
+@attrs.frozen(kw_only=True)
+class Meta:
+    """The durable state of one node. A step that changes it is visible only once it is on disk.
+
+    Attributes:
+        node: this node's name.
+        cluster_id: the register's id, once this node belongs to a cluster.
+        held: the highest record known to have landed.
+        intended: records that name this node and may have landed or may yet land; with `held`
+            they are the admission nonces that this node can show (design, "who is who").
+        top_epoch: the highest epoch ever held or intended.
+        incarnation: rises by one with each start of the process.
+        boot_id: the operating system's, at the last start.
+        dirty: written data may not be on disk (cleared by a clean stop).
+        unclean: an OS crash lost acknowledged writes perhaps, and nothing has healed that yet.
+        all_durable: every acknowledgement since the admission was `durable`.
+        inconsistent: a resync into this node has begun and not ended.
+        lineage: generations, oldest first; the last is the current one.
+        base: the generation that the peer is known to share; None while both are in sync.
+        paused: maintenance; survives restarts.
+        stopped_alone: without an arbiter: this node was alone when it last knew.
+        outdated: without an arbiter: this node gave up its standing to the peer.
+        forced: epochs that an operator forced, for ever after in the history.
+    """
+
+    node: str
+    cluster_id: str | None = None
+    held: Register | None = None
+    intended: tuple[Register, ...] = ()
+    top_epoch: int = 0
+    incarnation: int = 0
+    boot_id: str = ""
+    dirty: bool = False
+    unclean: bool = False
+    all_durable: bool = False
+    inconsistent: bool = False
+    lineage: tuple[str, ...] = ()
+    base: str | None = None
+    paused: bool = False
+    stopped_alone: bool = False
+    outdated: bool = False
+    forced: tuple[int, ...] = ()
+
+    def nonces(self) -> frozenset[str]:
+        """The admission nonces that this node holds or intends."""
+        records = self.intended if self.held is None else (*self.intended, self.held)
+        return frozenset(
+            nonce for record in records if (nonce := record.nonce_of(self.node)) is not None
+        )
+
+    def with_intended(self, record: Register) -> Meta:
+        """Durably prepared to find `record` landed."""
+        return attrs.evolve(
+            self,
+            intended=(*self.intended, record),
+            top_epoch=max(self.top_epoch, record.epoch),
+        )
+
+    def with_held(self, record: Register) -> Meta:
+        """`record` is known to have landed: what lies below it can never land any more.
+
+        A compare-and-swap expects the record before its own: once a record of epoch e has
+        landed, no attempt with an epoch of e or below can win.
+        """
+        return attrs.evolve(
+            self,
+            cluster_id=record.cluster_id,
+            held=record,
+            intended=tuple(one for one in self.intended if one.epoch > record.epoch),
+            top_epoch=max(self.top_epoch, record.epoch),
+        )
+
+    @property
+    def generation(self) -> str:
+        """The current generation, or "" before the first."""
+        return self.lineage[-1] if self.lineage else ""
+
+
+def begin_incarnation(meta: Meta, *, boot_id: str) -> tuple[Meta, Boot]:
+    """What a starting process makes of the state it found, and how the last one ended.
+
+    The result must be durable before anything else happens.
+    """
+    if meta.incarnation == 0:
+        boot = Boot.FIRST
+    elif not meta.dirty:
+        boot = Boot.CLEAN
+    elif meta.boot_id == boot_id:
+        boot = Boot.PROCESS_CRASH
+    else:
+        boot = Boot.OS_CRASH
+    begun = attrs.evolve(
+        meta,
+        incarnation=meta.incarnation + 1,
+        boot_id=boot_id,
+        unclean=meta.unclean or boot is Boot.OS_CRASH,
+    )
+    return begun, boot

@@ -1,0 +1,201 @@
+"""The node's memory between steps. Changed only by the rule modules of the core."""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING
+
+import attrs
+
+from mirrorha.core.detector import Detector
+from mirrorha.core.messages import PeerState, Standing
+from mirrorha.core.meta import Meta
+from mirrorha.core.register import Register
+from mirrorha.core.settings import Settings
+from mirrorha.core.words import Boot, Mode, Role
+
+if TYPE_CHECKING:
+    import random
+
+    from mirrorha.core.events import Gone
+
+
+class ServiceState(enum.Enum):
+    """Where the application under care is."""
+
+    OFF = "stopped"
+    STARTING = "starting"
+    ON = "started"
+    STOPPING = "stopping"
+
+
+class Stage(enum.Enum):
+    """Where a decision stands. Each kind of decision uses some of these, in this order."""
+
+    HEAD_START = "head-start"  # a SECOND lets the PRIM decide first
+    STOP_SERVICE = "stop-service"
+    FILL = "fill"  # a resync runs
+    FREEZE = "freeze"
+    SYNC = "sync"
+    DRAIN = "drain"
+    CUT_OVER = "cut-over"
+    ASK = "ask"  # the register is being read
+    PREPARE = "prepare"  # the peer makes its nonce durable
+    CAS = "cas"  # sent, and not answered yet
+    SHADOW = "shadow"  # admission unknown: mirrored in the old epoch
+
+
+class Kind(enum.Enum):
+    """What is being decided."""
+
+    ALONE = "alone"  # 5.1.2, 5.1.4, 5.2, 5.0
+    RECONCILE = "reconcile"  # 5.1.3
+    JOIN = "join"  # 5.1.6
+    SWAP = "swap"  # 5.3
+    LEAVE = "leave"  # an orderly stop of this node
+
+
+@attrs.define
+class Decision:
+    """A change of membership or authority under way. At most one at a time.
+
+    Attributes:
+        kind, stage, why: what, how far, and for people: why.
+        since_ms: when this stage began.
+        token: of the orders given in this stage; answers with another one are stale.
+        missing: volumes that have not answered yet.
+        base, record: the CAS being prepared or sent.
+        proven: the peer's death was proven, not inferred from silence.
+        chosen: rule 5.2 chose this node with both there: 5.1.7 does not bind.
+        refused: a CAS of this decision was refused: act on what is read next.
+        session, peer: of a resync, and the peer's incarnation that is filled.
+        everything: a resync that compares all.
+        operation: of an operator's command, or "".
+        next_ms: not before this time the next attempt.
+    """
+
+    kind: Kind
+    stage: Stage
+    why: str
+    since_ms: int
+    token: int = 0
+    missing: set[str] = attrs.Factory(set)
+    base: Register | None = None
+    record: Register | None = None
+    proven: bool = False
+    chosen: bool = False
+    refused: bool = False
+    session: int = 0
+    peer: int = 0
+    everything: bool = True
+    operation: str = ""
+    next_ms: int = 0
+
+
+@attrs.define
+class State:
+    """Everything a node knows. See the rule modules for who changes what.
+
+    Attributes:
+        standing, role, mode, epoch: what this node does, and in which epoch.
+        frozen: the volumes were told, or are known, to acknowledge nothing.
+        paired: the peer's incarnation with which this incarnation is a mirrored pair, or 0.
+        adopted: a joiner holds our current generation: rotate before acknowledging alone.
+        link, peer: the control session (0: none) and what the peer last said on it.
+        streams: volumes whose stream is connected.
+        unresolved: CAS attempts (base, record) that may still land.
+        mine: nonces of this incarnation's own attempts.
+        asked, cas_asked: tokens of the outstanding arbiter requests, or 0.
+        sent: (base, record) of the outstanding CAS, None if there is none.
+    """
+
+    settings: Settings
+    meta: Meta
+    boot: Boot
+    rng: random.Random
+    detector: Detector
+
+    standing: Standing = Standing.STOPPED
+    role: Role = Role.STOP
+    mode: Mode = Mode.FROZEN
+    epoch: int = 0
+    frozen: bool = True
+    frozen_since_ms: int = 0
+    paired: int = 0
+    adopted: bool = False
+    since_ms: int = 0
+    why: str = "not started"
+
+    link: int = 0
+    peer: PeerState | None = None
+    linked_ms: int = 0
+    unlinked_ms: int = 0
+    streams: set[str] = attrs.Factory(set)
+    streams_down_ms: int = 0
+    excluded: str = ""
+    resume_ms: int = 0
+
+    decision: Decision | None = None
+    unresolved: list[tuple[Register | None, Register]] = attrs.Factory(list)
+    mine: set[str] = attrs.Factory(set)
+    asked: int = 0
+    cas_asked: int = 0
+    sent: tuple[Register | None, Register] | None = None
+    ask_next_ms: int = 0
+    answered_ms: int = -(10**9)
+    seen: Register | Gone | None = None
+    register_problem: str = ""
+
+    inspected: bool = False
+    has_files: bool = False
+    ours: bool = True
+    problem: str = ""
+    initiated: bool = False
+    accepted: bool = False
+    promotable: bool = True
+    sick: str = ""
+
+    service: ServiceState = ServiceState.OFF
+    service_token: int = 0
+    serve_after_ms: int = 0
+    restarts_ms: list[int] = attrs.Factory(list)
+    gave_up: str = ""
+    hold_service: bool = False
+    open_swap: str = ""
+    may_serve: bool = False
+
+    join_after_ms: int = 0
+    join_failures: int = 0
+    progress: dict[str, object] = attrs.Factory(dict)
+    probed: int = 0
+
+    tokens: int = 0
+    stale: int = 0
+    told: PeerState | None = None
+    told_number: int = 0
+    now_ms: int = 0
+
+    def next_token(self) -> int:
+        self.tokens += 1
+        return self.tokens
+
+    @property
+    def me(self) -> str:
+        return self.settings.node
+
+    @property
+    def other(self) -> str:
+        return self.settings.peer
+
+    @property
+    def is_alone(self) -> bool:
+        """This node is the source and acknowledges alone."""
+        return self.standing is Standing.SOURCE and self.mode is Mode.LOG
+
+    @property
+    def is_mirrored(self) -> bool:
+        """This node is the source of a pair, flowing or frozen."""
+        return self.standing is Standing.SOURCE and self.mode is not Mode.LOG
+
+    def nonce(self) -> str:
+        return f"{self.rng.getrandbits(64):016x}"

@@ -1,0 +1,280 @@
+"""What a node does of its own accord, looked at after every event: begin, pursue, give up."""
+
+from __future__ import annotations
+
+from mirrorha.core import acting, alone, authority, join, meeting, serving, swap, waiting
+from mirrorha.core.effects import ProbePort
+from mirrorha.core.events import Gone
+from mirrorha.core.messages import PeerState, Standing
+from mirrorha.core.register import Register
+from mirrorha.core.state import Kind, Stage
+from mirrorha.core.turn import Turn
+from mirrorha.core.words import Mode
+
+
+def advance(turn: Turn) -> None:
+    """Once per step, after the event itself was taken in."""
+    s = turn.s
+    if s.standing is not Standing.STOPPED:
+        _judge(turn)
+        _expire(turn)
+        if s.decision is not None:
+            _poll_decision(turn)
+        if s.decision is None:
+            _begin(turn)
+        if s.gave_up and s.decision is None:
+            swap.begin_leave(turn, operation="", why=s.gave_up)
+        _watch(turn)
+    swap.settle(turn)
+    serving.steer(turn)
+    tell_peer(turn)
+
+
+def _poll_decision(turn: Turn) -> None:
+    decision = turn.s.decision
+    if decision is None:
+        return
+    if decision.kind is Kind.ALONE:
+        alone.poll(turn, decision)
+    elif decision.kind is Kind.RECONCILE:
+        meeting.poll_reconcile(turn, decision)
+    elif decision.kind is Kind.JOIN:
+        join.poll(turn, decision)
+    elif decision.kind is Kind.SWAP:
+        swap.poll(turn, decision)
+    else:
+        swap.poll_leave(turn, decision)
+
+
+# ---- judging the peer ----
+
+
+def _judge(turn: Turn) -> None:
+    """A pair whose other half is lost, stuck or gone is no pair: decide."""
+    s = turn.s
+    paired = s.standing is Standing.FOLLOWER or s.is_mirrored
+    if not paired or not s.paired:
+        return
+    if s.decision is not None and s.decision.kind in (Kind.ALONE, Kind.LEAVE):
+        return
+    if s.cas_asked:
+        return  # answered within the arbiter's deadline; what follows depends on it
+    verdict = s.detector.verdict_of(s.paired, turn.now_ms)
+    why = f"{s.other} is lost ({verdict.rule.value})" if verdict.lost else _left(turn)
+    if not why:
+        return
+    if s.standing is Standing.FOLLOWER and (not verdict.lost or not _may_take_over(turn)):
+        return
+    swap.give_way(turn, why)
+    trusted = verdict.proof is not None
+    alone.begin(turn, why, proven=trusted)
+
+
+def _may_take_over(turn: Turn) -> bool:
+    s = turn.s
+    return s.settings.failover and not s.meta.paused and s.promotable and not s.gave_up
+
+
+def _left(turn: Turn) -> str:
+    """Why a source goes on without a peer that is still heard, or ""."""
+    s, peer = turn.s, turn.s.peer
+    if s.standing is not Standing.SOURCE:
+        return ""
+    if s.excluded:
+        return s.excluded
+    if peer is not None and s.link and peer.incarnation == s.paired:
+        resting = peer.standing in (Standing.WAITING, Standing.STOPPED)
+        if resting and s.decision is None:
+            return f"{s.other} left the pair: {peer.why}"
+    if _is_apart(turn):
+        since_ms = max(s.streams_down_ms, s.frozen_since_ms if s.frozen else 0)
+        if turn.now_ms - since_ms >= s.settings.peer_slow_max_ms:
+            return f"{s.other} is heard, but its volumes cannot be reached"
+    return ""
+
+
+def _is_apart(turn: Turn) -> bool:
+    s = turn.s
+    return len(s.streams) < len(s.settings.volumes) or (s.frozen and not s.link)
+
+
+def _expire(turn: Turn) -> None:
+    """`freeze_max` is over: first every change is answered, only then the service is stopped."""
+    s = turn.s
+    if s.standing is not Standing.SOURCE or not s.frozen:
+        return
+    if turn.now_ms - s.frozen_since_ms >= s.settings.freeze_max_ms:
+        acting.step_down(
+            turn, "neither the peer nor the arbiter answered in time: nobody may acknowledge"
+        )
+
+
+# ---- beginning something ----
+
+
+def _begin(turn: Turn) -> None:
+    s = turn.s
+    if s.standing is Standing.SOURCE and s.mode is Mode.LOG:
+        if _register_must_be_made_again(turn):
+            alone.begin(turn, "the register was lost; both nodes are there", chosen=True)
+        elif join.can_begin(turn):
+            join.begin(turn)
+    elif s.standing is Standing.SOURCE:
+        meeting.pursue(turn)
+    elif s.standing is Standing.FOLLOWER:
+        _follow(turn)
+    elif s.standing is Standing.TARGET:
+        _be_target(turn)
+    elif s.standing is Standing.WAITING:
+        waiting.poll(turn)
+
+
+def _register_must_be_made_again(turn: Turn) -> bool:
+    s, peer = turn.s, turn.s.peer
+    if not s.register_problem or peer is None or not s.link or s.seen is Gone.CORRUPT:
+        return False
+    other = isinstance(s.seen, Register) and s.seen.cluster_id != s.meta.cluster_id
+    above = peer.held is not None and s.meta.held is not None
+    above = above and peer.held is not None and peer.held.epoch > s.epoch
+    return not other and not above and peer.standing is Standing.WAITING
+
+
+def _follow(turn: Turn) -> None:
+    """As a follower: is the peer what the register says? Else read it."""
+    s, peer = turn.s, turn.s.peer
+    if peer is None or not s.link:
+        return
+    if peer.incarnation == s.paired and peer.standing is Standing.SOURCE:
+        if not peer.alone and peer.epoch <= s.epoch:
+            return
+    elif peer.standing is Standing.FOLLOWER and peer.epoch < s.epoch:
+        if turn.now_ms >= s.resume_ms:
+            s.resume_ms = turn.now_ms + meeting.RESUME_EVERY_MS
+            acting.tell_adopt(turn, replay=True)  # a swap of which the peer did not hear
+        return
+    turn.ask()
+
+
+def _be_target(turn: Turn) -> None:
+    s, peer = turn.s, turn.s.peer
+    filled = peer is not None and peer.standing is Standing.SOURCE
+    if not s.link or not filled:
+        acting.step_down(turn, f"the resync from {s.other} broke off; it is begun again")
+
+
+def _watch(turn: Turn) -> None:
+    """Read the register now and then, for an alarm, never for a role."""
+    s = turn.s
+    quiet_ms = turn.now_ms - s.answered_ms
+    joining = s.is_alone and s.link and s.peer is not None
+    limit_ms = s.settings.arbiter_fresh_ms // 2 if joining else s.settings.arbiter_watch_ms
+    if s.unresolved or quiet_ms >= limit_ms:
+        turn.ask()
+
+
+# ---- what the register said ----
+
+
+def on_read(turn: Turn, found: Register | Gone | None) -> None:
+    s = turn.s
+    s.asked = 0
+    if found is None:
+        return
+    s.answered_ms = turn.now_ms
+    s.seen = found
+    problem = authority.problem_with(s, found)
+    if problem and problem != s.register_problem:
+        turn.note("register-lost", problem, alarm=True)
+    s.register_problem = problem
+    if not problem:
+        # A CAS whose base is no longer the register can never land.
+        s.unresolved = [one for one in s.unresolved if one[0] == found]
+    _dispatch_read(turn, found)
+
+
+def _dispatch_read(turn: Turn, found: Register | Gone) -> None:
+    decision = turn.s.decision
+    if decision is None:
+        _idle_read(turn, found)
+    elif decision.stage is Stage.ASK and decision.kind is Kind.ALONE:
+        alone.on_read(turn, decision, found)
+    elif decision.stage is Stage.ASK and decision.kind is Kind.RECONCILE:
+        meeting.on_reconcile_read(turn, decision, found)
+    elif decision.kind is Kind.JOIN:
+        join.on_read(turn, decision, found)
+
+
+def _idle_read(turn: Turn, found: Register | Gone) -> None:
+    """No decision is under way: the register may still know of one that we do not."""
+    s = turn.s
+    if s.standing is Standing.WAITING:
+        waiting.on_read(turn, found)
+        return
+    if s.register_problem:
+        if s.is_mirrored and meeting.is_same_pair(turn) and found is not Gone.CORRUPT:
+            meeting.begin_remaking(turn)
+        return
+    if not isinstance(found, Register) or s.standing is Standing.TARGET or s.unresolved:
+        return
+    held = s.meta.held
+    if held is not None and found != held and found.epoch > held.epoch:
+        alone.act(turn, found)
+
+
+# ---- telling the peer ----
+
+
+def tell_peer(turn: Turn) -> None:
+    """Send our state when the session opens and at every change of it."""
+    s = turn.s
+    if not s.link:
+        s.told = None
+        return
+    state = describe(turn)
+    if s.told == state:
+        return
+    s.told = state
+    turn.send(state)
+
+
+def describe(turn: Turn) -> PeerState:
+    s = turn.s
+    held = s.meta.held
+    return PeerState(
+        number=0,
+        incarnation=s.meta.incarnation,
+        standing=s.standing,
+        epoch=s.epoch,
+        alone=s.is_alone,
+        paired=s.paired,
+        held=None if held is None else authority.to_wire(held),
+        nonces=s.meta.nonces(),
+        unresolved=bool(s.unresolved) or bool(s.cas_asked),
+        deciding=s.decision is not None and s.decision.kind is Kind.ALONE,
+        unclean=s.meta.unclean,
+        inconsistent=s.meta.inconsistent,
+        fresh=s.meta.cluster_id is None,
+        restarted=s.boot.value,
+        lineage=s.meta.lineage,
+        base=s.meta.base,
+        has_files=s.has_files,
+        accepts=meeting.may_be_filled(turn),
+        promotable=s.promotable,
+        ready=len(s.streams) == len(s.settings.volumes),
+        sick=bool(s.sick),
+        paused=s.meta.paused,
+        top_epoch=s.meta.top_epoch,
+        service=s.service.value,
+        why=s.why,
+        role=s.role.value,
+        frozen=s.frozen,
+        initiated=s.initiated or s.accepted,
+        can_restart=not s.gave_up,
+    )
+
+
+def probe_if_cut(turn: Turn) -> None:
+    """The session broke: if the peer's port refuses everywhere, its process is gone."""
+    s = turn.s
+    if s.paired:
+        turn.do(ProbePort(incarnation=s.paired))

@@ -1,0 +1,158 @@
+"""A waiting node: first start (5.0), start (5.2), and why it waits."""
+
+from __future__ import annotations
+
+from mirrorha.core import alone, authority
+from mirrorha.core.authority import Bar
+from mirrorha.core.events import Gone
+from mirrorha.core.messages import Standing
+from mirrorha.core.register import Register
+from mirrorha.core.turn import Turn
+
+
+def poll(turn: Turn) -> None:
+    """Nothing is decided: look at the register now and then."""
+    s = turn.s
+    if not s.inspected:
+        s.why = "looking at the volumes"
+        return
+    if s.problem:
+        s.why = s.problem
+        return
+    turn.ask()
+
+
+def on_read(turn: Turn, found: Register | Gone) -> None:
+    """The register as it is; this node waits and decides nothing yet."""
+    s = turn.s
+    if not s.inspected or s.problem or s.sick or s.standing is not Standing.WAITING:
+        return
+    if s.register_problem:
+        _register_lost(turn, found)
+    elif s.meta.cluster_id is None:
+        _newcomer(turn, found)
+    elif isinstance(found, Register):
+        _member(turn, found)
+
+
+# ---- first start (5.0) ----
+
+
+def _newcomer(turn: Turn, found: Register | Gone) -> None:
+    """This node never belonged to a cluster."""
+    s, peer = turn.s, turn.s.peer
+    if isinstance(found, Register):
+        s.why = f"new here: waiting to be filled by {s.other}"
+        if s.has_files and not s.accepted:
+            s.why = (
+                "this node is new to the cluster and its directory holds files: "
+                f"'mirrorha resync {s.me} --full' gives them up"
+            )
+        return
+    if s.initiated:
+        alone.begin(turn, "an operator chose this node's directories", proven=True, chosen=True)
+        return
+    if peer is None or not s.link:
+        s.why = (
+            f"first start: waiting for {s.other}, for one node cannot know what the other holds; "
+            f"'mirrorha init --from {s.me}' begins without it"
+        )
+        return
+    if not peer.fresh:
+        s.why = f"{s.other} belongs to a cluster, but the arbiter has no register"
+        return
+    source = _first_source(turn)
+    if source == s.me and peer.standing is Standing.WAITING:
+        alone.begin(turn, "first start of the cluster", proven=True, chosen=True)
+    elif source is None:
+        s.why = "both nodes hold files: choose with 'mirrorha init --from NODE'"
+    else:
+        s.why = f"first start: the cluster begins with the directories of {source}"
+
+
+def _first_source(turn: Turn) -> str | None:
+    """The node whose volumes hold files; none: the first one; both: a person decides."""
+    s, peer = turn.s, turn.s.peer
+    if peer is None:
+        return None
+    if peer.initiated:
+        return s.other
+    if s.has_files and peer.has_files:
+        return None
+    if not s.has_files and not peer.has_files:
+        return s.settings.first
+    return s.me if s.has_files else s.other
+
+
+# ---- start of a member (5.2) ----
+
+
+def _member(turn: Turn, found: Register) -> None:
+    s = turn.s
+    why = authority.bar(s, found)
+    if found.epoch > (s.meta.held.epoch if s.meta.held else 0):
+        turn.keep(s.meta.with_held(found))
+    if why not in (Bar.NONE, Bar.UNCLEAN):
+        s.why = alone.explain(turn, found, why)
+        return
+    if found.is_alone(s.me):
+        alone.begin(turn, "the register names this node alone", proven=True)
+        return
+    if _peer_is_there(turn):
+        _with_peer(turn, found)
+        return
+    waited_ms = turn.now_ms - max(s.since_ms, s.unlinked_ms)
+    if waited_ms < s.settings.wait_peer_ms:
+        s.why = f"both were in sync: waiting for {s.other}"
+    elif why is Bar.UNCLEAN:
+        s.why = alone.explain(turn, found, why)
+    elif s.settings.failover and not s.meta.paused:
+        alone.begin(turn, f"{s.other} did not come within wait_peer")
+
+
+def _peer_is_there(turn: Turn) -> bool:
+    s = turn.s
+    return bool(s.link) and s.peer is not None
+
+
+def _with_peer(turn: Turn, found: Register) -> None:
+    s, peer = turn.s, turn.s.peer
+    if peer is None:
+        return
+    if peer.standing is Standing.SOURCE or peer.standing is Standing.FOLLOWER:
+        s.why = f"{s.other} is {peer.role}: waiting for it to take this node in again"
+        return
+    if peer.standing is Standing.STOPPED:
+        if authority.bar(s, found) is Bar.NONE:
+            alone.begin(turn, f"{s.other} is stopped", proven=True)
+        return
+    if peer.unresolved or peer.deciding:
+        s.why = f"{s.other} is deciding"
+        return
+    source = authority.source_of_both(s, found)
+    if source == s.me:
+        alone.begin(turn, "both nodes are there; this copy goes on", proven=True, chosen=True)
+    elif source is None:
+        s.why = "neither node may go on by itself: 'mirrorha force-primary' on one of them"
+    else:
+        s.why = f"both nodes are there: {source} goes on, this node is brought up to date"
+
+
+# ---- a lost register (5.0) ----
+
+
+def _register_lost(turn: Turn, found: Register | Gone) -> None:
+    """Made again only with both nodes connected, from the highest record held by either."""
+    s, peer = turn.s, turn.s.peer
+    s.why = s.register_problem
+    if found is Gone.CORRUPT or peer is None or not s.link or s.meta.held is None:
+        return
+    if isinstance(found, Register) and found.cluster_id != s.meta.cluster_id:
+        return  # the arbiter keeps another cluster's register: an address is wrong
+    if peer.standing in (Standing.SOURCE, Standing.FOLLOWER) or peer.unresolved or peer.deciding:
+        return
+    held = s.meta.held
+    if peer.held is not None and peer.held.epoch > held.epoch:
+        held = authority.from_wire(peer.held)
+    if authority.source_of_both(s, held) == s.me:
+        alone.begin(turn, "the register was lost; both nodes are there", proven=True, chosen=True)
