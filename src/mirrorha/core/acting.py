@@ -57,46 +57,65 @@ def go_alone(turn: Turn, record: Register, *, why: str, proven: bool) -> None:
         s.serve_after_ms = turn.now_ms + fence_ms
 
 
-def be_paired_source(
-    turn: Turn, record: Register, trigger: Trigger, why: str, *, replay: bool
-) -> None:
+def mirror(turn: Turn) -> None:
+    """As the source of a pair: open a new round of the stream. The follower is told its number."""
+    s = turn.s
+    s.mode = Mode.MIRROR
+    s.frozen = False
+    s.round = s.next_token()
+    turn.order(ServeMirror(epoch=s.epoch, generation=s.meta.generation, round=s.round))
+
+
+def follow(turn: Turn, generation: str, round_number: int) -> None:
+    """As a follower: be told the round that the source has opened; 0: none yet, stay frozen."""
+    s = turn.s
+    if not round_number:
+        turn.note_frozen()
+        turn.order(Freeze(token=0))
+        return
+    s.frozen = False
+    turn.order(Follow(epoch=s.epoch, generation=generation, round=round_number))
+
+
+def be_paired_source(turn: Turn, record: Register, trigger: Trigger, why: str) -> None:
     """`record` landed: it names both, and this node as primary. Mirror in its epoch.
 
-    With `replay` nothing is acknowledged until the follower has shown where it is.
+    Nothing is acknowledged until the follower has shown where it is.
     """
     s = turn.s
     was_serving = s.standing is Standing.SOURCE
     turn.keep(attrs.evolve(s.meta.with_held(record), base=None, dirty=True, stopped_alone=False))
     s.mine.update(nonce for _, nonce in record.nonces)
     s.standing = Standing.SOURCE
-    s.mode = Mode.MIRROR
     s.epoch = record.epoch
     s.adopted = False
     s.unresolved.clear()
     s.decision = None
-    s.frozen = False
     s.excluded = ""
     s.join_failures = 0
-    turn.order(ServeMirror(epoch=record.epoch, generation=s.meta.generation, replay=replay))
+    mirror(turn)
     turn.move(trigger, why)
     if not was_serving:
         s.serve_after_ms = turn.now_ms
 
 
-def tell_adopt(turn: Turn, *, replay: bool) -> None:
+def tell_adopt(turn: Turn) -> None:
     """Tell the peer which record landed; it acts on it, or has already."""
-    held = turn.s.meta.held
-    if held is not None:
+    s = turn.s
+    if s.meta.held is not None:
+        source = s.standing is Standing.SOURCE
         turn.send(
             Adopt(
-                record=authority.to_wire(held),
-                generation=turn.s.meta.generation,
-                replay=replay,
+                record=authority.to_wire(s.meta.held),
+                generation=s.meta.generation,
+                round=s.round if source else 0,
             )
         )
 
 
-def be_follower(turn: Turn, record: Register, trigger: Trigger, why: str, *, replay: bool) -> None:
+def be_follower(
+    turn: Turn, record: Register, trigger: Trigger, why: str, *, round_number: int
+) -> None:
     """`record` landed: it names both, and the peer as primary. Follow in its epoch."""
     s = turn.s
     turn.keep(attrs.evolve(s.meta.with_held(record), base=None, dirty=True, stopped_alone=False))
@@ -105,8 +124,7 @@ def be_follower(turn: Turn, record: Register, trigger: Trigger, why: str, *, rep
     s.adopted = False
     s.unresolved.clear()
     s.decision = None
-    s.frozen = False
-    turn.order(Follow(epoch=record.epoch, generation=s.meta.generation, replay=replay))
+    follow(turn, s.meta.generation, round_number)
     turn.move(trigger, why)
 
 

@@ -5,7 +5,7 @@ Freeze every volume, sync, read the register, make the nonce durable, CAS, rotat
 
 from __future__ import annotations
 
-from mirrorha.core import acting, authority
+from mirrorha.core import acting, authority, parted
 from mirrorha.core.authority import Bar
 from mirrorha.core.events import CasOutcome, Gone
 from mirrorha.core.messages import Standing
@@ -50,13 +50,10 @@ def poll(turn: Turn, decision: Decision) -> None:
 def _is_pointless(turn: Turn, decision: Decision) -> bool:
     """The reason is gone and no attempt of ours may still land: go on with the peer (5.1.4)."""
     s = turn.s
-    if s.unresolved or decision.chosen or decision.proven or s.excluded:
+    if s.unresolved or decision.chosen or decision.proven:
         return False
-    if s.standing not in (Standing.SOURCE, Standing.FOLLOWER) or not s.paired:
-        return False
-    peer = s.peer
-    together = peer is not None and peer.incarnation == s.paired and s.link != 0
-    return together and not s.detector.verdict_of(s.paired, turn.now_ms).lost
+    mirrored = s.is_mirrored or s.standing is Standing.FOLLOWER
+    return mirrored and bool(s.paired) and parted.reason(turn) is None
 
 
 def on_frozen(turn: Turn, decision: Decision) -> None:
@@ -71,8 +68,9 @@ def on_frozen(turn: Turn, decision: Decision) -> None:
 def on_read(turn: Turn, decision: Decision, found: Register | Gone) -> None:
     """The register answered while we stood at ASK: act on it, or send an attempt."""
     s = turn.s
-    if isinstance(found, Gone) or s.register_problem:
-        _on_no_register(turn, decision, found)
+    if isinstance(found, Gone):
+        if decision.chosen and s.meta.cluster_id is None and found is Gone.ABSENT:
+            attempt(turn, None)  # the first start of a cluster
         return
     refused, decision.refused = decision.refused, False
     mine = found.nonce_of(s.me) in s.mine
@@ -86,28 +84,15 @@ def on_read(turn: Turn, decision: Decision, found: Register | Gone) -> None:
     if beaten and s.standing in (Standing.SOURCE, Standing.FOLLOWER):
         act(turn, found)
         return
-    _attempt(turn, found)
+    attempt(turn, found)
 
 
-def _attempt(turn: Turn, base: Register | None) -> None:
+def attempt(turn: Turn, base: Register | None) -> None:
     s = turn.s
     record = authority.make_record(s, primary=s.me, members=frozenset({s.me}), base=base)
     turn.keep(s.meta.with_intended(record))
     s.mine.update(nonce for _, nonce in record.nonces)
     turn.cas(base, record)
-
-
-def _on_no_register(turn: Turn, decision: Decision, found: Register | Gone) -> None:
-    """5.0: a register is made by the first start, or again by both nodes connected; else nobody."""
-    s = turn.s
-    first = s.meta.cluster_id is None and found is Gone.ABSENT and decision.chosen
-    again = s.register_problem and decision.chosen and s.link and found is not Gone.CORRUPT
-    if first or again:
-        _attempt(turn, None if isinstance(found, Gone) else found)
-        return
-    s.why = s.register_problem
-    if s.standing is Standing.WAITING:
-        s.decision = None
 
 
 def on_cas(turn: Turn, decision: Decision, outcome: CasOutcome) -> None:
@@ -143,7 +128,7 @@ def act(turn: Turn, found: Register) -> None:
             acting.be_frozen_member(turn, found)
             return
     acting.step_down(turn, explain(turn, found, why))
-    if found.epoch > (s.meta.held.epoch if s.meta.held else 0) and s.meta.cluster_id:
+    if found.epoch > s.meta.seen_epoch and s.meta.cluster_id:
         turn.keep(s.meta.with_held(found))
 
 

@@ -135,9 +135,9 @@ def problem_with(s: State, found: Register | Gone) -> str:
         return ""
     if found.cluster_id != meta.cluster_id:
         return "the register belongs to another cluster: is the arbiter's address right?"
-    if meta.held is not None and found.epoch < meta.held.epoch:
+    if found.epoch < meta.seen_epoch:
         return (
-            f"the register went back from epoch {meta.held.epoch} to {found.epoch}: "
+            f"the register went back from epoch {meta.seen_epoch} to {found.epoch}: "
             "the arbiter lost data; both nodes connected make it again"
         )
     return ""

@@ -11,7 +11,7 @@ import attrs
 from mirrorha.core import acting, alone, authority, lineage
 from mirrorha.core.events import CasOutcome, Gone
 from mirrorha.core.messages import BeTarget, PeerState, Prepare, Shadow, Standing
-from mirrorha.core.orders import CutOver, Progress, ServeAlone, ServeMirror, StartResync
+from mirrorha.core.orders import CutOver, Progress, ServeAlone, StartResync
 from mirrorha.core.register import Register
 from mirrorha.core.roles import Trigger
 from mirrorha.core.state import Decision, Kind, Stage, State
@@ -26,7 +26,8 @@ def can_begin(turn: Turn) -> bool:
         return False
     if turn.now_ms < s.join_after_ms or s.cas_asked:
         return False
-    waits = peer.standing is Standing.WAITING and not peer.deciding and not peer.unresolved
+    idle = peer.standing in (Standing.WAITING, Standing.TARGET)
+    waits = idle and not peer.deciding and not peer.unresolved
     usable = peer.accepts and peer.ready and not peer.sick
     return waits and usable and len(s.streams) == len(s.settings.volumes)
 
@@ -173,15 +174,14 @@ def _rotate(turn: Turn) -> None:
 
 def on_cut(turn: Turn, decision: Decision) -> None:
     """Every volume is equal on both nodes and synced there: prepare the admission."""
-    _prepare(turn, decision, admit=True)
+    _prepare(turn, decision, admit=True, base=turn.s.meta.held)
 
 
-def _prepare(turn: Turn, decision: Decision, *, admit: bool) -> None:
+def _prepare(turn: Turn, decision: Decision, *, admit: bool, base: Register | None) -> None:
     s = turn.s
-    held = s.meta.held
     both = frozenset({s.me, s.other})
-    record = authority.make_record(s, primary=s.me, members=both, base=held)
-    decision.base, decision.record = held, record
+    record = authority.make_record(s, primary=s.me, members=both, base=base)
+    decision.base, decision.record = base, record
     turn.keep(s.meta.with_intended(record))
     s.mine.update(nonce for _, nonce in record.nonces)
     s.adopted = True
@@ -229,11 +229,9 @@ def _go_shadow(turn: Turn, decision: Decision) -> None:
     decision.next_ms = turn.now_ms + s.settings.arbiter_retry_ms
     if not first or peer is None:
         return
-    s.mode = Mode.MIRROR
-    s.frozen = False
     s.paired = peer.incarnation
-    turn.order(ServeMirror(epoch=s.epoch, generation=s.meta.generation, replay=False))
-    turn.send(Shadow(epoch=s.epoch, generation=s.meta.generation))
+    acting.mirror(turn)
+    turn.send(Shadow(epoch=s.epoch, generation=s.meta.generation, round=s.round))
 
 
 def _poll_shadow(turn: Turn, decision: Decision) -> None:
@@ -251,29 +249,51 @@ def _poll_shadow(turn: Turn, decision: Decision) -> None:
 def on_read(turn: Turn, decision: Decision, found: Register | Gone) -> None:
     """The register answered during a join; it matters once an admission may have landed."""
     s = turn.s
-    if decision.stage is not Stage.SHADOW or isinstance(found, Gone) or s.register_problem:
+    if decision.stage is not Stage.SHADOW:
+        _on_read_while_filling(turn, decision, found)
+        return
+    if s.register_problem:
+        _remake(turn, decision, found)
+        return
+    if isinstance(found, Gone):
         return
     decision.next_ms = turn.now_ms + s.settings.arbiter_retry_ms
     mine = found.nonce_of(s.me) in s.mine
     if found.primary == s.me and len(found.in_sync) > 1 and mine and not s.unresolved:
         joined(turn, found)
     elif found == s.meta.held:
-        _prepare(turn, decision, admit=False)
+        _prepare(turn, decision, admit=False, base=found)
     else:
         s.decision = None
         turn.note_frozen()
         alone.act(turn, found)
 
 
+def _on_read_while_filling(turn: Turn, decision: Decision, found: Register | Gone) -> None:
+    """Nothing was sent yet. A register that moved on without us, or is lost, ends the join."""
+    s = turn.s
+    moved = isinstance(found, Register) and found.epoch > s.meta.seen_epoch
+    if decision.stage is Stage.CAS or not (moved or s.register_problem):
+        return
+    break_off(turn, s.register_problem or "the register has changed")
+    if isinstance(found, Register) and moved and not s.register_problem:
+        alone.act(turn, found)
+
+
+def _remake(turn: Turn, decision: Decision, found: Register | Gone) -> None:
+    """The register was lost while the admission was unknown: make it again, naming both."""
+    s = turn.s
+    foreign = isinstance(found, Register) and found.cluster_id != s.meta.cluster_id
+    if found is not Gone.CORRUPT and not foreign:
+        _prepare(turn, decision, admit=False, base=None if isinstance(found, Gone) else found)
+
+
 def joined(turn: Turn, record: Register) -> None:
     """The register names both: the peer is admitted."""
     s, peer = turn.s, turn.s.peer
-    was_shadow = s.mode is not Mode.LOG
     if peer is not None:
         s.paired = peer.incarnation
     turn.keep(attrs.evolve(s.meta, all_durable=s.settings.ack_durable))
-    acting.be_paired_source(
-        turn, record, Trigger.JOINED_PEER, f"{s.other} is in sync", replay=was_shadow
-    )
+    acting.be_paired_source(turn, record, Trigger.JOINED_PEER, f"{s.other} is in sync")
     s.streams_down_ms = turn.now_ms
-    acting.tell_adopt(turn, replay=was_shadow)
+    acting.tell_adopt(turn)

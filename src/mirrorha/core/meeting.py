@@ -20,12 +20,12 @@ from mirrorha.core.messages import (
     Standing,
     TargetReady,
 )
-from mirrorha.core.orders import BecomeTarget, Follow, Freeze, ServeMirror
+from mirrorha.core.orders import BecomeTarget, Freeze
 from mirrorha.core.register import Register
 from mirrorha.core.roles import Trigger
 from mirrorha.core.state import Decision, Kind, Stage
 from mirrorha.core.turn import Turn
-from mirrorha.core.words import Mode, Role
+from mirrorha.core.words import Role
 
 RESUME_EVERY_MS: Final = 300
 
@@ -49,9 +49,8 @@ def pursue(turn: Turn) -> None:
         # It did not hear that our last CAS landed.
         if turn.now_ms >= s.resume_ms:
             s.resume_ms = turn.now_ms + RESUME_EVERY_MS
-            acting.tell_adopt(turn, replay=True)
-            turn.order(ServeMirror(epoch=s.epoch, generation=s.meta.generation, replay=True))
-            s.frozen, s.mode = False, Mode.MIRROR
+            acting.mirror(turn)
+            acting.tell_adopt(turn)
         return
     if peer.unresolved or s.unresolved:
         _begin_reconcile(turn)
@@ -72,11 +71,9 @@ def _resume(turn: Turn) -> None:
         return
     s.resume_ms = turn.now_ms + RESUME_EVERY_MS
     s.decision = None
-    s.frozen = False
-    s.mode = Mode.MIRROR
     turn.note("resume", f"replaying to {s.other} in epoch {s.epoch}")
-    turn.send(Resume(epoch=s.epoch, generation=s.meta.generation))
-    turn.order(ServeMirror(epoch=s.epoch, generation=s.meta.generation, replay=True))
+    acting.mirror(turn)
+    turn.send(Resume(epoch=s.epoch, generation=s.meta.generation, round=s.round))
 
 
 def on_resume(turn: Turn, message: Resume) -> None:
@@ -89,8 +86,7 @@ def on_resume(turn: Turn, message: Resume) -> None:
     if peer is None or peer.incarnation != s.paired:
         return
     s.decision = None
-    s.frozen = False
-    turn.order(Follow(epoch=s.epoch, generation=message.generation, replay=True))
+    acting.follow(turn, message.generation, message.round)
 
 
 # ---- a different CAS (5.1.3) ----
@@ -156,9 +152,9 @@ def on_reconcile_cas(turn: Turn, decision: Decision, outcome: CasOutcome) -> Non
         return
     if outcome is CasOutcome.WON:
         acting.be_paired_source(
-            turn, record, Trigger.READ_PRIMARY, "what was unresolved is settled", replay=True
+            turn, record, Trigger.READ_PRIMARY, "what was unresolved is settled"
         )
-        acting.tell_adopt(turn, replay=True)
+        acting.tell_adopt(turn)
         return
     if outcome is CasOutcome.UNKNOWN:
         s.unresolved.append((decision.base, record))
@@ -223,15 +219,13 @@ def on_adopt(turn: Turn, message: Adopt) -> None:
         turn.change(cluster_id=record.cluster_id)
     if record.primary == s.me:
         if s.standing is Standing.FOLLOWER:
-            acting.be_paired_source(
-                turn, record, Trigger.SWAPPED_IN, "swap: the peer handed over", replay=True
-            )
+            acting.be_paired_source(turn, record, Trigger.SWAPPED_IN, "swap: the peer handed over")
+            turn.send(Resume(epoch=s.epoch, generation=s.meta.generation, round=s.round))
         return
     joined = s.role is Role.WAIT
     trigger = Trigger.ADMITTED if joined else Trigger.READ_SECOND
-    acting.be_follower(
-        turn, record, trigger, f"in sync with {record.primary}", replay=message.replay
-    )
+    why = f"in sync with {record.primary}"
+    acting.be_follower(turn, record, trigger, why, round_number=message.round)
 
 
 def on_shadow(turn: Turn, message: Shadow) -> None:
@@ -242,8 +236,7 @@ def on_shadow(turn: Turn, message: Shadow) -> None:
     s.standing = Standing.FOLLOWER
     s.epoch = message.epoch
     s.paired = s.peer.incarnation
-    s.frozen = False
-    turn.order(Follow(epoch=message.epoch, generation=message.generation, replay=False))
+    acting.follow(turn, message.generation, message.round)
     turn.move(Trigger.ADMITTED, "mirrored; whether the register says so is not known yet")
 
 

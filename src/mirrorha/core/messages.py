@@ -102,6 +102,7 @@ class Resume(Message, frozen=True, tag=2):
 
     epoch: int
     generation: str
+    round: int
 
 
 class Prepare(Message, frozen=True, tag=3):
@@ -122,11 +123,14 @@ class Prepared(Message, frozen=True, tag=4):
 
 
 class Adopt(Message, frozen=True, tag=5):
-    """This record landed and names you: act on it. `replay`: the stream was interrupted."""
+    """This record landed and names you: act on it.
+
+    As a follower in round `round` of the stream; 0: no round is open yet, stay frozen.
+    """
 
     record: Record
     generation: str
-    replay: bool
+    round: int
 
 
 class Shadow(Message, frozen=True, tag=6):
@@ -134,6 +138,7 @@ class Shadow(Message, frozen=True, tag=6):
 
     epoch: int
     generation: str
+    round: int
 
 
 class BeTarget(Message, frozen=True, tag=7):

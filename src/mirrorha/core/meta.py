@@ -15,7 +15,9 @@ class Meta:
     Attributes:
         node: this node's name.
         cluster_id: the register's id, once this node belongs to a cluster.
-        held: the highest record known to have landed.
+        held: the highest record known to have landed whose nonce for this node, if it names it,
+            this node had on its disk before: to read one's name is not to hold the nonce.
+        seen_epoch: the highest epoch known to have landed, held or not.
         intended: records that name this node and may have landed or may yet land; with `held`
             they are the admission nonces that this node can show (design, "who is who").
         top_epoch: the highest epoch ever held or intended.
@@ -36,6 +38,7 @@ class Meta:
     node: str
     cluster_id: str | None = None
     held: Register | None = None
+    seen_epoch: int = 0
     intended: tuple[Register, ...] = ()
     top_epoch: int = 0
     incarnation: int = 0
@@ -70,12 +73,16 @@ class Meta:
         """`record` is known to have landed: what lies below it can never land any more.
 
         A compare-and-swap expects the record before its own: once a record of epoch e has
-        landed, no attempt with an epoch of e or below can win.
+        landed, no attempt with an epoch of e or below can win. A record that names this node by a
+        nonce that it does not know is seen, never held: an old disk image must not admit itself.
         """
+        nonce = record.nonce_of(self.node)
+        known = nonce is None or nonce in self.nonces()
         return attrs.evolve(
             self,
             cluster_id=record.cluster_id,
-            held=record,
+            held=record if known else self.held,
+            seen_epoch=max(self.seen_epoch, record.epoch),
             intended=tuple(one for one in self.intended if one.epoch > record.epoch),
             top_epoch=max(self.top_epoch, record.epoch),
         )
@@ -86,10 +93,14 @@ class Meta:
         return self.lineage[-1] if self.lineage else ""
 
 
-def begin_incarnation(meta: Meta, *, boot_id: str) -> tuple[Meta, Boot]:
+def begin_incarnation(meta: Meta, *, boot_id: str, at_least: int = 0) -> tuple[Meta, Boot]:
     """What a starting process makes of the state it found, and how the last one ended.
 
     The result must be durable before anything else happens.
+
+    Args:
+        at_least: the wall clock, in milliseconds. The number rises without it; with it, it also
+            rises over what a restored disk image has forgotten. Nothing is unsafe if it is wrong.
     """
     if meta.incarnation == 0:
         boot = Boot.FIRST
@@ -101,7 +112,7 @@ def begin_incarnation(meta: Meta, *, boot_id: str) -> tuple[Meta, Boot]:
         boot = Boot.OS_CRASH
     begun = attrs.evolve(
         meta,
-        incarnation=meta.incarnation + 1,
+        incarnation=max(meta.incarnation + 1, at_least),
         boot_id=boot_id,
         unclean=meta.unclean or boot is Boot.OS_CRASH,
     )

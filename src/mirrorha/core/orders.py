@@ -46,24 +46,26 @@ class ServeAlone(Order, frozen=True):
 
 
 class ServeMirror(Order, frozen=True):
-    """Mode MIRROR in `epoch`: as the source of a follower that holds exactly our prefix.
+    """Mode MIRROR in `epoch`: as the source of a follower that holds a prefix of our stream.
 
-    With `replay` the stream may have been interrupted: the source asks where the follower is,
-    sends what lies above, and counts as acknowledged what lies below. Without it the follower was
-    just made identical by `CutOver`, and the stream starts at the seq agreed there.
+    Both sides are told the same `round`. The source asks on the stream where the follower is in
+    this round, sends what lies above, and counts as acknowledged what lies below; nothing else
+    flows before that answer. An order or a question of another round is not an answer to this one:
+    whichever of the two comes first waits for the other.
     """
 
     epoch: int
     generation: str
-    replay: bool
+    round: int
 
 
 class Follow(Order, frozen=True):
-    """Be the follower of a source in `epoch`: apply strictly in order, acknowledge."""
+    """Be the follower of a source in `epoch`: answer its question of `round`, then apply strictly
+    in order and acknowledge. Ops that arrive before that question belong to an earlier round."""
 
     epoch: int
     generation: str
-    replay: bool
+    round: int
 
 
 class BecomeTarget(Order, frozen=True):
@@ -163,7 +165,7 @@ class Trouble(Report, frozen=True):
 
 
 class Replayed(Report, frozen=True):
-    """After `ServeMirror(replay=True)`: the follower has everything that was pending then."""
+    """After `ServeMirror`: the follower has everything that was pending then."""
 
     epoch: int
 

@@ -100,6 +100,7 @@ class State:
         standing, role, mode, epoch: what this node does, and in which epoch.
         frozen: the volumes were told, or are known, to acknowledge nothing.
         paired: the peer's incarnation with which this incarnation is a mirrored pair, or 0.
+        round: of the stream, as its source opened it last; see `orders.ServeMirror`.
         adopted: a joiner holds our current generation: rotate before acknowledging alone.
         link, peer: the control session (0: none) and what the peer last said on it.
         streams: volumes whose stream is connected.
@@ -122,6 +123,7 @@ class State:
     frozen: bool = True
     frozen_since_ms: int = 0
     paired: int = 0
+    round: int = 0
     adopted: bool = False
     since_ms: int = 0
     why: str = "not started"

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from mirrorha.core import acting, alone, authority, join, meeting, serving, swap, waiting
+from mirrorha.core import (
+    acting,
+    alone,
+    authority,
+    join,
+    meeting,
+    parted,
+    remaking,
+    serving,
+    swap,
+    waiting,
+)
 from mirrorha.core.effects import ProbePort
 from mirrorha.core.events import Gone
 from mirrorha.core.messages import PeerState, Standing
@@ -52,50 +63,22 @@ def _poll_decision(turn: Turn) -> None:
 def _judge(turn: Turn) -> None:
     """A pair whose other half is lost, stuck or gone is no pair: decide."""
     s = turn.s
-    paired = s.standing is Standing.FOLLOWER or s.is_mirrored
-    if not paired or not s.paired:
-        return
     if s.decision is not None and s.decision.kind in (Kind.ALONE, Kind.LEAVE):
         return
     if s.cas_asked:
         return  # answered within the arbiter's deadline; what follows depends on it
-    verdict = s.detector.verdict_of(s.paired, turn.now_ms)
-    why = f"{s.other} is lost ({verdict.rule.value})" if verdict.lost else _left(turn)
-    if not why:
+    parting = parted.reason(turn)
+    if parting is None:
         return
-    if s.standing is Standing.FOLLOWER and (not verdict.lost or not _may_take_over(turn)):
+    if s.standing is Standing.FOLLOWER and not _may_take_over(turn):
         return
-    swap.give_way(turn, why)
-    trusted = verdict.proof is not None
-    alone.begin(turn, why, proven=trusted)
+    swap.give_way(turn, parting.why)
+    alone.begin(turn, parting.why, proven=parting.proven)
 
 
 def _may_take_over(turn: Turn) -> bool:
     s = turn.s
     return s.settings.failover and not s.meta.paused and s.promotable and not s.gave_up
-
-
-def _left(turn: Turn) -> str:
-    """Why a source goes on without a peer that is still heard, or ""."""
-    s, peer = turn.s, turn.s.peer
-    if s.standing is not Standing.SOURCE:
-        return ""
-    if s.excluded:
-        return s.excluded
-    if peer is not None and s.link and peer.incarnation == s.paired:
-        resting = peer.standing in (Standing.WAITING, Standing.STOPPED)
-        if resting and s.decision is None:
-            return f"{s.other} left the pair: {peer.why}"
-    if _is_apart(turn):
-        since_ms = max(s.streams_down_ms, s.frozen_since_ms if s.frozen else 0)
-        if turn.now_ms - since_ms >= s.settings.peer_slow_max_ms:
-            return f"{s.other} is heard, but its volumes cannot be reached"
-    return ""
-
-
-def _is_apart(turn: Turn) -> bool:
-    s = turn.s
-    return len(s.streams) < len(s.settings.volumes) or (s.frozen and not s.link)
 
 
 def _expire(turn: Turn) -> None:
@@ -115,8 +98,8 @@ def _expire(turn: Turn) -> None:
 def _begin(turn: Turn) -> None:
     s = turn.s
     if s.standing is Standing.SOURCE and s.mode is Mode.LOG:
-        if _register_must_be_made_again(turn):
-            alone.begin(turn, "the register was lost; both nodes are there", chosen=True)
+        if s.register_problem and s.link:
+            turn.ask()  # so that it is made again
         elif join.can_begin(turn):
             join.begin(turn)
     elif s.standing is Standing.SOURCE:
@@ -127,16 +110,6 @@ def _begin(turn: Turn) -> None:
         _be_target(turn)
     elif s.standing is Standing.WAITING:
         waiting.poll(turn)
-
-
-def _register_must_be_made_again(turn: Turn) -> bool:
-    s, peer = turn.s, turn.s.peer
-    if not s.register_problem or peer is None or not s.link or s.seen is Gone.CORRUPT:
-        return False
-    other = isinstance(s.seen, Register) and s.seen.cluster_id != s.meta.cluster_id
-    above = peer.held is not None and s.meta.held is not None
-    above = above and peer.held is not None and peer.held.epoch > s.epoch
-    return not other and not above and peer.standing is Standing.WAITING
 
 
 def _follow(turn: Turn) -> None:
@@ -150,7 +123,7 @@ def _follow(turn: Turn) -> None:
     elif peer.standing is Standing.FOLLOWER and peer.epoch < s.epoch:
         if turn.now_ms >= s.resume_ms:
             s.resume_ms = turn.now_ms + meeting.RESUME_EVERY_MS
-            acting.tell_adopt(turn, replay=True)  # a swap of which the peer did not hear
+            acting.tell_adopt(turn)  # a swap of which the peer did not hear
         return
     turn.ask()
 
@@ -194,7 +167,10 @@ def on_read(turn: Turn, found: Register | Gone | None) -> None:
 
 def _dispatch_read(turn: Turn, found: Register | Gone) -> None:
     decision = turn.s.decision
-    if decision is None:
+    asking = decision is not None and decision.stage is Stage.ASK
+    if turn.s.register_problem and (decision is None or (decision.kind is Kind.ALONE and asking)):
+        remaking.remake(turn, found)
+    elif decision is None:
         _idle_read(turn, found)
     elif decision.stage is Stage.ASK and decision.kind is Kind.ALONE:
         alone.on_read(turn, decision, found)
@@ -210,14 +186,9 @@ def _idle_read(turn: Turn, found: Register | Gone) -> None:
     if s.standing is Standing.WAITING:
         waiting.on_read(turn, found)
         return
-    if s.register_problem:
-        if s.is_mirrored and meeting.is_same_pair(turn) and found is not Gone.CORRUPT:
-            meeting.begin_remaking(turn)
-        return
     if not isinstance(found, Register) or s.standing is Standing.TARGET or s.unresolved:
         return
-    held = s.meta.held
-    if held is not None and found != held and found.epoch > held.epoch:
+    if found.epoch > s.meta.seen_epoch:
         alone.act(turn, found)
 
 

@@ -81,10 +81,9 @@ def on_cas(turn: Turn, decision: Decision, outcome: CasOutcome) -> None:
     if outcome is CasOutcome.WON:
         s.hold_service = False
         operation = decision.operation
-        acting.be_follower(
-            turn, record, Trigger.SWAPPED_OUT, f"swap: {s.other} serves now", replay=True
-        )
-        acting.tell_adopt(turn, replay=True)
+        why = f"swap: {s.other} serves now"
+        acting.be_follower(turn, record, Trigger.SWAPPED_OUT, why, round_number=0)
+        acting.tell_adopt(turn)
         _answer(turn, operation, done=True, text=f"{s.other} is PRIM")
     elif outcome is CasOutcome.NOT_SENT:
         abort(turn, "the arbiter did not answer")

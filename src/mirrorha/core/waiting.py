@@ -27,9 +27,7 @@ def on_read(turn: Turn, found: Register | Gone) -> None:
     s = turn.s
     if not s.inspected or s.problem or s.sick or s.standing is not Standing.WAITING:
         return
-    if s.register_problem:
-        _register_lost(turn, found)
-    elif s.meta.cluster_id is None:
+    if s.meta.cluster_id is None:
         _newcomer(turn, found)
     elif isinstance(found, Register):
         _member(turn, found)
@@ -90,7 +88,7 @@ def _first_source(turn: Turn) -> str | None:
 def _member(turn: Turn, found: Register) -> None:
     s = turn.s
     why = authority.bar(s, found)
-    if found.epoch > (s.meta.held.epoch if s.meta.held else 0):
+    if found.epoch > s.meta.seen_epoch:
         turn.keep(s.meta.with_held(found))
     if why not in (Bar.NONE, Bar.UNCLEAN):
         s.why = alone.explain(turn, found, why)
@@ -119,7 +117,7 @@ def _with_peer(turn: Turn, found: Register) -> None:
     s, peer = turn.s, turn.s.peer
     if peer is None:
         return
-    if peer.standing is Standing.SOURCE or peer.standing is Standing.FOLLOWER:
+    if peer.standing in (Standing.SOURCE, Standing.FOLLOWER):
         s.why = f"{s.other} is {peer.role}: waiting for it to take this node in again"
         return
     if peer.standing is Standing.STOPPED:
@@ -136,23 +134,3 @@ def _with_peer(turn: Turn, found: Register) -> None:
         s.why = "neither node may go on by itself: 'mirrorha force-primary' on one of them"
     else:
         s.why = f"both nodes are there: {source} goes on, this node is brought up to date"
-
-
-# ---- a lost register (5.0) ----
-
-
-def _register_lost(turn: Turn, found: Register | Gone) -> None:
-    """Made again only with both nodes connected, from the highest record held by either."""
-    s, peer = turn.s, turn.s.peer
-    s.why = s.register_problem
-    if found is Gone.CORRUPT or peer is None or not s.link or s.meta.held is None:
-        return
-    if isinstance(found, Register) and found.cluster_id != s.meta.cluster_id:
-        return  # the arbiter keeps another cluster's register: an address is wrong
-    if peer.standing in (Standing.SOURCE, Standing.FOLLOWER) or peer.unresolved or peer.deciding:
-        return
-    held = s.meta.held
-    if peer.held is not None and peer.held.epoch > held.epoch:
-        held = authority.from_wire(peer.held)
-    if authority.source_of_both(s, held) == s.me:
-        alone.begin(turn, "the register was lost; both nodes are there", proven=True, chosen=True)

@@ -1,0 +1,1 @@
+"""A seeded simulator that drives the production core over simulated everything else."""

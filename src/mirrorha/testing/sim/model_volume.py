@@ -1,0 +1,249 @@
+"""A small model of a volume that obeys the orders: an append-only list with a page cache.
+
+It stands in for the production machine where many thousands of runs of the *core* are wanted, and
+in the exhaustive exploration. The simulator also runs the production machine on a memory disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import final
+
+import attrs
+
+from mirrorha.core import orders as o
+from mirrorha.testing.sim.world import Violation, World
+
+Message = tuple[object, ...]
+
+
+@attrs.define
+class Platter:
+    """What survives: `cache` a process crash, its first `synced` entries a loss of power."""
+
+    cache: list[int] = attrs.Factory(list)
+    synced: int = 0
+
+    def lose_power(self, world: World) -> None:
+        kept = world.between(self.synced, len(self.cache))
+        del self.cache[kept:]
+        self.synced = len(self.cache)
+
+
+@final
+class ModelVolume:
+    """One volume of one incarnation of one node."""
+
+    def __init__(
+        self,
+        world: World,
+        name: str,
+        platter: Platter,
+        *,
+        send: Callable[[Message], None],
+        report: Callable[[o.AnyReport], None],
+        acked: Callable[[int, int, bool], None],
+        on_synced: Callable[[set[int]], None],
+    ) -> None:
+        self.world, self.name, self.platter = world, name, platter
+        self._send, self._report, self._acked, self._on_synced = send, report, acked, on_synced
+        self.mode = "closed"
+        self.epoch = 0
+        self.replied = 0  # entries below this one were acknowledged, or were here before
+        self.waiting: list[int] = []
+        self.dead = False
+        self.session = 0
+        self.round = 0
+        self._begin: tuple[int, int] | None = None
+
+    # ---- a client ----
+
+    def write(self, value: int) -> None:
+        if self.mode in ("log", "mirror"):
+            self._apply(value)
+        elif self.mode in ("frozen", "paused", "replaying"):
+            self.waiting.append(value)
+
+    def _apply(self, value: int) -> None:
+        cache = self.platter.cache
+        before = cache[-1] if cache else 0
+        cache.append(value)
+        if self.mode == "log":
+            self.replied = len(cache)
+            self._acked(value, self.epoch, False)
+        else:
+            self._send(("op", self.epoch, len(cache), value, before))
+
+    def _admit(self) -> None:
+        waiting, self.waiting = self.waiting, []
+        for value in waiting:
+            self.write(value)
+
+    # ---- orders ----
+
+    def order(self, order: o.AnyOrder) -> None:
+        if not self.dead:
+            getattr(self, "_do_" + type(order).__name__)(order)
+
+    def _later(self, report: o.AnyReport, low: int = 0, high: int = 5) -> None:
+        def tell() -> None:
+            if not self.dead:
+                self._report(report)
+
+        self.world.after(self.world.between(low, high), tell)
+
+    def _do_Freeze(self, order: o.Freeze) -> None:  # noqa: N802 - named after the order
+        if self.mode != "closed":
+            self.mode = "quiet" if self.mode in ("follow", "expecting") else "frozen"
+        self._later(o.Frozen(token=order.token))
+
+    def _do_Sync(self, order: o.Sync) -> None:  # noqa: N802
+        def done() -> None:
+            if not self.dead:
+                self._sync()
+                self._report(o.Synced(token=order.token))
+
+        self.world.after(self.world.between(0, 20), done)
+
+    def _sync(self) -> None:
+        self.platter.synced = len(self.platter.cache)
+        self._on_synced(set(self.platter.cache))
+
+    def _do_ServeAlone(self, order: o.ServeAlone) -> None:  # noqa: N802
+        self.mode, self.epoch = "log", order.epoch
+        cache = self.platter.cache
+        first, self.replied = min(self.replied, len(cache)), len(cache)
+        for value in cache[first:]:
+            self._acked(value, self.epoch, False)
+        self._admit()
+
+    def _do_ServeMirror(self, order: o.ServeMirror) -> None:  # noqa: N802
+        if self.mode in ("follow", "quiet", "closed"):
+            self.replied = len(self.platter.cache)
+        self.epoch, self.round, self.mode = order.epoch, order.round, "replaying"
+        self._send(("begin", order.epoch, order.round))
+
+    def _do_Follow(self, order: o.Follow) -> None:  # noqa: N802
+        self.epoch, self.round, self.mode = order.epoch, order.round, "expecting"
+        self.waiting = []
+        self._meet()
+
+    def _meet(self) -> None:
+        """The source's question and the node's order, of one round, whichever came first."""
+        if self.mode == "expecting" and self._begin == (self.epoch, self.round):
+            self.mode = "follow"
+            self._send(("at", self.epoch, self.round, len(self.platter.cache)))
+
+    def _do_BecomeTarget(self, order: o.BecomeTarget) -> None:  # noqa: N802
+        self.mode, self.session, self.epoch = "target", order.session, order.epoch
+        del self.platter.cache[len(self.platter.cache) // 2 :]  # neither old nor new
+        self.platter.synced = min(self.platter.synced, len(self.platter.cache))
+
+    def _do_StartResync(self, order: o.StartResync) -> None:  # noqa: N802
+        self.session = order.session
+        self._later(o.NearlyEqual(session=order.session), 20, 400)
+
+    def _do_CutOver(self, order: o.CutOver) -> None:  # noqa: N802
+        self.mode = "paused"
+        self._send(("copy", self.session, order.token, tuple(self.platter.cache)))
+
+    def _do_Drain(self, order: o.Drain) -> None:  # noqa: N802
+        if self.mode == "mirror":
+            self.mode = "paused"
+        self._drain = order.token
+        self._check_drained()
+
+    _drain = 0
+
+    def _check_drained(self) -> None:
+        if self._drain and self.mode == "paused" and self.replied == len(self.platter.cache):
+            self._send(("flush", self.epoch, self._drain))
+            self._drain = 0
+
+    def _do_Close(self, order: o.Close) -> None:  # noqa: N802, ARG002
+        self.mode, self.waiting = "closed", []
+
+    # ---- the stream ----
+
+    def link_up(self) -> None:
+        self._begin = None
+        if not self.dead:
+            self._report(o.StreamUp())
+
+    def link_down(self) -> None:
+        self._begin = None
+        if self.dead:
+            return
+        if self.mode in ("mirror", "replaying"):
+            self.mode = "frozen"
+        elif self.mode in ("follow", "expecting"):
+            self.mode = "quiet"
+        elif self.mode in ("target",):
+            self._report(o.ResyncFailed(session=self.session, text="the stream broke"))
+        self._report(o.StreamDown())
+
+    def receive(self, message: Message) -> None:
+        if not self.dead:
+            getattr(self, "_on_" + str(message[0]))(*message[1:])
+
+    def _on_op(self, epoch: int, seq: int, value: int, before: int) -> None:
+        cache = self.platter.cache
+        if self.mode != "follow" or epoch != self.epoch:
+            return
+        if seq == len(cache) + 1:
+            if (cache[-1] if cache else 0) != before:
+                raise Violation(f"I5 {self.name}: the follower is no prefix of the stream")
+            cache.append(value)
+        elif seq > len(cache) + 1:
+            raise Violation(f"I5 {self.name}: gap in the stream")
+        self._send(("ack", epoch, seq))
+
+    def _on_ack(self, epoch: int, seq: int) -> None:
+        if self.mode not in ("mirror", "paused") or epoch != self.epoch:
+            return
+        for index in range(self.replied, seq):
+            self._acked(self.platter.cache[index], epoch, True)
+        self.replied = max(self.replied, seq)
+        self._check_drained()
+
+    def _on_begin(self, epoch: int, number: int) -> None:
+        self._begin = (epoch, number)
+        if self.mode == "follow":
+            self.mode = "quiet"  # the round that we were in is over
+        self._meet()
+
+    def _on_at(self, epoch: int, number: int, applied: int) -> None:
+        if self.mode != "replaying" or (epoch, number) != (self.epoch, self.round):
+            return
+        self.mode = "mirror"
+        cache = self.platter.cache
+        if applied > len(cache):
+            raise Violation(f"I5 {self.name}: the follower is ahead of its source")
+        self._on_ack(epoch, applied)
+        for index in range(applied, len(cache)):
+            before = cache[index - 1] if index else 0
+            self._send(("op", epoch, index + 1, cache[index], before))
+        self._admit()
+
+    def _on_copy(self, session: int, token: int, content: tuple[int, ...]) -> None:
+        if self.mode != "target" or session != self.session:
+            return
+        self.platter.cache[:] = content
+        self._sync()
+        self._send(("copied", session, token))
+
+    def _on_copied(self, session: int, token: int) -> None:
+        if self.mode == "paused" and session == self.session:
+            self._sync()
+            self.replied = len(self.platter.cache)
+            self._report(o.CutDone(token=token))
+
+    def _on_flush(self, epoch: int, token: int) -> None:
+        if self.mode == "follow" and epoch == self.epoch:
+            self._sync()
+            self._send(("flushed", epoch, token))
+
+    def _on_flushed(self, epoch: int, token: int) -> None:
+        if self.mode == "paused" and epoch == self.epoch:
+            self._sync()
+            self._report(o.Drained(token=token))

@@ -1,0 +1,320 @@
+"""One simulated server: durable state, a process that comes and goes, a service, volumes."""
+
+from __future__ import annotations
+
+import copy
+from collections import deque
+from collections.abc import Callable
+from typing import Any, final
+
+import attrs
+
+from mirrorha.core import effects as e
+from mirrorha.core import events as v
+from mirrorha.core.detector import PeerBeat
+from mirrorha.core.messages import AnyMessage, Standing
+from mirrorha.core.meta import Meta, begin_incarnation
+from mirrorha.core.node import Node
+from mirrorha.core.orders import StopReason, Trouble
+from mirrorha.core.settings import Settings
+from mirrorha.core.words import Boot
+from mirrorha.testing.sim.model_volume import ModelVolume, Platter
+from mirrorha.testing.sim.world import Violation, World
+
+
+@attrs.define
+class Durable:
+    """What survives a process; `power_loss` decides what of it survives that."""
+
+    meta: Meta
+    platters: dict[str, Platter]
+
+
+@final
+class SimNode:
+    """Performs what the core asks, in its order: persist first, then the rest.
+
+    Args:
+        hub: what connects the nodes: arbiter, network, oracle. See `pair.Pair`.
+    """
+
+    def __init__(self, world: World, settings: Settings, hub: Any) -> None:
+        self.world, self.settings, self.hub = world, settings, hub
+        self.name = settings.node
+        self.durable = Durable(
+            meta=Meta(node=self.name),
+            platters={volume: Platter() for volume in settings.volumes},
+        )
+        self.boot_number = 1
+        self.up = False
+        self.paused_until_ms = 0
+        self.node: Node | None = None
+        self.volumes: dict[str, ModelVolume] = {}
+        self.life = 0  # rises at each start and crash: what an earlier life left behind is void
+        self.running = False  # the service
+        self.service_token = 0
+        self.sequence = 0
+        self._inbox: deque[v.AnyEvent] = deque()
+        self._busy = False
+        self.fail_service = 0.0
+        self.image: Durable | None = None
+
+    # ---- life ----
+
+    def start(self) -> None:
+        """Start the process; the state it finds decides what it is."""
+        if self.up:
+            return
+        self.life += 1
+        self.up = True
+        self._inbox.clear()
+        self._busy = False
+        self.running = False
+        meta, boot = begin_incarnation(
+            self.durable.meta, boot_id=f"boot-{self.boot_number}", at_least=self.world.now_ms
+        )
+        self.durable.meta = meta
+        self.world.count(f"boot {boot.value}")
+        rng = self.world.rng
+        self.node = Node(self.settings, meta, boot, rng=rng, now_ms=self.world.now_ms)
+        self.durable.meta = self.node.state.meta
+        self.sequence = 0
+        self.volumes = {name: self._make_volume(name) for name in self.settings.volumes}
+        self.world.say(f"{self.name} starts, incarnation {meta.incarnation} after {boot.value}")
+        has_files = any(platter.cache for platter in self.durable.platters.values())
+        self.give(v.VolumesInspected(has_files=has_files, ours=True))
+        self.give(v.Command(operation="", verb=v.Verb.START))
+        self._tick(self.life)
+        self.hub.node_started(self)
+
+    def _make_volume(self, name: str) -> ModelVolume:
+        life = self.life
+
+        def alive(action: Callable[..., None]) -> Callable[..., None]:
+            def call(*args: Any) -> None:
+                if self.life == life:
+                    action(*args)
+
+            return call
+
+        return ModelVolume(
+            self.world,
+            name,
+            self.durable.platters[name],
+            send=lambda message: self.hub.stream_send(self, name, message),
+            report=alive(lambda report: self.give(v.VolumeReported(name, report))),
+            acked=lambda value, epoch, both: self.hub.acked(self, name, value, epoch, both),
+            on_synced=lambda values: self.hub.oracle.synced(self.name, name, values),
+        )
+
+    def crash(self, *, power: bool) -> None:
+        """The process ends at once; with `power`, what was not synced may be gone as well."""
+        if self.up:
+            self.hub.node_stopping(self)
+        self.up = False
+        self.life += 1
+        self.paused_until_ms = 0
+        for volume in self.volumes.values():
+            volume.dead = True
+        self.node = None
+        self.running = False
+        self.world.count("os crash" if power else "process crash")
+        self.world.say(f"{self.name} {'loses power' if power else 'is killed'}")
+        if power:
+            self.boot_number += 1
+            for platter in self.durable.platters.values():
+                platter.lose_power(self.world)
+            self.hub.oracle.os_crashed(self.name)
+
+    def take_image(self) -> None:
+        """An image of the disk, as a snapshot of a stopped or running server takes it."""
+        image = copy.deepcopy(self.durable)
+        for platter in image.platters.values():
+            del platter.cache[platter.synced :]
+        self.image = image
+
+    def restore_image(self) -> None:
+        """Put the old image back. The process must be down."""
+        if self.up or self.image is None:
+            raise ValueError("an image is restored while the node is down, and after it was taken")
+        self.durable, self.image = self.image, None
+        self.boot_number += 1
+        self.hub.oracle.restored(self.name)
+        self.world.count("image restored")
+        self.world.say(f"{self.name} is restored from an image")
+
+    # ---- the loop that owns the core ----
+
+    def give(self, event: v.AnyEvent) -> None:
+        """Queue an event; the loop takes one at a time and waits for each persist."""
+        if not self.up:
+            return
+        self._inbox.append(event)
+        self._turn(self.life)
+
+    def _turn(self, life: int) -> None:
+        while self._inbox and not self._busy and self.life == life and self.up:
+            if self.world.now_ms < self.paused_until_ms:
+                delay_ms = self.paused_until_ms - self.world.now_ms
+                self._busy = True
+                self.world.after(delay_ms, lambda: self._unpause(life))
+                return
+            event = self._inbox.popleft()
+            self._step(event)
+
+    def _unpause(self, life: int) -> None:
+        if self.life == life:
+            self._busy = False
+            self._turn(life)
+
+    def _step(self, event: v.AnyEvent) -> None:
+        node = self.node
+        if node is None:
+            return
+        epoch_before = node.state.meta.held.epoch if node.state.meta.held else 0
+        batch = node.step(event, self.world.now_ms)
+        self.hub.after_step(self)
+        held = node.state.meta.held
+        if (held.epoch if held else 0) < epoch_before:
+            raise Violation(f"I3 {self.name}: the epoch held falls")
+        if batch.persist is None:
+            self._perform(batch)
+            return
+        self._busy = True
+        life, meta = self.life, batch.persist
+
+        def persisted() -> None:
+            if self.life != life:
+                return
+            self.durable.meta = meta
+            self._busy = False
+            self._perform(batch)
+            self._turn(life)
+
+        self.world.after(self.world.between(0, 3), persisted)
+
+    def _tick(self, life: int) -> None:
+        if self.life != life or not self.up or self.node is None:
+            return
+        if self.world.now_ms >= self.paused_until_ms:
+            self.give(v.Tick())
+        if self.node is not None and self.life == life:
+            wait_ms = max(1, self.node.next_deadline_ms() - self.world.now_ms)
+            self.world.after(wait_ms + self.world.between(0, 3), lambda: self._tick(life))
+
+    # ---- effects ----
+
+    def _perform(self, batch: e.Batch) -> None:
+        for effect in batch.after:
+            if self.up:
+                self._perform_one(effect)
+
+    def _perform_one(self, effect: e.AnyEffect) -> None:  # noqa: C901, PLR0912 - one line each
+        life = self.life
+        match effect:
+            case e.SendPeer():
+                self.hub.control_send(self, effect.link, effect.message)
+            case e.ReadRegister():
+                token = effect.token
+                self.hub.arbiter.read(
+                    self.name,
+                    lambda found: self._answer(life, v.RegisterRead(token=token, found=found)),
+                )
+            case e.Cas():
+                self._check_durable(effect)
+                token = effect.token
+                self.hub.arbiter.cas(
+                    self.name,
+                    effect.expected,
+                    effect.new,
+                    lambda outcome: self._answer(life, v.CasDone(token=token, outcome=outcome)),
+                )
+            case e.Give():
+                self.volumes[effect.volume].order(effect.order)
+            case e.StartService():
+                self._start_service(effect)
+            case e.StopService():
+                self._stop_service(effect)
+            case e.SayGoodbye():
+                self.hub.goodbye(self)
+            case e.ProbePort():
+                self.hub.probe(self, effect.incarnation)
+            case e.DropLink():
+                self.hub.drop_link(effect.link)
+            case e.RoleMoved():
+                if effect.to_role.serves:
+                    self.hub.check_primary(self, f"at {effect.rule}")
+                self.world.count(f"edge {effect.from_role.value}-{effect.rule}")
+                self.world.say(
+                    f"{self.name} {effect.from_role.value}->{effect.to_role.value} "
+                    f"e{effect.epoch} ({effect.rule}) {effect.why}"
+                )
+            case e.Note():
+                self.world.count(f"rule {effect.rule}")
+                self.world.say(f"{self.name} {effect.rule}: {effect.text}")
+            case _:
+                pass
+
+    def _answer(self, life: int, event: v.AnyEvent) -> None:
+        if self.life == life:
+            self.give(event)
+
+    def _check_durable(self, cas: e.Cas) -> None:
+        """Durable before visible: whoever a CAS names has its nonce on its own disk by now."""
+        for name, nonce in cas.new.nonces:
+            if nonce not in self.hub.nodes[name].durable.meta.nonces():
+                raise Violation(f"5.0 {name}'s admission nonce is not durable before the CAS")
+
+    def _start_service(self, effect: e.StartService) -> None:
+        life = self.life
+        if self.running:
+            raise Violation(f"I9 {self.name}: a start while the service runs")
+        if self.node is not None and self.node.state.standing is not Standing.SOURCE:
+            return
+        self.running = True
+        self.service_token = effect.token
+        failed = self.world.chance(self.fail_service)
+
+        def done() -> None:
+            event: v.AnyEvent = v.ServiceStarted(token=effect.token)
+            if failed:
+                self.world.count("service start failed")
+                event = v.ServiceFailed(token=effect.token, text="start failed")
+            self._answer(life, event)
+
+        self.world.after(self.world.between(0, 100), done)
+
+    def _stop_service(self, effect: e.StopService) -> None:
+        life = self.life
+
+        def done() -> None:
+            if self.life == life:
+                self.running = False
+                self._answer(life, v.ServiceStopped(token=effect.token))
+
+        self.world.after(self.world.between(0, 100), done)
+
+    # ---- what happens to it ----
+
+    def beat(self) -> PeerBeat | None:
+        """A heartbeat, sent by a thread of its own: also while the loop is blocked, not stopped."""
+        if not self.up or self.node is None or self.world.now_ms < self.paused_until_ms:
+            return None
+        self.sequence += 1
+        return PeerBeat(
+            incarnation=self.node.state.meta.incarnation,
+            sequence=self.sequence,
+            goodbye=self.node.state.standing is Standing.STOPPED and self.node.state.tokens > 0,
+        )
+
+    def hear(self, message: AnyMessage) -> None:
+        self.give(v.Heard(message=message))
+
+    def disk_fails(self) -> None:
+        self.world.count("disk failed")
+        report = Trouble(reason=StopReason.OWN_DISK, text="simulated EIO")
+        self.give(v.VolumeReported(self.settings.volumes[0], report))
+
+    @property
+    def boot(self) -> Boot | None:
+        return self.node.state.boot if self.node else None

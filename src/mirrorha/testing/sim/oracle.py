@@ -1,0 +1,115 @@
+"""What was acknowledged, and on whose word it rests. Independent of the code under test."""
+
+from __future__ import annotations
+
+from typing import final
+
+import attrs
+
+from mirrorha.core.register import Register
+from mirrorha.testing.sim.world import Violation, World
+
+
+@attrs.define
+class Acked:
+    """One acknowledged write.
+
+    Attributes:
+        rests: node -> whether its disk holds it (else only its page cache does). A write rests on
+            every node that the promise names; it is void once none is left.
+        shadow: the same for a joiner whose admission is not known to have landed yet.
+    """
+
+    volume: str
+    value: int
+    rests: dict[str, bool]
+    shadow: dict[str, bool] = attrs.Factory(dict)
+
+
+@final
+class Oracle:
+    """Keeps the record that a client would keep, and judges the nodes by it (I1, I2, I3)."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.acked: list[Acked] = []
+        self._primaries: dict[int, str] = {}
+        self._disk: dict[tuple[str, str], set[int]] = {}
+
+    def ack(
+        self, *, volume: str, value: int, epoch: int, by: str, other: str | None, now: Register
+    ) -> None:
+        """A client got its answer from `by`; the peer `other` had applied it too, if not None.
+
+        It rests on the page caches of those of them that the register names at this moment.
+        """
+        before = self._primaries.setdefault(epoch, by)
+        if before != by:
+            raise Violation(f"I3 {before} and {by} both acknowledged in epoch {epoch}")
+        holders = {by} if other is None else {by, other}
+        rests = holders & now.in_sync
+        if not rests or (other is None and not now.is_alone(by)):
+            raise Violation(
+                f"I2 {by} acknowledged {'alone' if other is None else 'with its peer'} in epoch "
+                f"{epoch} while the register names {sorted(now.in_sync)} in epoch {now.epoch}"
+            )
+        self.acked.append(
+            Acked(
+                volume=volume,
+                value=value,
+                rests=dict.fromkeys(rests, False),
+                shadow=dict.fromkeys(holders - rests if by in rests else (), False),
+            )
+        )
+
+    def synced(self, node: str, volume: str, values: set[int]) -> None:
+        """`node` has these on its disk now.
+
+        That alone promises nothing: a write that no client fsynced is void once both that hold
+        it have lost power. It counts once the register rests on it: when it names the node alone,
+        and when it admits a joiner.
+        """
+        self._disk[node, volume] = values
+
+    def _on_disk(self, node: str, one: Acked) -> bool:
+        return one.value in self._disk.get((node, one.volume), ())
+
+    def os_crashed(self, node: str) -> None:
+        """What was only in its page cache no longer rests on it."""
+        for one in self.acked:
+            for rests in (one.rests, one.shadow):
+                if node in rests and not rests[node]:
+                    del rests[node]
+
+    def restored(self, node: str) -> None:
+        """Its disk was replaced by an old image: nothing rests on it."""
+        for one in self.acked:
+            one.rests.pop(node, None)
+            one.shadow.pop(node, None)
+
+    def landed(self, before: Register | None, now: Register) -> None:
+        """A record landed. Named alone: all rests on that node. A join: on the joiner as well."""
+        if len(now.in_sync) == 1:
+            (node,) = now.in_sync
+            for one in self.acked:
+                if node in one.rests or node in one.shadow:
+                    one.rests = {node: self._on_disk(node, one)}
+                one.shadow = {}
+        elif before is not None and len(before.in_sync) == 1:
+            (source,) = before.in_sync
+            (joiner,) = now.in_sync - before.in_sync
+            for one in self.acked:
+                if source in one.rests:
+                    # What it did not get by the stream, it got and synced by the resync.
+                    one.rests[joiner] = one.shadow.get(joiner, True)
+                    one.rests[source] = one.rests[source] or self._on_disk(source, one)
+                one.shadow = {}
+
+    def check_holds(self, node: str, volume: str, values: set[int], *, where: str) -> None:
+        """I1: a primary has every acknowledged write that is not void."""
+        for one in self.acked:
+            if one.volume == volume and one.rests and one.value not in values:
+                raise Violation(
+                    f"I1 {where}: {node} lacks acknowledged write {one.value} of {volume}, "
+                    f"which rests on {one.rests}"
+                )

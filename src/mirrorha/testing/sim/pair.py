@@ -1,0 +1,292 @@
+"""Two simulated nodes, what connects them, and a client that remembers every answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, final
+
+import attrs
+
+from mirrorha.core import events as v
+from mirrorha.core.messages import AnyMessage, Standing
+from mirrorha.core.register import Register
+from mirrorha.core.settings import Settings
+from mirrorha.core.words import Mode
+from mirrorha.testing.sim.arbiter import SimArbiter
+from mirrorha.testing.sim.model_volume import Message
+from mirrorha.testing.sim.node import SimNode
+from mirrorha.testing.sim.oracle import Oracle
+from mirrorha.testing.sim.world import Violation, World
+
+NAMES: Final = ("lyon", "paris")
+
+
+@attrs.define
+class Net:
+    """What gets through. One-way cuts concern beats; a session needs both directions."""
+
+    open: dict[tuple[str, str], bool] = attrs.Factory(
+        lambda: {("lyon", "paris"): True, ("paris", "lyon"): True}
+    )
+    beats: dict[tuple[str, str], bool] = attrs.Factory(
+        lambda: {("lyon", "paris"): True, ("paris", "lyon"): True}
+    )
+    streams: bool = True
+    delay_ms: int = 2
+    beat_loss: float = 0.0
+
+    def both_ways(self) -> bool:
+        return all(self.open.values())
+
+
+@final
+class Pair:
+    """The hub: arbiter, network, client and invariants around two `SimNode`s."""
+
+    def __init__(self, world: World, **settings: object) -> None:
+        self.world = world
+        self.net = Net()
+        self.arbiter = SimArbiter(world)
+        self.oracle = Oracle(world)
+        self.arbiter.on_landed = self._landed
+        self.link = 0
+        self._links = 0
+        self._stream_life = {"a": 0, "b": 0}
+        self.streams_up: set[str] = set()
+        self.nodes: dict[str, SimNode] = {}
+        for name, peer in (NAMES, NAMES[::-1]):
+            options: dict[str, object] = {
+                "volumes": ("a", "b"),
+                "paths": ("one",),
+                "wait_peer_ms": 5_000,
+                "freeze_max_ms": 20_000,
+                **settings,
+            }
+            made = Settings(node=name, peer=peer, first=NAMES[0], **options)  # type: ignore[arg-type]
+            self.nodes[name] = SimNode(world, made, self)
+        self._value = 0
+        self.writing = True
+        world.after(1, self._connect_loop)
+        world.after(1, self._beat_loop)
+        world.after(1, self._write_loop)
+
+    def peer(self, node: SimNode) -> SimNode:
+        return self.nodes[node.settings.peer]
+
+    # ---- sessions and streams ----
+
+    def _connect_loop(self) -> None:
+        a, b = self.nodes.values()
+        both = a.up and b.up and self._reachable(a) and self._reachable(b)
+        if self.net.both_ways() and both:
+            if not self.link:
+                self._open_link()
+            elif self.net.streams:
+                self._open_streams()
+        self.world.after(self.world.between(20, 200), self._connect_loop)
+
+    def _reachable(self, node: SimNode) -> bool:
+        return self.world.now_ms >= node.paused_until_ms
+
+    def _open_link(self) -> None:
+        self._links += 1
+        self.link = self._links
+        for node in self.nodes.values():
+            peer = self.peer(node).node
+            if peer is not None:
+                node.give(v.LinkOpened(link=self.link, incarnation=peer.state.meta.incarnation))
+
+    def _open_streams(self) -> None:
+        for name in next(iter(self.nodes.values())).settings.volumes:
+            if name not in self.streams_up:
+                self.streams_up.add(name)
+                for node in self.nodes.values():
+                    node.volumes[name].link_up()
+
+    def drop_link(self, link: int) -> None:
+        if link == self.link:
+            self.break_link()
+
+    def break_link(self) -> None:
+        """Every connection between the two breaks; each side learns of it in its own time."""
+        link, self.link = self.link, 0
+        if link:
+            for node in self.nodes.values():
+                life = node.life
+                delay_ms = self.world.between(0, 50)
+                self.world.after(delay_ms, self._closed(node, life, link))
+        for name in list(self.streams_up):
+            self.break_stream(name)
+
+    def _closed(self, node: SimNode, life: int, link: int) -> Callable[[], None]:
+        def tell() -> None:
+            if node.life == life:
+                node.give(v.LinkClosed(link=link))
+
+        return tell
+
+    def break_stream(self, name: str) -> None:
+        if name in self.streams_up:
+            self.world.count("stream broken")
+            self.streams_up.discard(name)
+            self._stream_life[name] += 1
+            for node in self.nodes.values():
+                if name in node.volumes:
+                    node.volumes[name].link_down()
+
+    def control_send(self, sender: SimNode, link: int, message: AnyMessage) -> None:
+        if link != self.link:
+            return
+        receiver, life = self.peer(sender), self.peer(sender).life
+
+        def arrive() -> None:
+            if link == self.link and receiver.life == life and self.net.both_ways():
+                receiver.hear(message)
+
+        self._in_order(arrive)
+
+    def stream_send(self, sender: SimNode, volume: str, message: Message) -> None:
+        if volume not in self.streams_up:
+            return
+        receiver, stream = self.peer(sender), self._stream_life[volume]
+        life = receiver.life
+
+        def arrive() -> None:
+            same = stream == self._stream_life[volume] and volume in self.streams_up
+            if same and receiver.life == life and self.net.both_ways():
+                receiver.volumes[volume].receive(message)
+
+        self._in_order(arrive)
+
+    _last_ms = 0
+
+    def _in_order(self, arrive: Callable[[], None]) -> None:
+        """A connection delivers in order: never before what was sent on it earlier."""
+        at_ms = self.world.now_ms + self.world.between(0, self.net.delay_ms)
+        self._last_ms = max(self._last_ms, at_ms)
+        self.world.after(self._last_ms - self.world.now_ms, arrive)
+
+    def node_started(self, node: SimNode) -> None:
+        """Its sessions are new: whatever was open belongs to an earlier life."""
+
+    def node_stopping(self, node: SimNode) -> None:  # noqa: ARG002 - both ends lose them
+        self.break_link()
+
+    # ---- heartbeats ----
+
+    def _beat_loop(self) -> None:
+        for node in self.nodes.values():
+            beat = node.beat()
+            way = (node.name, node.settings.peer)
+            passes = self.net.open[way] and self.net.beats[way]
+            if beat is not None and passes and not self.world.chance(self.net.beat_loss):
+                receiver = self.peer(node)
+                for _ in range(2 if self.world.chance(0.02) else 1):
+                    delay_ms = self.world.between(0, 20)
+                    self.world.after(delay_ms, self._beat(receiver, beat))
+        self.world.after(250, self._beat_loop)
+
+    def _beat(self, receiver: SimNode, beat: object) -> Callable[[], None]:
+        def arrive() -> None:
+            if receiver.up and self._reachable(receiver):
+                receiver.give(
+                    v.BeatHeard(path="one", beat=beat, heard_at_ms=self.world.now_ms)  # type: ignore[arg-type]
+                )
+
+        return arrive
+
+    def goodbye(self, node: SimNode) -> None:
+        self.world.count("goodbye")
+        beat = node.beat()
+        if beat is not None and self.net.open[node.name, node.settings.peer]:
+            last = attrs.evolve(beat, goodbye=True)
+            self.world.after(self.world.between(0, 5), self._beat(self.peer(node), last))
+
+    def probe(self, node: SimNode, incarnation: int) -> None:
+        """The peer's port refuses if its process is gone and its machine is not."""
+        since_ms, life = self.world.now_ms, node.life
+        refuses = not self.peer(node).up and self.net.both_ways()
+        if refuses and self.world.chance(0.7):
+            self.world.count("port refused")
+            event = v.PortRefused(incarnation=incarnation, probed_since_ms=since_ms)
+
+            def tell() -> None:
+                if node.life == life:
+                    node.give(event)
+
+            self.world.after(self.world.between(0, 20), tell)
+
+    # ---- the client ----
+
+    def _write_loop(self) -> None:
+        if self.writing:
+            for node in self.nodes.values():
+                if node.up and node.running:
+                    self._value += 1
+                    name = self.world.rng.choice(node.settings.volumes)
+                    node.volumes[name].write(self._value)
+        self.world.after(self.world.between(5, 60), self._write_loop)
+
+    def acked(self, node: SimNode, volume: str, value: int, epoch: int, both: bool) -> None:
+        now = self.arbiter.register or self.last_register
+        if now is None:
+            raise Violation("a write was acknowledged before there was a register")
+        self.world.count("acked mirrored" if both else "acked alone")
+        other = node.settings.peer if both else None
+        self.oracle.ack(volume=volume, value=value, epoch=epoch, by=node.name, other=other, now=now)
+
+    @property
+    def last_register(self) -> Register | None:
+        return self.arbiter.landed[-1] if self.arbiter.landed else None
+
+    # ---- invariants ----
+
+    def _landed(self, before: Register | None, now: Register) -> None:
+        self.oracle.landed(before or self.last_register, now)
+
+    def after_step(self, node: SimNode) -> None:
+        """What must hold of a node after every step of its core."""
+        core = node.node
+        if core is None:
+            return
+        s = core.state
+        if s.standing is Standing.SOURCE and s.mode is Mode.LOG:
+            held = s.meta.held
+            if held is None or not held.is_alone(node.name):
+                raise Violation(f"I2 {node.name} acknowledges alone without holding such a record")
+            if s.meta.inconsistent or s.meta.unclean:
+                raise Violation(f"I6 {node.name} serves unclean or inconsistent data")
+        if s.standing is Standing.SOURCE and s.role.serves is False:
+            raise Violation(f"{node.name} is a source in role {s.role}")
+
+    def check_primary(self, node: SimNode, where: str) -> None:
+        for name, platter in node.durable.platters.items():
+            self.oracle.check_holds(node.name, name, set(platter.cache), where=where)
+
+    def mirrored(self) -> bool:
+        """A healthy pair: one PRIM, one SECOND, the service on, nothing pending."""
+        standings = []
+        for node in self.nodes.values():
+            if not node.up or node.node is None:
+                return False
+            s = node.node.state
+            if s.decision is not None or s.frozen or s.unresolved:
+                return False
+            standings.append((s.standing, s.mode))
+            if s.standing is Standing.SOURCE and (s.mode is not Mode.MIRROR or not node.running):
+                return False
+        kinds = {standing for standing, _ in standings}
+        return kinds == {Standing.SOURCE, Standing.FOLLOWER}
+
+    def source(self) -> SimNode | None:
+        for node in self.nodes.values():
+            if node.node is not None and node.node.state.standing is Standing.SOURCE:
+                return node
+        return None
+
+    def check_equal(self) -> None:
+        """I7, at rest: both hold the same."""
+        a, b = self.nodes.values()
+        for name in a.settings.volumes:
+            if a.durable.platters[name].cache != b.durable.platters[name].cache:
+                raise Violation(f"I7 the copies of {name} differ although the pair is at rest")

@@ -1,0 +1,59 @@
+"""`python -m mirrorha.testing.simulate --seeds N`: run seeds, report what was exercised.
+
+Exit code 1 and the first trace if any seed violates an invariant. A seed alone replays its run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+
+from mirrorha.testing.sim.run import Outcome, run_seed
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the seeds asked for on all cores."""
+    parser = argparse.ArgumentParser(prog="python -m mirrorha.testing.simulate")
+    parser.add_argument("--seeds", type=int, default=200, help="how many")
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--jobs", type=int, default=2, help="processes")
+    parser.add_argument("--trace", type=int, metavar="SEED", help="one seed, with its trace")
+    parser.add_argument("--counts", action="store_true", help="what was exercised, and how often")
+    options = parser.parse_args(arguments)
+    if options.trace is not None:
+        outcome = run_seed(options.trace, trace=True)
+        print("\n".join(outcome.trace))
+        print(f"seed {outcome.seed}: {outcome.problem or 'clean'}, {outcome.events} events")
+        return 1 if outcome.problem else 0
+    return _many(options)
+
+
+def _many(options: argparse.Namespace) -> int:
+    began = time.monotonic()
+    seeds = range(options.first, options.first + options.seeds)
+    counts: Counter[str] = Counter()
+    failed: list[Outcome] = []
+    events: list[int] = []
+    with ProcessPoolExecutor(options.jobs) as pool:
+        for outcome in pool.map(run_seed, seeds, chunksize=8):
+            counts.update(outcome.counts)
+            events.append(outcome.events)
+            if outcome.problem:
+                failed.append(outcome)
+                print(f"seed {outcome.seed}: {outcome.problem}", file=sys.stderr)
+    if options.counts:
+        for name, number in sorted(counts.items()):
+            print(f"{number:>9}  {name}")
+    took_s = time.monotonic() - began
+    print(
+        f"{len(seeds)} seeds from {options.first}, {sum(events)} events "
+        f"(fewest {min(events)}), {len(failed)} violations, {took_s:.0f} s"
+    )
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
