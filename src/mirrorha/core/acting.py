@@ -6,6 +6,8 @@ state changed in the same step: nothing of it is visible before that is on disk.
 
 from __future__ import annotations
 
+from typing import Final
+
 import attrs
 
 from mirrorha.core import authority, lineage
@@ -16,6 +18,9 @@ from mirrorha.core.register import Register
 from mirrorha.core.roles import Trigger
 from mirrorha.core.turn import Turn
 from mirrorha.core.words import Mode, Role
+
+# How long a follower may take to say that it follows, before it is told again.
+RESUME_EVERY_MS: Final = 300
 
 
 def go_alone(turn: Turn, record: Register, *, why: str, proven: bool) -> None:
@@ -63,12 +68,14 @@ def mirror(turn: Turn) -> None:
     s.mode = Mode.MIRROR
     s.frozen = False
     s.round = s.next_token()
+    s.resume_ms = turn.now_ms + RESUME_EVERY_MS
     turn.order(ServeMirror(epoch=s.epoch, generation=s.meta.generation, round=s.round))
 
 
 def follow(turn: Turn, generation: str, round_number: int) -> None:
     """As a follower: be told the round that the source has opened; 0: none yet, stay frozen."""
     s = turn.s
+    s.round = round_number
     if not round_number:
         turn.note_frozen()
         turn.order(Freeze(token=0))

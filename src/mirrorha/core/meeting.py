@@ -6,8 +6,6 @@ either side nobody acknowledges or replays: the source first wins a different on
 
 from __future__ import annotations
 
-from typing import Final
-
 from mirrorha.core import acting, alone, authority
 from mirrorha.core.events import CasOutcome, Gone
 from mirrorha.core.messages import (
@@ -26,8 +24,6 @@ from mirrorha.core.roles import Trigger
 from mirrorha.core.state import Decision, Kind, Stage
 from mirrorha.core.turn import Turn
 from mirrorha.core.words import Role
-
-RESUME_EVERY_MS: Final = 300
 
 
 def is_same_pair(turn: Turn) -> bool:
@@ -48,7 +44,6 @@ def pursue(turn: Turn) -> None:
     if peer.epoch < s.epoch and not s.unresolved:
         # It did not hear that our last CAS landed.
         if turn.now_ms >= s.resume_ms:
-            s.resume_ms = turn.now_ms + RESUME_EVERY_MS
             acting.mirror(turn)
             acting.tell_adopt(turn)
         return
@@ -69,7 +64,6 @@ def _resume(turn: Turn) -> None:
     s = turn.s
     if s.peer is None or s.peer.epoch != s.epoch:
         return
-    s.resume_ms = turn.now_ms + RESUME_EVERY_MS
     s.decision = None
     turn.note("resume", f"replaying to {s.other} in epoch {s.epoch}")
     acting.mirror(turn)
@@ -212,7 +206,7 @@ def on_adopt(turn: Turn, message: Adopt) -> None:
         return
     if record.nonce_of(s.me) not in s.meta.nonces() or s.meta.inconsistent:
         return
-    if held == record and s.epoch == record.epoch and not s.frozen:
+    if held == record and s.epoch == record.epoch and not s.frozen and s.round == message.round:
         return  # heard before
     s.paired = s.peer.incarnation
     if s.meta.cluster_id is None:

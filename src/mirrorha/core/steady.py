@@ -122,7 +122,7 @@ def _follow(turn: Turn) -> None:
             return
     elif peer.standing is Standing.FOLLOWER and peer.epoch < s.epoch:
         if turn.now_ms >= s.resume_ms:
-            s.resume_ms = turn.now_ms + meeting.RESUME_EVERY_MS
+            s.resume_ms = turn.now_ms + acting.RESUME_EVERY_MS
             acting.tell_adopt(turn)  # a swap of which the peer did not hear
         return
     turn.ask()

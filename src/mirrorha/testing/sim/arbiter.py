@@ -78,7 +78,11 @@ class SimArbiter:
         if world.chance(faults.late):
             world.count("cas late")
             world.after(2_000, lambda: answer(CasOutcome.UNKNOWN))
-            world.after(world.between(100, 30_000), lambda: self._land(expected, new, "late"))
+
+            def land() -> None:
+                self._land(expected, new, "late")
+
+            world.after(world.between(100, 30_000), land)
             return
         lost = world.chance(faults.lost_reply)
 
