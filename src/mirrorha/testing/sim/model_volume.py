@@ -160,7 +160,7 @@ class ModelVolume:
             self._send(("flush", self.epoch, self._drain))
             self._drain = 0
 
-    def _do_Close(self, order: o.Close) -> None:  # noqa: N802, ARG002
+    def _do_Close(self, order: o.Close) -> None:  # noqa: N802
         self.mode, self.waiting = "closed", []
 
     # ---- the stream ----

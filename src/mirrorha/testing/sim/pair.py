@@ -169,7 +169,7 @@ class Pair:
     def node_started(self, node: SimNode) -> None:
         """Its sessions are new: whatever was open belongs to an earlier life."""
 
-    def node_stopping(self, node: SimNode) -> None:  # noqa: ARG002 - both ends lose them
+    def node_stopping(self, node: SimNode) -> None:
         self.break_link()
 
     # ---- heartbeats ----

@@ -86,9 +86,9 @@ def _needs_a_person(world: World, pair: Pair) -> bool:
         state, register = node.node.state, pair.arbiter.register
         if state.standing is not Standing.WAITING or state.decision is not None or not state.why:
             return False
-        if register is not None and not state.register_problem:
-            if authority.bar(state, register) is Bar.NONE:
-                return False
+        usable = register if not state.register_problem else None
+        if usable is not None and authority.bar(state, usable) is Bar.NONE:
+            return False
     return True
 
 

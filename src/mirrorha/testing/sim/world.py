@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import final
 
 
-class Violation(AssertionError):
+class Violation(AssertionError):  # noqa: N818 - a verdict, not an error to handle
     """An invariant of the design does not hold. The text names it; the seed replays it."""
 
 
