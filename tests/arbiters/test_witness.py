@@ -166,7 +166,7 @@ SPOILT: list[tuple[str, Callable[[bytes], bytes], str]] = [
     ("zeroed", lambda raw: bytes(len(raw)), "damaged"),
     ("bit-flipped", lambda raw: raw.replace(b'"version":1', b'"version":9'), "checksum"),
     ("huge", lambda raw: raw + b" " * 100_000, "more than"),
-    ("nested", lambda _raw: b"[" * 8000, "damaged"),
+    ("nested", lambda _raw: b'{"x":' + b"[" * 8000, "damaged"),
     ("not-utf8", lambda raw: raw.replace(b"orders", b"\xff" * 6), "damaged"),
     ("newer", lambda raw: raw.replace(b'"format":1', b'"format":2'), "format 2"),
 ]
@@ -192,6 +192,15 @@ async def test_a_damaged_record_is_refused_and_never_absent(
         assert list(running.witness.problems()) == ["orders"]
         assert await running.arbiter("stock").compare_and_swap(None, b"well")
     assert (tmp_path / "orders.json").read_bytes() == damaged, "kept for a person to look at"
+
+
+async def test_a_long_reason_is_cut_and_still_told(tmp_path: Path) -> None:
+    deep = tmp_path.joinpath(*["long" * 30] * 5)
+    (deep / "orders.json").mkdir(parents=True)
+    async with running_witness(deep) as running:
+        with pytest.raises(ArbiterUnavailableError, match="cannot read its record") as caught:
+            await running.arbiter().read()
+    assert len(str(caught.value)) < 600
 
 
 async def test_a_record_of_another_cluster_is_refused(tmp_path: Path) -> None:

@@ -20,7 +20,6 @@ from mirrorha.arbiters.witness_wire import (
     Hello,
     Read,
     Refused,
-    Reply,
     Swap,
     Swapped,
     Welcome,
@@ -40,7 +39,7 @@ from mirrorha.errors import (
 # Family, type, protocol, canonical name, address.
 _AddressInfo: TypeAlias = "tuple[socket.AddressFamily, socket.SocketKind, int, str, object]"
 
-_T = TypeVar("_T")
+_Answer = TypeVar("_Answer", Found, Swapped)
 
 # A name server that hangs keeps its thread, past any deadline of ours.
 _LOOKUPS_MAX: Final = 2
@@ -154,7 +153,9 @@ class WitnessArbiter(Arbiter):
         finally:
             self._disconnect()
 
-    async def _call(self, attempt: _Attempt, request: Read | Swap, answer: type[_T]) -> _T:
+    async def _call(
+        self, attempt: _Attempt, request: Read | Swap, answer: type[_Answer]
+    ) -> _Answer:
         """Make one attempt.
 
         Raises:
@@ -163,7 +164,7 @@ class WitnessArbiter(Arbiter):
         try:
             with trio.fail_after(self._deadline_s):
                 async with self._lock:
-                    reply = await self._exchange(attempt, request)
+                    reply = await self._exchange(attempt, request, answer)
         except trio.TooSlowError:
             raise self._failed(f"no answer within {self._deadline_s} s") from None
         except _FAILURES as error:
@@ -172,19 +173,17 @@ class WitnessArbiter(Arbiter):
             # The witness tells what became of it, and its word counts: it has answered.
             attempt.may_have_left = reply.outcome != "nothing"
             raise self._failed(reply.why)
-        if not isinstance(reply, answer):
-            raise self._failed(
-                f"it answered a {type(request).__name__} with {type(reply).__name__}"
-            )
         return reply
 
-    async def _exchange(self, attempt: _Attempt, request: Read | Swap) -> Reply:
+    async def _exchange(
+        self, attempt: _Attempt, request: Read | Swap, answer: type[_Answer]
+    ) -> _Answer | Failed:
         connection = await self._connected()
         try:
             attempt.may_have_left = True
             await connection.channel.send(request)
             reply = decode_reply(await connection.channel.receive())
-            if isinstance(reply, Welcome | Refused) or reply.number != request.number:
+            if not isinstance(reply, (answer, Failed)) or reply.number != request.number:
                 raise PeerProtocolError("it answered something else than what was asked")
         except BaseException:
             # Its reply may still come; nobody must take it for the reply to a later request.

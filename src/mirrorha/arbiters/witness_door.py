@@ -14,7 +14,7 @@ from mirrorha.arbiters.witness_wire import problem_with_cluster_name
 from mirrorha.errors import ConfigError, LocalUsageError, PeerProtocolError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 # A client's first message is a few hundred bytes, up to some thousand with post-quantum keys.
 _RECEIVE_BYTES: Final = 4 * 1024
@@ -150,12 +150,12 @@ class Connection:
     """One connection, as far as the bounds are concerned.
 
     Attributes:
-        scope: cancelled to drop the connection.
+        drop: ends it, at once.
         cluster: whose it is, once that is proven.
         is_idle: waits for a request.
     """
 
-    scope: trio.CancelScope
+    drop: Callable[[], None]
     cluster: str | None = None
     is_idle: bool = False
 
@@ -207,6 +207,6 @@ class Connections:
         self._all.pop(connection, None)
 
     def _drop(self, connection: Connection) -> None:
-        connection.scope.cancel()
+        connection.drop()
         self.leave(connection)
         self.dropped += 1

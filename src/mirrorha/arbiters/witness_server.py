@@ -179,14 +179,14 @@ class Witness:
             _LOG.error("%s", problem)
 
     async def handle(self, transport: trio.SocketStream) -> None:
-        """Serve one connection to its end, whatever the client does.
+        """Serve one connection to its end, whatever the client does; `serve_listeners` closes it.
 
         No nursery in here: it would wrap what the boundary below must tell apart. Nothing but
         `trio.Cancelled` and what is no `Exception` passes that boundary.
         """
         self.counts["connections"] += 1
         with trio.CancelScope() as scope:
-            connection = Connection(scope)
+            connection = Connection(scope.cancel)
             try:
                 if not self._connections.admit(connection):
                     self._note("no room", "all connections are taken")
@@ -196,7 +196,6 @@ class Witness:
                 self._note_error(error)
             finally:
                 self._connections.leave(connection)
-                await trio.aclose_forcefully(transport)
 
     async def _converse(self, connection: Connection, transport: trio.SocketStream) -> None:
         limits = self._limits

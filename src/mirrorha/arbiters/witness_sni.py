@@ -16,6 +16,9 @@ UNRECOGNIZED_NAME: Final = bytes.fromhex("15 0303 0002 02 70")
 
 _RECORD_HEADER_BYTES: Final = 5
 _RECORD_BYTES_MAX: Final = 16 * 1024
+# Clients send their first message in one record, or in two. The search begins anew with each
+# byte that comes, so that thousands of small records would cost thousands of searches.
+_RECORDS_MAX: Final = 8
 _MESSAGE_HEADER_BYTES: Final = 4
 _CONTENT_HANDSHAKE: Final = 22
 _CLIENT_HELLO: Final = 1
@@ -31,7 +34,9 @@ def find_client_hello(received: bytes | bytearray) -> bytes | None:
     """
     message = bytearray()
     start = 0
-    while len(received) - start >= _RECORD_HEADER_BYTES:
+    for _ in range(_RECORDS_MAX):
+        if len(received) - start < _RECORD_HEADER_BYTES:
+            return None
         content, major = received[start], received[start + 1]
         size = int.from_bytes(received[start + 3 : start + 5], "big")
         if content != _CONTENT_HANDSHAKE or major != 3 or not 0 < size <= _RECORD_BYTES_MAX:
@@ -45,9 +50,7 @@ def find_client_hello(received: bytes | bytearray) -> bytes | None:
                 raise PeerProtocolError("this is no first message of a TLS client")
             if len(message) >= end:
                 return bytes(message[_MESSAGE_HEADER_BYTES:end])
-    if len(received) > 2 * CLIENT_HELLO_BYTES_MAX:
-        raise PeerProtocolError("the first message comes in too many pieces")
-    return None
+    raise PeerProtocolError("the first message comes in too many pieces")
 
 
 def server_name(client_hello: bytes) -> str | None:
