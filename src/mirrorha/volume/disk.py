@@ -255,6 +255,15 @@ class LoadTouched(Request, frozen=True):
     """Read the touched log, before a Volume is made of it. Result: TouchedState."""
 
 
+class Many(Request, frozen=True):
+    """Perform `requests`, in this order, as one. Result: the list of their results.
+
+    For requests that are small and many: to hand one over costs more than to perform it.
+    """
+
+    requests: list[AnyRequest]
+
+
 AnyRequest = (
     Apply
     | ApplyAll
@@ -274,6 +283,7 @@ AnyRequest = (
     | RetireTouched
     | ConfirmCheckpoint
     | LoadTouched
+    | Many
 )
 
 
