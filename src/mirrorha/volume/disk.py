@@ -190,8 +190,8 @@ class Place(Request, frozen=True):
     A directory moves; a file in limbo moves; a file elsewhere gets a further name (hard link).
     What has the name now, and is something else, is set aside first. The times of directories
     stay as they are.
-    Result: bool, False if the fid or the parent is unknown, or the place lies inside of what
-    should go there (then create it and copy it whole).
+    Result: bool, False if the fid or the parent is unknown, the place lies inside of what should
+    go there, or the name is none (then create it and copy it whole).
     """
 
     parent: int
@@ -202,8 +202,8 @@ class Place(Request, frozen=True):
 class PunchHole(Request, frozen=True):
     """Resync only: make `length` bytes from `offset` zeros, as a hole where that can be had.
 
-    The size stays as it is; a range beyond it is nothing to punch. Result: Outcome with `done`
-    None; ESTALE if the fid is gone or no file.
+    The size and the time stay as they are; a range beyond the size is nothing to punch.
+    Result: Outcome with `done` None; ESTALE if the fid is gone or no file.
     """
 
     fid: int

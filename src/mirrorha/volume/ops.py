@@ -11,7 +11,8 @@ none needs a durable counter. `ROOT_FID` is the volume's root.
 What a caller may leave open is filled in by the disk that applies the op first, and travels as it
 was done:
 
-- the `fid` of a name to remove, or the one that a rename replaces: 0 means "whatever is there".
+- the `fid` of a name to remove or rename, or the one that a rename replaces: 0 means "whatever
+  is there".
   Given and not what the name stands for, the op fails with ESTALE: the two trees differ;
 - an owner: -1 means the user that the node runs as. A node that may not give files away (it does
   not run as root) keeps no owners: there it stays -1, in ops done and in attributes.

@@ -1,0 +1,214 @@
+"""Random requests to a disk: mostly sensible, sometimes not, always the same for one seed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, final
+
+from mirrorha.volume.disk import (
+    AnyRequest,
+    Apply,
+    ApplyAll,
+    ClearLimbo,
+    HashBlocks,
+    ListDirectory,
+    Place,
+    PunchHole,
+    ReadAttributes,
+    ReadBytes,
+    Relabel,
+    Resolve,
+    SetAside,
+    SyncFile,
+    SyncTree,
+)
+from mirrorha.volume.ops import (
+    ROOT_FID,
+    AnyOp,
+    Create,
+    Link,
+    Mkdir,
+    Rename,
+    Rmdir,
+    SetAttributes,
+    SetXattr,
+    Symlink,
+    Truncate,
+    Unlink,
+    Write,
+    make_fid,
+)
+from mirrorha.wire.limits import BLOCK_BYTES
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable
+
+_NAMES: Final = ("a", "b", "c", "d", "é", "..", "")
+_NAME_WEIGHTS: Final = (6, 6, 6, 6, 3, 1, 1)
+_FIRST_MTIME_NS: Final = 1_700_000_000_000_000_000
+_POOL_MAX: Final = 24
+
+
+@final
+class RandomRequests:
+    """Draws requests that often meet: few names, few ids, some of them of files long gone.
+
+    Args:
+        rng: All chance comes from here.
+        epoch: Of the ids drawn.
+        content_bytes_max: The longest write.
+    """
+
+    def __init__(
+        self, rng: random.Random, *, epoch: int = 1, content_bytes_max: int = 3000
+    ) -> None:
+        self._rng: Final = rng
+        self._epoch: Final = epoch
+        self._content_bytes_max: Final = content_bytes_max
+        self._counter = 0
+        self._pool = [ROOT_FID]
+        self._ops: Final[tuple[tuple[Callable[[], AnyOp], int], ...]] = (
+            (self._write, 30),
+            (self._truncate, 6),
+            (self._create, 14),
+            (self._mkdir, 8),
+            (self._symlink, 4),
+            (self._link, 6),
+            (self._unlink, 8),
+            (self._rmdir, 4),
+            (self._rename, 16),
+            (self._set_attributes, 5),
+            (self._set_xattr, 4),
+        )
+
+    def op(self) -> AnyOp:
+        """A change."""
+        kinds, weights = zip(*self._ops, strict=True)
+        draw: Callable[[], AnyOp] = self._rng.choices(kinds, weights)[0]
+        return draw()
+
+    def look(self) -> AnyRequest:
+        """A request that changes nothing."""
+        rng, fid = self._rng, self._fid()
+        return rng.choice(
+            (
+                ReadBytes(fid, rng.randrange(9000), rng.randrange(9000)),
+                HashBlocks(fid, rng.randrange(2), rng.randrange(4), rng.randrange(1 << 64)),
+                ListDirectory(fid),
+                ReadAttributes(fid),
+                Resolve("/".join(self._name() for _ in range(rng.randrange(4)))),
+                SyncFile(fid),
+                SyncTree(),
+            )
+        )
+
+    def resync(self) -> AnyRequest:
+        """A request of those that only a resync makes."""
+        rng = self._rng
+        return rng.choices(
+            (
+                SetAside(self._fid(), self._name()),
+                PunchHole(self._fid(), rng.randrange(4000), rng.randrange(4000)),
+                Place(self._fid(), self._name(), self._fid()),
+                Relabel(self._old_fid(), self._new_fid()),
+                ClearLimbo(),
+            ),
+            (6, 3, 8, 3, 1),
+        )[0]
+
+    def request(self) -> AnyRequest:
+        """Any request."""
+        chance = self._rng.random()
+        if chance < 0.65:
+            return Apply(self.op())
+        if chance < 0.7:
+            return ApplyAll([self.op() for _ in range(3)])
+        return self.look() if chance < 0.9 else self.resync()
+
+    def _write(self) -> Write:
+        data = self._rng.randbytes(self._rng.choice((1, 20, self._content_bytes_max)))
+        offset = self._rng.choice((0, self._rng.randrange(5000), BLOCK_BYTES * 2))
+        return Write(self._fid(), offset, data, self._mtime_ns())
+
+    def _truncate(self) -> Truncate:
+        size_bytes = self._rng.choice((0, self._rng.randrange(-1, 6000), BLOCK_BYTES * 3))
+        return Truncate(self._fid(), size_bytes, self._mtime_ns())
+
+    def _create(self) -> Create:
+        mode = self._rng.choice((0o644, 0o600, 0o4755, 0))
+        owner = self._rng.choice((-1, 0, 1234))
+        fid = self._fid_to_make()
+        return Create(fid, self._fid(), self._name(), mode, owner, owner, self._mtime_ns())
+
+    def _mkdir(self) -> Mkdir:
+        mode = self._rng.choice((0o755, 0o2775))
+        return Mkdir(self._fid_to_make(), self._fid(), self._name(), mode, 7, -1, self._mtime_ns())
+
+    def _symlink(self) -> Symlink:
+        target = self._rng.choice(("a", "../../etc", "\U0010ff80", ""))
+        return Symlink(
+            self._fid_to_make(), self._fid(), self._name(), target, -1, 3, self._mtime_ns()
+        )
+
+    def _link(self) -> Link:
+        return Link(self._fid(), self._fid(), self._name(), self._mtime_ns())
+
+    def _unlink(self) -> Unlink:
+        return Unlink(self._perhaps_fid(), self._fid(), self._name(), self._mtime_ns())
+
+    def _rmdir(self) -> Rmdir:
+        return Rmdir(self._perhaps_fid(), self._fid(), self._name(), self._mtime_ns())
+
+    def _rename(self) -> Rename:
+        return Rename(
+            self._perhaps_fid(),
+            self._fid(),
+            self._name(),
+            self._fid(),
+            self._name(),
+            self._perhaps_fid(),
+            self._mtime_ns(),
+        )
+
+    def _set_attributes(self) -> SetAttributes:
+        rng = self._rng
+        return SetAttributes(
+            self._fid(),
+            rng.choice((None, 0o640, 0o6755)),
+            rng.choice((None, -1, 5, -2)),
+            rng.choice((None, -1, 6)),
+            rng.choice((None, self._mtime_ns())),
+        )
+
+    def _set_xattr(self) -> SetXattr:
+        name = self._rng.choice(("user.a", "user.b", "trusted.c"))
+        return SetXattr(self._fid(), name, self._rng.choice((None, b"", b"value")))
+
+    def _name(self) -> str:
+        return self._rng.choices(_NAMES, _NAME_WEIGHTS)[0]
+
+    def _fid(self) -> int:
+        # The root and what is new are most often there.
+        if self._rng.random() < 0.35:
+            return ROOT_FID
+        return self._rng.choice(self._pool)
+
+    def _old_fid(self) -> int:
+        return self._rng.choice(self._pool[1:] or [self._new_fid()])
+
+    def _perhaps_fid(self) -> int:
+        return 0 if self._rng.random() < 0.7 else self._fid()
+
+    def _fid_to_make(self) -> int:
+        return self._new_fid() if self._rng.random() < 0.95 else self._fid()
+
+    def _new_fid(self) -> int:
+        self._counter += 1
+        fid = make_fid(epoch=self._epoch, counter=self._counter)
+        self._pool.append(fid)
+        if len(self._pool) > _POOL_MAX:
+            del self._pool[1 + self._rng.randrange(len(self._pool) // 2)]
+        return fid
+
+    def _mtime_ns(self) -> int:
+        return _FIRST_MTIME_NS + self._rng.randrange(10**12)

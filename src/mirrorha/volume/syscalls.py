@@ -1,0 +1,150 @@
+"""System calls that Python does not offer: birth times, the sync of one file system, holes.
+
+On a system without them the answers are "unknown" and "not done".
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import struct
+import sys
+from typing import Any, Final
+
+import attrs
+
+_AT_SYMLINK_NOFOLLOW: Final = 0x100
+_AT_EMPTY_PATH: Final = 0x1000
+_STATX_BASIC_STATS: Final = 0x7FF
+_STATX_BTIME: Final = 0x800
+_STATX_ATTR_MOUNT_ROOT: Final = 0x2000
+# mask, attributes, mode, inode, birth (s, ns), mtime (s, ns), device (major, minor)
+_STATX: Final = struct.Struct("=I4xQ12xH2xQ24x16xqI4x16xqI4x8xII")
+_STATX_BYTES: Final = 256
+_FALLOC_FL_KEEP_SIZE: Final = 1
+_FALLOC_FL_PUNCH_HOLE: Final = 2
+# What a file system without holes answers.
+NO_HOLES: Final = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
+
+
+@attrs.frozen
+class Identity:
+    """What a file is, whatever its name. `birth_ns` is 0 where the file system keeps none."""
+
+    mode: int
+    inode: int
+    birth_ns: int
+    device: int
+    mtime_ns: int
+    is_mount_root: bool = False
+
+
+def _load(name: str) -> Any:
+    if not sys.platform.startswith("linux"):
+        return None
+    return getattr(ctypes.CDLL(None, use_errno=True), name, None)
+
+
+_statx: Final = _load("statx")
+_syncfs: Final = _load("syncfs")
+# off_t is 64 bits in this one on every platform.
+_fallocate: Final = _load("fallocate64")
+
+
+def identify(directory_fd: int, name: bytes = b"") -> Identity:
+    """Identify `name` in a directory, not following it; or what the descriptor itself stands for.
+
+    Raises:
+        OSError: as stat().
+    """
+    if _statx is None:
+        return _identify_by_stat(directory_fd, name)
+    buffer = ctypes.create_string_buffer(_STATX_BYTES)
+    flags = _AT_SYMLINK_NOFOLLOW if name else _AT_EMPTY_PATH
+    if _statx(directory_fd, name, flags, _STATX_BASIC_STATS | _STATX_BTIME, buffer):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), name)
+    fields = _STATX.unpack_from(buffer)
+    mask, attributes, mode, inode, birth_s, birth_ns, mtime_s, mtime_ns, major, minor = fields
+    born = mask & _STATX_BTIME
+    return Identity(
+        mode=mode,
+        inode=inode,
+        birth_ns=birth_s * 1_000_000_000 + birth_ns if born else 0,
+        device=os.makedev(major, minor),
+        mtime_ns=mtime_s * 1_000_000_000 + mtime_ns,
+        is_mount_root=bool(attributes & _STATX_ATTR_MOUNT_ROOT),
+    )
+
+
+def sync_file_system(fd: int) -> None:
+    """Write back everything of the file system that `fd` is on. Blocks.
+
+    Only where CAN_SYNC_FILE_SYSTEM says so; elsewhere everything that the system has is synced,
+    and errors go unseen.
+
+    Raises:
+        OSError: a write failed, of anything on that file system since `fd` was opened.
+    """
+    if not CAN_SYNC_FILE_SYSTEM:
+        os.sync()
+    elif _syncfs(fd):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def punch_hole(fd: int, offset: int, length: int) -> None:
+    """Make a range of a file zeros and free its blocks. Its size stays.
+
+    Raises:
+        OSError: one of NO_HOLES, that cannot be done here.
+    """
+    if _fallocate is None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+    mode = _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE
+    if _fallocate(fd, mode, ctypes.c_int64(offset), ctypes.c_int64(length)):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def _identify_by_stat(directory_fd: int, name: bytes) -> Identity:
+    status = (
+        os.stat(name, dir_fd=directory_fd, follow_symlinks=False) if name else os.stat(directory_fd)
+    )
+    return Identity(
+        mode=status.st_mode,
+        inode=status.st_ino,
+        birth_ns=int(getattr(status, "st_birthtime", 0) * 1_000_000_000),
+        device=status.st_dev,
+        mtime_ns=status.st_mtime_ns,
+    )
+
+
+def _kernel() -> list[int]:
+    numbers = os.uname().release.replace("-", ".").split(".")[:2]
+    return [int(number) for number in numbers if number.isdigit()]
+
+
+# Before Linux 5.8 it reports no writeback errors.
+CAN_SYNC_FILE_SYSTEM: Final = (
+    _syncfs is not None and sys.platform.startswith("linux") and _kernel() >= [5, 8]
+)
+
+# Failures that speak of the device, not of the request. EROFS: ext4 answers so once it has given
+# up; a volume that was writable does not become read-only otherwise.
+FATAL: Final = frozenset(
+    getattr(errno, name)
+    for name in (
+        "EIO",
+        "EROFS",
+        "ENXIO",
+        "ENODEV",
+        "EUCLEAN",
+        "ESHUTDOWN",
+        "EREMOTEIO",
+        "ENOTCONN",
+        "ETIMEDOUT",
+    )
+    if hasattr(errno, name)
+)

@@ -1,0 +1,186 @@
+"""The durable part of the touched log: a sqlite file in the state directory.
+
+Every method but `load` returns once its change is on disk, and may be called from any thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final, final
+
+from mirrorha.volume.disk import DiskError
+from mirrorha.volume.touched import TouchedState, TouchKey
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+_VERSION: Final = 1
+_SCHEMA: Final = """
+    BEGIN;
+    CREATE TABLE touched (fid INTEGER, part INTEGER, PRIMARY KEY (fid, part)) WITHOUT ROWID;
+    CREATE TABLE checkpoints (
+        confirmed_epoch INTEGER, confirmed_seq INTEGER, retired_epoch INTEGER, retired_seq INTEGER
+    );
+    INSERT INTO checkpoints VALUES (0, 0, 0, 0);
+    CREATE TABLE damage (what TEXT);
+    INSERT INTO damage VALUES ('new');
+    PRAGMA user_version = 1;
+    COMMIT;
+"""
+_CONFIRM: Final = """
+    UPDATE checkpoints SET confirmed_epoch = ?, confirmed_seq = ?
+    WHERE (confirmed_epoch, confirmed_seq) < (?, ?)
+"""
+_Change = tuple[str, Sequence[tuple[object, ...]]]
+
+
+@final
+class TouchedStore:
+    """The file `path`. Used by one process at a time.
+
+    A file that is damaged, or not ours, is put aside as `<name>.damaged`. A new one says that
+    entries may be missing until a checkpoint is retired, or `begin` says that none can be.
+
+    Args:
+        path: The file; more lie beside it.
+        make_room: Called when the disk is full; True: try once more.
+
+    Raises:
+        OSError: the state directory cannot be used.
+    """
+
+    def __init__(self, path: Path, *, make_room: Callable[[], bool] | None = None) -> None:
+        self._path: Final = path
+        self._make_room: Final = make_room
+        self._lock: Final = threading.Lock()
+        try:
+            self._connection = self._connect()
+        except sqlite3.DatabaseError as error:
+            self._put_aside()
+            self._connection = self._connect()
+            self._perform(("INSERT INTO damage VALUES (?)", [(str(error),)]))
+
+    def load(self) -> TouchedState:
+        """All there is.
+
+        Raises:
+            DiskError: it cannot be read.
+        """
+        with self._lock, self._translated("read"):
+            keys = self._connection.execute("SELECT fid, part FROM touched").fetchall()
+            row = self._connection.execute(
+                "SELECT confirmed_epoch, confirmed_seq, retired_epoch, retired_seq FROM checkpoints"
+            ).fetchone()
+            damage = self._connection.execute("SELECT what FROM damage").fetchone()
+        return TouchedState(
+            keys=keys,
+            confirmed=(row[0], row[1]),
+            retired=(row[2], row[3]),
+            damaged=damage is not None,
+        )
+
+    def record(self, keys: Sequence[TouchKey]) -> None:
+        """Add entries. One that is there already stays.
+
+        Raises:
+            DiskError: they are not surely on disk.
+        """
+        self._perform(("INSERT OR IGNORE INTO touched VALUES (?, ?)", keys))
+
+    def retire(self, keys: Sequence[TouchKey], *, epoch: int, seq: int) -> None:
+        """Take entries out, and note that this checkpoint was retired and, if it is the latest,
+        confirmed. Both nodes are the same up to it, so what damage took away is not missing more.
+
+        Raises:
+            DiskError: nothing of that is surely on disk.
+        """
+        checkpoint = (epoch, seq)
+        self._perform(
+            ("DELETE FROM touched WHERE fid = ? AND part = ?", keys),
+            ("UPDATE checkpoints SET retired_epoch = ?, retired_seq = ?", [checkpoint]),
+            (_CONFIRM, [checkpoint * 2]),
+            ("DELETE FROM damage", [()]),
+        )
+
+    def confirm(self, *, epoch: int, seq: int) -> None:
+        """Note that this node holds everything up to a checkpoint, if it is the latest.
+
+        Raises:
+            DiskError: that is not surely on disk.
+        """
+        self._perform((_CONFIRM, [(epoch, seq) * 2]))
+
+    def begin(self) -> None:
+        """Note that the volume is as new as this log: nothing was ever changed without it.
+
+        Does not help a log that is new because the one before was damaged.
+
+        Raises:
+            DiskError: that is not surely on disk.
+        """
+        self._perform(("DELETE FROM damage WHERE what = 'new'", [()]))
+
+    def close(self) -> None:
+        """Close the file. Everything in it is durable already."""
+        with self._lock:
+            self._connection.close()
+
+    def _perform(self, *changes: _Change) -> None:
+        with self._lock, self._translated("written"):
+            try:
+                self._commit(changes)
+            except sqlite3.OperationalError as error:
+                is_full = error.sqlite_errorcode == sqlite3.SQLITE_FULL
+                if not is_full or self._make_room is None or not self._make_room():
+                    raise
+                self._commit(changes)
+
+    def _commit(self, changes: Sequence[_Change]) -> None:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            for statement, rows in changes:
+                self._connection.executemany(statement, rows)
+            self._connection.execute("COMMIT")
+        except BaseException:
+            # A full disk may have ended the transaction already.
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+
+    @contextlib.contextmanager
+    def _translated(self, done: str) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise DiskError(f"the touched log {self._path} cannot be {done}: {error}") from error
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            if version == 0:
+                connection.executescript(_SCHEMA)
+            elif version != _VERSION:
+                raise sqlite3.DatabaseError(f"it is of version {version}")
+            problem = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if problem != "ok":
+                raise sqlite3.DatabaseError(problem)
+        except sqlite3.OperationalError as error:
+            connection.close()
+            raise OSError(f"the touched log {self._path} cannot be used: {error}") from error
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _put_aside(self) -> None:
+        for suffix in ("", "-wal", "-shm"):
+            old = self._path.with_name(self._path.name + suffix)
+            with contextlib.suppress(FileNotFoundError):
+                old.replace(self._path.with_name(f"{self._path.name}.damaged{suffix}"))
