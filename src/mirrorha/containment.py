@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 import attrs
@@ -81,21 +82,26 @@ async def contain(call: Callable[[], Awaitable[T]]) -> Returned[T] | Raised:
 
 
 async def call(
-    function: Callable[..., object], *args: object, limiter: trio.CapacityLimiter
+    function: Callable[..., object],
+    *args: object,
+    limiter: trio.CapacityLimiter,
+    in_thread: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> object:
     """Call `function`, asynchronous or ordinary, and return what it returns.
 
     An ordinary one runs in a thread, and so may block. Cancelled, such a thread is left behind
-    until it ends by itself; it holds its place in `limiter` as long.
+    until it ends by itself; it holds its place in `limiter` as long. `in_thread` makes a context
+    for the wait.
     """
     if _is_async(function):
         answer = function(*args)
     else:
         # In a list, for trio takes a bare coroutine for a mistake. Here it is none: a lambda
         # around an asynchronous function returns one.
-        (answer,) = await trio.to_thread.run_sync(
-            lambda: [function(*args)], abandon_on_cancel=True, limiter=limiter
-        )
+        with in_thread():
+            (answer,) = await trio.to_thread.run_sync(
+                lambda: [function(*args)], abandon_on_cancel=True, limiter=limiter
+            )
     return await answer if inspect.isawaitable(answer) else answer
 
 

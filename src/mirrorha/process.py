@@ -1,0 +1,293 @@
+"""Run commands: in a session of their own, their output read by line, ended for certain.
+
+What stands here is for Linux: it needs pidfds and /proc.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, final
+
+import attrs
+import trio
+
+#: Between TERM and KILL, and between KILL and giving up on a process that sits in the kernel.
+TERM_GRACE_S: Final = 5
+KILL_WAIT_S: Final = 2
+#: How long the output of a command that has exited is waited for. What it left running may hold
+#: its output open for ever.
+DRAIN_S: Final = 0.2
+SCAN_EVERY_S: Final = 0.1
+
+LINE_BYTES_MAX: Final = 4096
+RECEIVE_BYTES: Final = 16 * 1024
+
+_log: Final = logging.getLogger(__name__)
+
+
+@final
+@attrs.frozen
+class Ended:
+    """How a command ended.
+
+    Attributes:
+        status: its exit status, or the negative number of the signal that killed it; None if
+            this program reaps its children elsewhere, so that nobody knows.
+        last_line: the last it wrote that is not blank.
+    """
+
+    status: int | None
+    last_line: str
+
+    @property
+    def is_good(self) -> bool:
+        return self.status == 0
+
+    def __str__(self) -> str:
+        if self.status is None:
+            how = "ended in an unknown way: this program ignores or reaps its children"
+        elif self.status < 0:
+            how = f"was killed by {signal.Signals(-self.status).name}"
+        else:
+            how = f"ended with status {self.status}"
+        return f"{how}: {self.last_line}" if self.last_line else how
+
+
+@attrs.define(eq=False)
+class _Tail:
+    """Where the reading of one command's output has got to."""
+
+    last_line: str = ""
+    is_over: trio.Event = attrs.field(factory=trio.Event)
+
+
+@final
+class OutputReader:
+    """Reads what commands write, and goes on after they exit: what they started writes there too.
+
+    Closing the pipe under a service that logs to its standard output would kill it.
+    """
+
+    def __init__(self, nursery: trio.Nursery, on_line: Callable[[str], None]) -> None:
+        self._nursery: Final = nursery
+        self._on_line: Final = on_line
+        self._scopes: Final = set[trio.CancelScope]()
+
+    def read(self, descriptor: int) -> _Tail:
+        """Begin to read from a pipe, which is taken over."""
+        tail = _Tail()
+        stream = trio.lowlevel.FdStream(descriptor)
+        self._nursery.start_soon(self._read, stream, tail)
+        return tail
+
+    def close(self) -> None:
+        """Stop reading: all that writes there belongs to the past."""
+        for scope in self._scopes:
+            scope.cancel()
+
+    async def _read(self, stream: trio.lowlevel.FdStream, tail: _Tail) -> None:
+        with trio.CancelScope() as scope:
+            self._scopes.add(scope)
+            try:
+                async with stream:
+                    await self._read_lines(stream, tail)
+            finally:
+                self._scopes.discard(scope)
+                tail.is_over.set()
+
+    async def _read_lines(self, stream: trio.lowlevel.FdStream, tail: _Tail) -> None:
+        rest = b""
+        while piece := bytes(await stream.receive_some(RECEIVE_BYTES)):
+            *lines, rest = (rest + piece).split(b"\n")
+            if len(rest) > LINE_BYTES_MAX:
+                lines, rest = [*lines, rest], b""
+            for line in lines:
+                self._take(line, tail)
+        self._take(rest, tail)
+
+    def _take(self, line: bytes, tail: _Tail) -> None:
+        text = line[:LINE_BYTES_MAX].decode("utf-8", errors="replace").rstrip()
+        if text:
+            tail.last_line = text
+            self._on_line(text)
+
+
+async def run_command(
+    argv: Sequence[str],
+    *,
+    environment: Mapping[str, str],
+    output: OutputReader,
+    term_grace_s: float = TERM_GRACE_S,
+) -> Ended:
+    """Run a command until it exits, its standard input empty.
+
+    Cancelled, it and its process group get TERM, after `term_grace_s` KILL, and this ends at the
+    latest `KILL_WAIT_S` later: a process that sits in the kernel then is left behind.
+
+    Args:
+        environment: set beside what this program has.
+
+    Raises:
+        OSError, ValueError: no process can be made, or `argv` cannot be passed to one.
+    """
+    ours, theirs = os.pipe()
+    try:
+        child = await trio.to_thread.run_sync(
+            _spawn, argv, {**os.environ, **environment}, theirs, limiter=trio.CapacityLimiter(1)
+        )
+    except BaseException:
+        os.close(ours)
+        raise
+    finally:
+        os.close(theirs)
+    try:
+        tail = output.read(ours)
+        await child.wait_exit()
+        status = child.reap()
+        if status != 0:  # its last words matter
+            with trio.move_on_after(DRAIN_S):
+                await tail.is_over.wait()
+        return Ended(status, tail.last_line)
+    finally:
+        if not child.is_reaped:
+            with trio.CancelScope(shield=True):
+                await child.terminate(term_grace_s)
+        child.close()
+
+
+def _spawn(argv: Sequence[str], environment: Mapping[str, str], output: int) -> _Child:
+    # A shell execs the command, not we: a thread that spawns is stuck until its child has done
+    # exec, out of any deadline's reach, and the program may lie on a volume that stands still.
+    return _Child(
+        subprocess.Popen(  # noqa: S603 - the operator's own command; the shell only execs it
+            ["/bin/sh", "-c", 'exec "$@"', "sh", *argv],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+    )
+
+
+@final
+class _Child:
+    """A process that leads a group, from its birth until it is reaped."""
+
+    def __init__(self, popen: subprocess.Popen[bytes]) -> None:
+        self._popen: Final = popen
+        self._descriptor: Final = _open_pidfd(popen.pid)
+        self.is_reaped = False
+
+    async def wait_exit(self) -> None:
+        """Wait until it has exited, without reaping it."""
+        if self._descriptor is not None:
+            await trio.lowlevel.wait_readable(self._descriptor)
+
+    def reap(self) -> int | None:
+        """Take leave of a process that has exited, and return its status if it can be known."""
+        try:
+            os.waitid(os.P_PID, self._popen.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            is_known = True
+        except ChildProcessError:
+            is_known = False  # `wait` would say 0 then, a green light for who knows what
+        status = self._popen.wait()
+        self.is_reaped = True
+        return status if is_known else None
+
+    async def terminate(self, term_grace_s: float) -> None:
+        """End it and its group. Bounded; call it shielded."""
+        self._signal_group(signal.SIGTERM)
+        with trio.move_on_after(term_grace_s):
+            await self.wait_exit()
+        # Also if it has exited, for the others. As it is not reaped, its number is its own still.
+        self._signal_group(signal.SIGKILL)
+        with trio.move_on_after(KILL_WAIT_S) as scope:
+            await self.wait_exit()
+        if scope.cancelled_caught:
+            _log.error("process %d cannot be killed: it sits in the kernel", self._popen.pid)
+        else:
+            self.reap()
+
+    def close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+
+    def _signal_group(self, number: signal.Signals) -> None:
+        try:
+            os.killpg(self._popen.pid, number)
+        except ProcessLookupError:
+            return
+        except PermissionError:
+            _log.error("process group %d may not be sent %s", self._popen.pid, number.name)
+
+
+def _open_pidfd(pid: int) -> int | None:
+    """Open a descriptor of a process; None if it is gone already."""
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+
+
+async def end_marked(mark: str, *, term_grace_s: float = TERM_GRACE_S) -> bool:
+    """End every process whose environment contains `mark` (`NAME=value`), wherever it went.
+
+    A process group does not do for that: daemons leave theirs, and its number may be another's
+    once its leader is reaped. Works in threads. Bounded by `term_grace_s` + `KILL_WAIT_S`.
+
+    Returns:
+        Whether none is left, as far as could be seen.
+    """
+    for number, wait_s in ((signal.SIGTERM, term_grace_s), (signal.SIGKILL, KILL_WAIT_S)):
+        signalled = set[int]()
+        with trio.move_on_after(wait_s):
+            while await _signal_marked(mark, number, signalled):  # noqa: ASYNC110 - /proc is polled
+                await trio.sleep(SCAN_EVERY_S)
+            return True
+    return False
+
+
+async def _signal_marked(mark: str, number: signal.Signals, signalled: set[int]) -> bool:
+    # /proc/…/environ of a process that hangs in a page fault can hang too: so it may be left.
+    return await trio.to_thread.run_sync(
+        _scan,
+        mark.encode(),
+        number,
+        signalled,
+        abandon_on_cancel=True,
+        limiter=trio.CapacityLimiter(1),
+    )
+
+
+def _scan(mark: bytes, number: signal.Signals, signalled: set[int]) -> bool:
+    """Signal once all that carry the mark, and return whether there are any."""
+    marked = [int(n) for n in os.listdir("/proc") if n.isdigit() and _carries(int(n), mark)]
+    for pid in set(marked) - signalled:
+        descriptor = _open_pidfd(pid)
+        if descriptor is None:
+            continue
+        try:
+            if _carries(pid, mark):  # still: its number was not given to another meanwhile
+                signal.pidfd_send_signal(descriptor, number)
+                signalled.add(pid)
+        except OSError as exc:
+            _log.warning("process %d may not be sent %s: %s", pid, number.name, exc)
+        finally:
+            os.close(descriptor)
+    return bool(marked)
+
+
+def _carries(pid: int, mark: bytes) -> bool:
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as stream:
+            return mark in stream.read().split(b"\0")
+    except OSError as exc:
+        if exc.errno not in (errno.ENOENT, errno.ESRCH, errno.EACCES, errno.EPERM):
+            _log.debug("cannot look into process %d: %s", pid, exc)
+        return False
