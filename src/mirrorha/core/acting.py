@@ -63,8 +63,18 @@ def go_alone(turn: Turn, record: Register, *, why: str, proven: bool) -> None:
 
 
 def mirror(turn: Turn) -> None:
-    """As the source of a pair: open a new round of the stream. The follower is told its number."""
+    """As the source of a pair: open a new round of the stream. The follower is told its number.
+
+    With a stream down, stay frozen: the meeting opens the round once they are all there.
+    """
     s = turn.s
+    if len(s.streams) < len(s.settings.volumes):
+        s.mode = Mode.MIRROR
+        s.frozen = False
+        s.round = 0
+        turn.note_frozen()
+        turn.order(Freeze(token=0))
+        return
     s.mode = Mode.MIRROR
     s.frozen = False
     s.round = s.next_token()

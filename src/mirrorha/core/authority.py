@@ -91,7 +91,10 @@ def source_of_both(s: State, record: Register) -> str | None:
     if peer is None:
         return None
     ranks = {}
-    if holds(s, record):
+    # An OS crash is excused only where no better copy is left: not while the peer still has what
+    # was acknowledged and merely cannot serve it.
+    sick_but_whole = peer.sick and not peer.unclean and record.nonce_of(s.other) in peer.nonces
+    if holds(s, record) and not (s.meta.unclean and sick_but_whole):
         running = s.standing in (Standing.SOURCE, Standing.FOLLOWER)
         ranks[s.me] = _rank(running, s.meta.unclean, s.boot is Boot.CLEAN, s.me, record)
     if peer_holds(s, record):

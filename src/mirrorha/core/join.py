@@ -206,7 +206,7 @@ def on_cas(turn: Turn, decision: Decision, outcome: CasOutcome) -> None:
     if record is None:
         return
     if outcome is CasOutcome.WON:
-        joined(turn, record)
+        joined(turn, decision, record)
     elif outcome is CasOutcome.NOT_SENT and not s.unresolved:
         break_off(turn, "the arbiter did not answer at the admission; the service goes on alone")
     elif outcome is CasOutcome.REFUSED:
@@ -223,13 +223,13 @@ def on_cas(turn: Turn, decision: Decision, outcome: CasOutcome) -> None:
 
 def _go_shadow(turn: Turn, decision: Decision) -> None:
     """Acknowledge only what both hold, in the old epoch: right under either outcome."""
-    s, peer = turn.s, turn.s.peer
+    s = turn.s
     first = s.mode is Mode.LOG
     turn.enter(decision, Stage.SHADOW)
     decision.next_ms = turn.now_ms + s.settings.arbiter_retry_ms
-    if not first or peer is None:
+    if not first:
         return
-    s.paired = peer.incarnation
+    s.paired = decision.peer
     acting.mirror(turn)
     turn.send(Shadow(epoch=s.epoch, generation=s.meta.generation, round=s.round))
 
@@ -260,7 +260,7 @@ def on_read(turn: Turn, decision: Decision, found: Register | Gone) -> None:
     decision.next_ms = turn.now_ms + s.settings.arbiter_retry_ms
     mine = found.nonce_of(s.me) in s.mine
     if found.primary == s.me and len(found.in_sync) > 1 and mine and not s.unresolved:
-        joined(turn, found)
+        joined(turn, decision, found)
     elif found == s.meta.held:
         _prepare(turn, decision, admit=False, base=found)
     else:
@@ -288,12 +288,11 @@ def _remake(turn: Turn, decision: Decision, found: Register | Gone) -> None:
         _prepare(turn, decision, admit=False, base=None if isinstance(found, Gone) else found)
 
 
-def joined(turn: Turn, record: Register) -> None:
-    """The register names both: the peer is admitted."""
-    s, peer = turn.s, turn.s.peer
-    if peer is not None:
-        s.paired = peer.incarnation
+def joined(turn: Turn, decision: Decision, record: Register) -> None:
+    """The register names both: the incarnation that was filled is admitted, if it still lives."""
+    s = turn.s
+    s.paired = decision.peer
     turn.keep(attrs.evolve(s.meta, all_durable=s.settings.ack_durable))
-    acting.be_paired_source(turn, record, Trigger.JOINED_PEER, f"{s.other} is in sync")
     s.streams_down_ms = turn.now_ms
+    acting.be_paired_source(turn, record, Trigger.JOINED_PEER, f"{s.other} is in sync")
     acting.tell_adopt(turn)

@@ -151,7 +151,7 @@ def _watch(turn: Turn) -> None:
 def on_read(turn: Turn, found: Register | Gone | None) -> None:
     s = turn.s
     s.asked = 0
-    if found is None:
+    if found is None or s.standing is Standing.STOPPED:
         return
     s.answered_ms = turn.now_ms
     s.seen = found
