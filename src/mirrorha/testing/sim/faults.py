@@ -48,6 +48,10 @@ class Faults:
         self.kinds = {
             name: act for name, act in kinds.items() if world.chance(0.12 if name in rare else 0.45)
         }
+        if "image" in self.kinds:
+            # A register that is lost *and* a copy that was rolled back: no record of it is left
+            # anywhere. A stated non-promise; each alone is simulated.
+            self.kinds.pop("arbiter loses data", None)
         self.gap_ms = world.rng.choice([300, 1_000, 3_000])
         pair.net.delay_ms = world.rng.choice([1, 5, 40])
         pair.net.beat_loss = world.rng.choice([0.0, 0.0, 0.05, 0.3])
