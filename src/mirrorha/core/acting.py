@@ -68,6 +68,7 @@ def mirror(turn: Turn) -> None:
     With a stream down, stay frozen: the meeting opens the round once they are all there.
     """
     s = turn.s
+    s.resume_ms = turn.now_ms + RESUME_EVERY_MS
     if len(s.streams) < len(s.settings.volumes):
         s.mode = Mode.MIRROR
         s.frozen = False
@@ -78,7 +79,6 @@ def mirror(turn: Turn) -> None:
     s.mode = Mode.MIRROR
     s.frozen = False
     s.round = s.next_token()
-    s.resume_ms = turn.now_ms + RESUME_EVERY_MS
     turn.order(ServeMirror(epoch=s.epoch, generation=s.meta.generation, round=s.round))
 
 

@@ -6,7 +6,9 @@ import heapq
 import random
 from collections import Counter
 from collections.abc import Callable
-from typing import final
+from typing import Final, final
+
+AT_ONCE_MAX: Final = 5_000
 
 
 class Violation(AssertionError):  # noqa: N818 - a verdict, not an error to handle
@@ -33,6 +35,7 @@ class World:
         self._tracing = trace
         self._queue: list[tuple[int, int, Callable[[], None]]] = []
         self._number = 0
+        self._at_once = 0
 
     def after(self, delay_ms: int, action: Callable[[], None]) -> None:
         """Run `action` in `delay_ms`; what is asked for at one instant runs in that order."""
@@ -42,10 +45,18 @@ class World:
     def run_until(self, end_ms: int) -> None:
         queue = self._queue
         while queue and queue[0][0] <= end_ms:
-            self.now_ms, _, action = heapq.heappop(queue)
-            self.events += 1
-            action()
+            self._take()()
         self.now_ms = max(self.now_ms, end_ms)
+
+    def _take(self) -> Callable[[], None]:
+        """The next action. Many thousands of them at one instant are a loop that never ends."""
+        at_ms, _, action = heapq.heappop(self._queue)
+        self._at_once = self._at_once + 1 if at_ms == self.now_ms else 0
+        if self._at_once > AT_ONCE_MAX:
+            raise Violation(f"I10 {AT_ONCE_MAX} events at one instant: something spins")
+        self.now_ms = at_ms
+        self.events += 1
+        return action
 
     def run_while(self, going: Callable[[], bool], *, at_most_ms: int) -> bool:
         """Run until `going` is false; False if that takes more than `at_most_ms`."""
@@ -53,9 +64,7 @@ class World:
         while going():
             if not self._queue or self._queue[0][0] > end_ms:
                 return False
-            self.now_ms, _, action = heapq.heappop(self._queue)
-            self.events += 1
-            action()
+            self._take()()
         return True
 
     def say(self, text: str) -> None:
