@@ -5,6 +5,7 @@ Time is a `MockClock` that only moves when a test says so: no honest client is e
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
 import ssl
@@ -17,7 +18,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from mirrorha.arbiters.witness_door import Connection, Connections, WitnessLimits
+from mirrorha.arbiters.witness_door import Connection, Connections, WitnessLimits, source_of
 from mirrorha.arbiters.witness_wire import (
     FRAME_BYTES_MAX,
     Hello,
@@ -359,11 +360,13 @@ class Table:
         self.table = Connections(WitnessLimits(**limits))
         self.dropped: list[str] = []
 
-    def connection(self, name: str) -> Connection:
-        return Connection(lambda: self.dropped.append(name))
+    def connection(self, name: str, source: str = "10.0.0.1") -> Connection:
+        return Connection(lambda: self.dropped.append(name), source)
 
-    def admitted(self, name: str, cluster: str | None = None) -> Connection:
-        connection = self.connection(name)
+    def admitted(
+        self, name: str, cluster: str | None = None, *, source: str = "10.0.0.1"
+    ) -> Connection:
+        connection = self.connection(name, source)
         assert self.table.admit(connection)
         if cluster is not None:
             assert self.table.join(connection, cluster)
@@ -379,6 +382,25 @@ class TestWhoIsDropped:
         assert door.dropped == ["a", "b", "c"]
         assert len(door.table) == 2
         assert door.table.dropped == 3
+
+    def test_of_strangers_from_one_source_the_oldest(self) -> None:
+        door = Table(handshaking_per_source_max=2)
+        door.admitted("honest", source="10.0.0.9")
+        for name in "abcd":
+            door.admitted(name)
+        assert door.dropped == ["a", "b"]
+        door.admitted("known", "orders")
+        assert door.dropped == ["a", "b", "c"]
+        door.admitted("e")
+        assert door.dropped == ["a", "b", "c"], "who is known is no stranger any more"
+
+    def test_of_strangers_one_of_the_source_that_has_the_most(self) -> None:
+        door = Table(handshaking_max=3)
+        door.admitted("honest", source="10.0.0.9")
+        for name in "abc":
+            door.admitted(name)
+        door.admitted("also honest", source="10.0.0.8")
+        assert door.dropped == ["a", "b"]
 
     def test_a_stranger_before_a_new_one_is_refused(self) -> None:
         door = Table(connections_max=2)
@@ -418,6 +440,49 @@ class TestWhoIsDropped:
             for arbiter in (older, newer, older, newest, older):
                 await arbiter.read()
             assert running.witness.counts["connections"] == 3, "the older one never lost its own"
+
+
+@pytest.mark.parametrize(
+    ("address", "source"),
+    [
+        ("10.0.0.1", "10.0.0.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2:ffff::", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+    ],
+)
+def test_a_source_is_what_its_owner_cannot_vary(address: str, source: str) -> None:
+    assert source_of(address) == source
+
+
+class ScarceListener(socket.socket):
+    """Listens while the process has no file descriptors left, three times."""
+
+    shortages = 3
+
+    def accept(self) -> tuple[socket.socket, tuple[str, int]]:
+        if self.shortages:
+            self.shortages -= 1
+            raise OSError(errno.EMFILE, "Too many open files")
+        return super().accept()
+
+
+async def test_a_shortage_of_files_passes(tmp_path: Path, mock_clock: MockClock) -> None:
+    async with running_witness(tmp_path) as running, trio.open_nursery() as nursery:
+        with socket.create_server(("127.0.0.1", 0)) as made:
+            listener = ScarceListener(fileno=made.detach())
+        with listener:
+            listener.setblocking(False)
+            nursery.start_soon(running.witness.accept_for_ever, listener, nursery)
+            running.witness.port = listener.getsockname()[1]
+            stream = await running.tcp()
+            for shortage in range(1, 4):
+                await until(lambda: running.witness.counts["not accepted"] == shortage)  # noqa: B023
+                mock_clock.jump(0.1)
+            await until(lambda: running.witness.counts["connections"] == 1)
+            await stream.aclose()
+            await is_well(running)
+            nursery.cancel_scope.cancel()
 
 
 async def test_hostile_clients_fill_no_log(

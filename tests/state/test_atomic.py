@@ -16,6 +16,7 @@ import pytest
 
 from mirrorha.state.atomic import (
     ReplacementUnknownError,
+    make_directory,
     read_bytes_or_none,
     remove_leftovers,
     write_atomically,
@@ -221,3 +222,34 @@ def test_only_leftovers_of_this_file_are_removed(path: Path) -> None:
         path.with_name(name).touch()
     assert remove_leftovers(path) == 1
     assert names(path.parent) == sorted(others)
+
+
+def test_new_directories_are_private_and_durable(tmp_path: Path) -> None:
+    synced: list[Path] = []
+    path = tmp_path / "a" / "b" / "c"
+    make_directory(path, fsync=lambda fd: synced.append(path_of(fd)))
+    assert path.is_dir()
+    assert synced == [tmp_path, tmp_path / "a", tmp_path / "a" / "b"]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o700
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    synced.clear()
+    path.chmod(0o755)
+    make_directory(path, fsync=lambda fd: synced.append(path_of(fd)))
+    assert synced == []
+    assert stat.S_IMODE(path.stat().st_mode) == 0o755, "what was there is left as it is"
+
+
+def test_relative_directories_work_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_directory(Path("x/y"))
+    make_directory(Path("."))
+    assert (tmp_path / "x" / "y").is_dir()
+
+
+def test_a_file_in_the_way_of_a_directory_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    for name in ("file", "file/below", "dangling"):
+        with pytest.raises(NotADirectoryError):
+            make_directory(tmp_path / name)
+    assert names(tmp_path) == ["dangling", "file"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import ipaddress
 import ssl
 from typing import TYPE_CHECKING, Final, final
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 # A client's first message is a few hundred bytes, up to some thousand with post-quantum keys.
 _RECEIVE_BYTES: Final = 4 * 1024
+_IPV6_NETWORK_BITS: Final = 64
 
 
 @final
@@ -27,7 +30,9 @@ class WitnessLimits:
 
     Attributes:
         handshaking_max: connections that have not shown yet who they are. Of more, the oldest
-            is dropped: a flood delays an honest client, and does not keep it out.
+            is dropped, of the source that has the most: a flood delays an honest client from
+            elsewhere, and does not keep it out.
+        handshaking_per_source_max: those of one IPv4 address, or one IPv6 network of 64 bits.
         per_cluster_max: connections of one cluster. Of more, the one that has been idle the
             longest is dropped; a node needs one.
         connections_max: all connections.
@@ -40,6 +45,7 @@ class WitnessLimits:
     """
 
     handshaking_max: int = 64
+    handshaking_per_source_max: int = 16
     per_cluster_max: int = 8
     connections_max: int = 512
     handshake_s: float = 5.0
@@ -83,14 +89,29 @@ def check_contexts(contexts: Mapping[str, ssl.SSLContext]) -> None:
         raise ConfigError(tuple(problems))
 
 
+def source_of(address: str) -> str:
+    """The part of an IP address that whoever sends from it cannot vary at will."""
+    parsed = ipaddress.ip_address(address.partition("%")[0])
+    if parsed.version == 4:
+        return address
+    return str(ipaddress.ip_network((parsed, _IPV6_NETWORK_BITS), strict=False))
+
+
 async def handshake(
-    transport: Stream, contexts: Mapping[str, ssl.SSLContext]
+    transport: Stream, contexts: Mapping[str, ssl.SSLContext], turn: trio.Lock
 ) -> tuple[str, trio.SSLStream[Stream]]:
     """Do the TLS handshake; return the cluster that the client is proven to belong to.
 
     The name that the client gives picks the context *before* the handshake begins. Switching
     contexts in the middle of one, as an `sni_callback` may, would leave the first context's
     verification flags and session tickets in force for all clusters.
+
+    Args:
+        transport: The connection.
+        contexts: By cluster.
+        turn: Shared by all handshakes: they begin one after the other, and other tasks run
+            between two. A handshake keeps the processor for milliseconds, and many at once
+            would keep it from accepting, and dropping, whatever floods it.
 
     Raises:
         PeerProtocolError: it is no TLS, or names no cluster that is served here.
@@ -111,6 +132,8 @@ async def handshake(
         )
     replayed: Stream = _Replayed(bytes(received), transport)
     stream = trio.SSLStream(replayed, context, server_side=True)
+    async with turn:
+        await trio.lowlevel.checkpoint()
     await stream.do_handshake()
     if stream.session_reused:
         # Our clients never do so. A ticket proves a certificate that was good some time ago.
@@ -151,11 +174,13 @@ class Connection:
 
     Attributes:
         drop: ends it, at once.
+        source: where it comes from, see `source_of`.
         cluster: whose it is, once that is proven.
         is_idle: waits for a request.
     """
 
     drop: Callable[[], None]
+    source: str
     cluster: str | None = None
     is_idle: bool = False
 
@@ -176,9 +201,13 @@ class Connections:
     def admit(self, connection: Connection) -> bool:
         """Take in a new connection, of nobody yet; False: there is no room."""
         handshaking = [other for other in self._all if other.cluster is None]
+        same = [other for other in handshaking if other.source == connection.source]
         is_full = len(self._all) >= self._limits.connections_max
-        if handshaking and (is_full or len(handshaking) >= self._limits.handshaking_max):
-            self._drop(handshaking[0])
+        if len(same) >= self._limits.handshaking_per_source_max:
+            self._drop(same[0])
+        elif handshaking and (is_full or len(handshaking) >= self._limits.handshaking_max):
+            sources = collections.Counter(other.source for other in handshaking)
+            self._drop(max(handshaking, key=lambda other: sources[other.source]))
         elif is_full:
             return False
         self._all[connection] = None

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import errno
 import logging
+import socket
 from typing import TYPE_CHECKING, Final, assert_never, final
 
 import trio
@@ -24,6 +26,7 @@ from mirrorha.arbiters.witness_door import (
     WitnessLimits,
     check_contexts,
     handshake,
+    source_of,
 )
 from mirrorha.arbiters.witness_store import DurableRecord
 from mirrorha.arbiters.witness_wire import (
@@ -50,7 +53,7 @@ from mirrorha.errors import (
     CommandRefusedError,
     PeerProtocolError,
 )
-from mirrorha.state.atomic import write_atomically
+from mirrorha.state.atomic import make_directory, write_atomically
 
 if TYPE_CHECKING:
     import ssl
@@ -63,6 +66,11 @@ _DEFAULT_LIMITS: Final = WitnessLimits()
 # As many as there are clusters, so that none waits for another's write; up to a number of
 # threads that any machine bears.
 _WRITERS_MAX: Final = 64
+# How many connections are accepted before other tasks have their turn.
+_ACCEPTS_MAX: Final = 32
+# Files or memory have run out; they come back as connections end.
+_SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_SHORTAGE_PAUSE_S: Final = 0.1
 
 
 async def serve_witness(
@@ -99,16 +107,27 @@ async def serve_witness(
     with contextlib.ExitStack() as held:
         witness = Witness(dict(contexts), limits)
         await trio.to_thread.run_sync(_open, state_dir, witness, write, held)
-        try:
-            listeners = await trio.open_tcp_listeners(port, host=host)
-        except OSError as error:
-            raise CommandRefusedError(
-                f"the witness cannot listen on {host}, port {port}: {error}"
-            ) from error
-        witness.port = listeners[0].socket.getsockname()[1]
+        listeners = [held.enter_context(listener) for listener in await _listen(host, port)]
+        witness.port = listeners[0].getsockname()[1]
         _LOG.info("witness listens on %s, port %d, for %s", host, witness.port, ", ".join(contexts))
-        task_status.started(witness)
-        await trio.serve_listeners(witness.handle, listeners)
+        async with trio.open_nursery() as nursery:
+            for listener in listeners:
+                nursery.start_soon(witness.accept_for_ever, listener, nursery)
+            task_status.started(witness)
+
+
+async def _listen(host: str, port: int) -> list[socket.socket]:
+    """Return sockets that listen and do not block."""
+    try:
+        listeners = await trio.open_tcp_listeners(port, host=host)
+    except OSError as error:
+        raise CommandRefusedError(
+            f"the witness cannot listen on {host}, port {port}: {error}"
+        ) from error
+    sockets = [socket.socket(fileno=listener.socket.detach()) for listener in listeners]
+    for each in sockets:
+        each.setblocking(False)
+    return sockets
 
 
 def _open(
@@ -119,7 +138,7 @@ def _open(
 ) -> None:
     """Lock the directory until `held` is closed, and read the records. Blocks."""
     try:
-        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(state_dir)
         held.enter_context(hold_lock(state_dir / _LOCK_NAME))
     except LockHeldError as error:
         raise CommandRefusedError(
@@ -147,6 +166,7 @@ class Witness:
         self._contexts = contexts
         self._limits = limits
         self._connections = Connections(limits)
+        self._turn = trio.Lock()
         self._records: dict[str, DurableRecord] = {}
 
     @property
@@ -178,19 +198,36 @@ class Witness:
         for problem in self.problems().values():
             _LOG.error("%s", problem)
 
-    async def handle(self, transport: trio.SocketStream) -> None:
-        """Serve one connection to its end, whatever the client does; `serve_listeners` closes it.
+    async def accept_for_ever(self, listener: socket.socket, nursery: trio.Nursery) -> None:
+        """Start a task for each connection. Takes many at a time: a flood must not queue up."""
+        while True:
+            await trio.lowlevel.wait_readable(listener)
+            for _ in range(_ACCEPTS_MAX):
+                try:
+                    sock, address = listener.accept()
+                except BlockingIOError:
+                    break
+                except OSError as error:
+                    self._note("not accepted", f"a connection was not accepted: {error}")
+                    if error.errno in _SHORTAGES:
+                        await trio.sleep(_SHORTAGE_PAUSE_S)
+                    break
+                nursery.start_soon(self._handle, sock, source_of(address[0]))
+
+    async def _handle(self, sock: socket.socket, source: str) -> None:
+        """Serve one connection to its end, whatever the client does.
 
         No nursery in here: it would wrap what the boundary below must tell apart. Nothing but
         `trio.Cancelled` and what is no `Exception` passes that boundary.
         """
         self.counts["connections"] += 1
-        with trio.CancelScope() as scope:
-            connection = Connection(scope.cancel)
+        with sock, trio.CancelScope() as scope:
+            connection = Connection(scope.cancel, source)
             try:
                 if not self._connections.admit(connection):
                     self._note("no room", "all connections are taken")
                     return
+                transport = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
                 await self._converse(connection, transport)
             except Exception as error:  # the boundary: one client's trouble is nobody else's
                 self._note_error(error)
@@ -200,7 +237,7 @@ class Witness:
     async def _converse(self, connection: Connection, transport: trio.SocketStream) -> None:
         limits = self._limits
         with trio.fail_after(limits.handshake_s):
-            cluster, stream = await handshake(transport, self._contexts)
+            cluster, stream = await handshake(transport, self._contexts, self._turn)
             channel = Channel(stream)
             welcome = _greet(decode_request(await channel.receive()), cluster)
         if isinstance(welcome, Welcome) and not self._connections.join(connection, cluster):

@@ -116,6 +116,36 @@ def remove_leftovers(path: Path) -> int:
     return len(leftovers)
 
 
+def make_directory(
+    path: Path, *, mode: int = 0o700, fsync: Callable[[int], None] = os.fsync
+) -> None:
+    """Make the directory `path` and those above it that are missing, durably.
+
+    Without this a power loss can take away a new directory together with files that were
+    fsynced in it. What exists already is left as it is.
+
+    Args:
+        path: The directory.
+        mode: Permissions of each new directory, less what the umask takes away.
+        fsync: As for `write_atomically`.
+
+    Raises:
+        OSError: one cannot be made, or is not a directory.
+    """
+    missing = []
+    while not path.is_dir():
+        missing.append(path)
+        if path == path.parent:
+            break
+        path = path.parent
+    for directory in reversed(missing):
+        with contextlib.suppress(FileExistsError):
+            directory.mkdir(mode)
+        if not directory.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(directory))
+        _sync_directory(directory.parent, fsync)
+
+
 def _write_new(path: Path, data: bytes, mode: int, fsync: Callable[[int], None]) -> None:
     descriptor = os.open(path, _O_NEW, mode)
     try:
