@@ -15,6 +15,7 @@ import msgspec
 
 from mirrorha.errors import ensure
 from mirrorha.volume.disk import Kind, Outcome
+from mirrorha.volume.handles import as_owner
 from mirrorha.volume.names import bytes_of
 from mirrorha.volume.op_checks import (
     MTIME_NS_MAX,
@@ -99,7 +100,6 @@ class OpApplier:
 
         Raises:
             OSError: nothing has changed.
-            DiskError: a sync that had to come first failed.
         """
         return self._table[type(op)](op)
 
@@ -122,6 +122,8 @@ class OpApplier:
             raise
         if written < size_bytes:
             return self._finish_write(handle, op, written)
+        if handle.fragile_mode:
+            os.fchmod(handle.fd, handle.fragile_mode)
         os.utime(handle.fd, ns=(mtime_ns, mtime_ns))
         handle.mtime_ns = mtime_ns
         if not handle.dirty:
@@ -186,6 +188,7 @@ class OpApplier:
             done = msgspec.structs.replace(done, uid=uid, gid=gid)
             if op.mode is not None:
                 os.fchmod(handle.fd, op.mode)
+                handle.note_mode(op.mode)
                 done = msgspec.structs.replace(done, mode=op.mode)
             if op.mtime_ns is not None:
                 self._set_mtime(handle, op.mtime_ns)
@@ -238,10 +241,11 @@ class OpApplier:
             raise refusal(errno.EPERM)
         handle = self._handles.get(node)
         raw = bytes_of(op.name)
-        if op.value is None:
-            os.removexattr(handle.fd, raw)
+        value = op.value
+        if value is None:
+            as_owner(handle.fd, lambda: os.removexattr(handle.fd, raw))
         else:
-            os.setxattr(handle.fd, raw, op.value)
+            as_owner(handle.fd, lambda: os.setxattr(handle.fd, raw, value))
         self._handles.mark_dirty(handle)
         return Outcome(op)
 
@@ -263,6 +267,8 @@ class OpApplier:
         return handle
 
     def _set_mtime(self, handle: Handle, mtime_ns: int) -> None:
+        if handle.fragile_mode:
+            os.fchmod(handle.fd, handle.fragile_mode)
         os.utime(handle.fd, ns=(mtime_ns, mtime_ns))
         handle.mtime_ns = mtime_ns
         self._handles.mark_dirty(handle)

@@ -96,6 +96,7 @@ class Limbo:
         deleted = 0
         todo = [self._tree.limbo]
         while todo:
+            self._handles.trim()
             directory = todo[-1]
             inner = [
                 node

@@ -35,8 +35,7 @@ _NEW_DIRECTORY_MODE: Final = 0o700
 class NameApplier:
     """Applies the ops on names, and keeps tree, descriptors and table of ids in step.
 
-    All methods block. All raise OSError having changed nothing, and DiskError if a sync that had
-    to come first failed.
+    All methods block, and raise OSError if they have changed nothing.
     """
 
     def __init__(self, tree: Tree, handles: Handles, ids: IdTable, owners: Owners) -> None:
@@ -172,7 +171,7 @@ class NameApplier:
             raise
         _set_times(directory, op.mtime_ns)
         node = Node(op.fid, kind, seen.inode)
-        handle = Handle(node, fd, mtime_ns=op.mtime_ns, is_owner=True)
+        handle = Handle(node, fd, mode=op.mode, mtime_ns=op.mtime_ns, is_owner=True)
         self._handles.adopt(handle)
         with self._handles.lock:
             self._tree.add(node, parent, op.name)

@@ -76,6 +76,7 @@ class _Walk:
         todo = [(self._tree.root, "")]
         while todo:
             directory, path = todo.pop()
+            self._handles.trim()
             handle = self._handles.get(directory)
             with os.scandir(handle.fd) as entries:
                 names = [os.fsencode(entry.name) for entry in entries]

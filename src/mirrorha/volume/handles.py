@@ -16,17 +16,18 @@ import os
 import stat
 import threading
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Final, TypeVar, final
 
 from mirrorha.errors import ensure
 from mirrorha.volume.disk import DiskError, Kind
 from mirrorha.volume.names import LIMBO_NAME, bytes_of
-from mirrorha.volume.syscalls import CAN_SYNC_FILE_SYSTEM, sync_file_system
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mirrorha.volume.disk_tree import Node, Tree
+
+T = TypeVar("T")
 
 _COMMON: Final = os.O_NOFOLLOW | os.O_CLOEXEC
 OPEN_FILE: Final = os.O_RDWR | os.O_NONBLOCK | os.O_NOCTTY | _COMMON
@@ -39,14 +40,24 @@ MANY: Final = 64
 class Handle:
     """An open file or directory. `mtime_ns` is a file's, as it was last seen or set."""
 
-    __slots__ = ("dirty", "fd", "is_owner", "mtime_ns", "node")
+    __slots__ = ("dirty", "fd", "fragile_mode", "is_owner", "mtime_ns", "node")
 
-    def __init__(self, node: Node, fd: int, *, mtime_ns: int, is_owner: bool) -> None:
+    def __init__(self, node: Node, fd: int, *, mode: int, mtime_ns: int, is_owner: bool) -> None:
         self.node = node
         self.fd = fd
         self.mtime_ns = mtime_ns
         self.is_owner = is_owner  # its times can be set
         self.dirty = False
+        self.note_mode(mode)
+
+    def note_mode(self, mode: int) -> None:
+        """Note the mode. `fragile_mode` is what to set again after each write, or 0.
+
+        The kernel takes set-user-id bits away when somebody else than root writes. Whether they go
+        stands in an op of its own, or they would go on one node and stay on the other.
+        """
+        is_fragile = mode & (stat.S_ISUID | stat.S_ISGID) and os.geteuid() != 0
+        self.fragile_mode = stat.S_IMODE(mode) if is_fragile else 0
 
 
 @final
@@ -57,8 +68,9 @@ class Handles:
         root_fd: The volume's root. Taken over: `close` closes it.
         tree: Where every fid is.
         idle_max: Descriptors kept open though everything in them is durable.
-        dirty_max: As many may hold unsynced changes; before one more is opened, all are synced.
-        fsync: Makes a descriptor's file durable. Tests watch and fail it.
+        dirty_max: As many may hold unsynced changes; then all are synced.
+        fsync: Makes a descriptor's file durable. Tests watch and fail it, as `syncfs`.
+        syncfs: The same with a whole file system, or None if that cannot be had.
     """
 
     def __init__(
@@ -69,6 +81,7 @@ class Handles:
         idle_max: int,
         dirty_max: int,
         fsync: Callable[[int], None],
+        syncfs: Callable[[int], None] | None,
     ) -> None:
         self.lock: Final = threading.Lock()
         self.open: Final[dict[int, Handle]] = {}
@@ -78,20 +91,20 @@ class Handles:
         self._idle_max: Final = idle_max
         self._dirty_max: Final = dirty_max
         self._fsync: Final = fsync
+        self._syncfs: Final = syncfs
         self._syncing: Final = threading.Lock()
         self._user: Final = os.geteuid()
         self.device: Final = os.fstat(root_fd).st_dev
-        self.root: Final = Handle(tree.root, root_fd, mtime_ns=0, is_owner=True)
+        self.root: Final = Handle(tree.root, root_fd, mode=0, mtime_ns=0, is_owner=True)
         # Not among the idle ones, so never closed: everything else is reached through it.
         self.open[tree.root.fid] = self.root
 
     def get(self, node: Node) -> Handle:
-        """An open descriptor for a file or directory, valid until the next two calls at least.
+        """An open descriptor for a file or directory, valid until the next `trim`.
 
         Raises:
             OSError: ESTALE, something else is in its place: changed behind our back; or what
                 opening says.
-            DiskError: a sync that had to come first failed.
         """
         handle = self.open.get(node.fid)
         if handle is not None:
@@ -115,16 +128,27 @@ class Handles:
 
     def adopt(self, handle: Handle) -> None:
         """Keep a descriptor that was just opened."""
-        if len(self._dirty) >= self._dirty_max:
-            self.sync_tree()
         with self.lock:
             self.open[handle.node.fid] = handle
             self._idle[handle.node.fid] = handle
-            # Two are in use at most: the directories of a rename.
-            while len(self._idle) > max(self._idle_max, 4):
-                fid, oldest = self._idle.popitem(last=False)
-                del self.open[fid]
-                os.close(oldest.fd)
+
+    def trim(self) -> None:
+        """Close what is too much. Between two requests, when no descriptor is in use.
+
+        Not when one is opened: a sync beside us can make any number of others idle, and the one
+        that the request opened first the oldest of them.
+
+        Raises:
+            DiskError: too much was not durable, and could not be made so.
+        """
+        if len(self._dirty) >= self._dirty_max:
+            self.sync_tree()
+        if len(self._idle) > self._idle_max:
+            with self.lock:
+                while len(self._idle) > self._idle_max:
+                    fid, oldest = self._idle.popitem(last=False)
+                    del self.open[fid]
+                    os.close(oldest.fd)
 
     def mark_dirty(self, handle: Handle) -> None:
         """Note a change that was made through `handle`. After the change, never before.
@@ -178,8 +202,8 @@ class Handles:
             with self.lock:
                 through = self._tree.changes
                 left = list(self._dirty.values())
-            if len(left) >= MANY and CAN_SYNC_FILE_SYSTEM:
-                self._sync_file_system(through)
+            if len(left) >= MANY and self._syncfs is not None:
+                self._sync_file_system(self._syncfs, through)
                 return
             while left:
                 with self.lock:
@@ -236,13 +260,13 @@ class Handles:
         for node, _ in jobs:
             node.synced_through = max(node.synced_through, through)
 
-    def _sync_file_system(self, through: int) -> None:
+    def _sync_file_system(self, syncfs: Callable[[int], None], through: int) -> None:
         with self.lock:
             handles = list(self._dirty.values())
             for handle in handles:
                 self._clean_locked(handle)
         try:
-            sync_file_system(self.root.fd)
+            syncfs(self.root.fd)
         except OSError as error:
             raise DiskError(f"syncfs failed: {error.strerror}") from error
         for handle in handles:
@@ -259,26 +283,36 @@ class Handles:
             os.close(fd)
             raise OSError(errno.ESTALE, "the file was replaced behind the volume's back")
         is_owner = self._user in (0, status.st_uid)
-        return Handle(node, fd, mtime_ns=status.st_mtime_ns, is_owner=is_owner)
+        return Handle(node, fd, mode=status.st_mode, mtime_ns=status.st_mtime_ns, is_owner=is_owner)
 
     def _open_file(self, name: bytes, directory_fd: int) -> int:
         try:
             return os.open(name, OPEN_FILE, dir_fd=directory_fd)
         except PermissionError:
-            # The owner may write to a read-only file that it opened before it made it so, and a
-            # follower has no such descriptor any more: take the right for a moment.
             path_fd = os.open(name, os.O_PATH | _COMMON, dir_fd=directory_fd)
             try:
-                return _reopen(path_fd)
+                path = f"/proc/self/fd/{path_fd}"
+                return as_owner(path_fd, lambda: os.open(path, OPEN_FILE & ~os.O_NOFOLLOW))
             finally:
                 os.close(path_fd)
 
 
-def _reopen(path_fd: int) -> int:
-    path = f"/proc/self/fd/{path_fd}"
-    mode = stat.S_IMODE(os.fstat(path_fd).st_mode)
-    os.chmod(path, mode | stat.S_IRUSR | stat.S_IWUSR)
+def as_owner(fd: int, action: Callable[[], T]) -> T:
+    """Do something with a file that its mode may forbid even its owner.
+
+    The owner may write to a read-only file that it opened before it made it so, and a follower has
+    no such descriptor any more. So it takes the right for a moment.
+
+    Raises:
+        OSError: as `action`, and whoever is not the owner is refused.
+    """
     try:
-        return os.open(path, OPEN_FILE & ~os.O_NOFOLLOW)
-    finally:
-        os.chmod(path, mode)
+        return action()
+    except PermissionError:
+        path = f"/proc/self/fd/{fd}"  # works for descriptors that only stand for a path, too
+        mode = stat.S_IMODE(os.fstat(fd).st_mode)
+        os.chmod(path, mode | stat.S_IRUSR | stat.S_IWUSR)
+        try:
+            return action()
+        finally:
+            os.chmod(path, mode)

@@ -153,7 +153,11 @@ class IdTable:
                 self._is_dirty = False
             # The WAL alone: what is durable there survives, and the thread that changes the tree
             # does not wait for it.
-            self._fsync(self._wal_fd)
+            try:
+                self._fsync(self._wal_fd)
+            except OSError:
+                self._is_dirty = True
+                raise
             if os.fstat(self._wal_fd).st_size > _WAL_BYTES:
                 with self._lock:
                     self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()

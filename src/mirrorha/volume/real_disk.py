@@ -44,9 +44,9 @@ from mirrorha.volume.disk_names import NameApplier
 from mirrorha.volume.disk_owners import Owners
 from mirrorha.volume.disk_tree import Tree
 from mirrorha.volume.disk_walk import load_tree
-from mirrorha.volume.handles import OPEN_DIRECTORY, Handles
+from mirrorha.volume.handles import OPEN_DIRECTORY, Handles, as_owner
 from mirrorha.volume.names import bytes_of, is_mirrored_xattr, text_of
-from mirrorha.volume.syscalls import FATAL, sync_file_system
+from mirrorha.volume.syscalls import CAN_SYNC_FILE_SYSTEM, FATAL, sync_file_system
 from mirrorha.wire.limits import BLOCK_BYTES
 
 if TYPE_CHECKING:
@@ -58,6 +58,8 @@ if TYPE_CHECKING:
     from mirrorha.volume.touched import TouchedState
     from mirrorha.volume.touched_store import TouchedStore
 
+# What may be performed in another thread, beside the rest.
+_BESIDE: Final = frozenset({SyncFile, SyncTree, RetireTouched, ConfirmCheckpoint})
 _ZEROS: Final = bytes(BLOCK_BYTES)
 # Blocks are read together up to this many, for a system call costs as much as hashing one.
 _BLOCKS_AT_ONCE: Final = 16
@@ -67,8 +69,8 @@ _BLOCKS_AT_ONCE: Final = 16
 class RealDisk:
     """The directory `root`. Everything blocks: it lives in a thread.
 
-    One thread performs requests; `SyncFile` and `SyncTree` may run beside it in another. Nobody
-    else may change the directory meanwhile. Opened once, never by a path again: it goes on to
+    One thread performs requests; syncs and checkpoints may run beside it in another. Nobody else
+    may change the directory meanwhile. Opened once, never by a path again: it goes on to
     work when something is mounted over it.
 
     A request that fails for another reason than the device (no descriptor free, no room to set a
@@ -81,7 +83,7 @@ class RealDisk:
         draw: A fid that was never used, for each file that the table does not know.
         idle_max: Descriptors kept open for the next use.
         dirty_max: Descriptors kept open for what is not synced; one more, and all is synced.
-        fsync: Makes a descriptor's file durable. Tests watch and fail it, and `pwrite`.
+        fsync: Makes a descriptor's file durable. Tests watch and fail it, `syncfs` and `pwrite`.
 
     Raises:
         VolumeError: the directory cannot be opened or read.
@@ -98,6 +100,7 @@ class RealDisk:
         idle_max: int = 256,
         dirty_max: int = 256,
         fsync: Callable[[int], None] = os.fsync,
+        syncfs: Callable[[int], None] | None = sync_file_system if CAN_SYNC_FILE_SYSTEM else None,
         pwrite: Callable[[int, bytes, int], int] = os.pwrite,
     ) -> None:
         self._root: Final = root
@@ -107,7 +110,12 @@ class RealDisk:
         root_fd = _open_root(root)
         self._tree: Final = Tree(root_inode=os.fstat(root_fd).st_ino)
         self._handles: Final = Handles(
-            root_fd, self._tree, idle_max=idle_max, dirty_max=dirty_max, fsync=fsync
+            root_fd,
+            self._tree,
+            idle_max=idle_max,
+            dirty_max=dirty_max,
+            fsync=fsync,
+            syncfs=syncfs,
         )
         try:
             self._found: Final = self._load(draw)
@@ -133,6 +141,8 @@ class RealDisk:
         if self._failure is not None:
             raise DiskError(self._failure)
         try:
+            if type(request) not in _BESIDE:
+                self._handles.trim()
             return self._table[type(request)](request)
         except DiskError as error:
             self._failure = f"{self._root}: {error}"
@@ -191,6 +201,7 @@ class RealDisk:
 
     def _apply_all(self, request: ApplyAll) -> Applied:
         for count, op in enumerate(request.ops):
+            self._handles.trim()
             outcome = self._apply(Apply(op))
             if outcome.errno or outcome.done != op:
                 return Applied(count, outcome.errno)
@@ -269,7 +280,7 @@ class RealDisk:
         else:
             fd = self._handles.get(node).fd
             status = os.fstat(fd)
-            xattrs = _xattrs(fd)
+            xattrs = as_owner(fd, lambda: _xattrs(fd))
         uid, gid = self._owners.seen(status.st_uid, status.st_gid)
         is_file = node.kind is Kind.FILE
         return Attributes(
