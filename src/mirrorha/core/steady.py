@@ -14,7 +14,7 @@ from mirrorha.core import (
     swap,
     waiting,
 )
-from mirrorha.core.effects import ProbePort
+from mirrorha.core.effects import ProbePort, SendPeer
 from mirrorha.core.events import Gone
 from mirrorha.core.messages import PeerState, Standing
 from mirrorha.core.register import Register
@@ -196,7 +196,10 @@ def _idle_read(turn: Turn, found: Register | Gone) -> None:
 
 
 def tell_peer(turn: Turn) -> None:
-    """Send our state when the session opens and at every change of it."""
+    """Send our state when the session opens and at every change of it.
+
+    Ahead of the other messages of the step: who is asked something knows then who asks.
+    """
     s = turn.s
     if not s.link:
         s.told = None
@@ -205,7 +208,7 @@ def tell_peer(turn: Turn) -> None:
     if s.told == state:
         return
     s.told = state
-    turn.send(state)
+    turn.do_first(SendPeer(s.link, state))
 
 
 def describe(turn: Turn) -> PeerState:

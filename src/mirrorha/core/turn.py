@@ -44,6 +44,10 @@ class Turn:
     def do(self, effect: AnyEffect) -> None:
         self._after.append(effect)
 
+    def do_first(self, effect: AnyEffect) -> None:
+        """Before everything else of this step, but for what it persists."""
+        self._after.insert(0, effect)
+
     def note(self, rule: str, text: str, *, alarm: bool = False) -> None:
         self.do(Note(rule=rule, text=text, alarm=alarm))
 

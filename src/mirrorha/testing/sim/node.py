@@ -221,7 +221,6 @@ class SimNode:
                     lambda found: self._answer(life, v.RegisterRead(token=token, found=found)),
                 )
             case e.Cas():
-                self._check_durable(effect)
                 token = effect.token
                 self.hub.arbiter.cas(
                     self.name,
@@ -258,12 +257,6 @@ class SimNode:
     def _answer(self, life: int, event: v.AnyEvent) -> None:
         if self.life == life:
             self.give(event)
-
-    def _check_durable(self, cas: e.Cas) -> None:
-        """Durable before visible: whoever a CAS names has its nonce on its own disk by now."""
-        for name, nonce in cas.new.nonces:
-            if nonce not in self.hub.nodes[name].durable.meta.nonces():
-                raise Violation(f"5.0 {name}'s admission nonce is not durable before the CAS")
 
     def _start_service(self, effect: e.StartService) -> None:
         life = self.life

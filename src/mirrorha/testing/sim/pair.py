@@ -242,6 +242,10 @@ class Pair:
     # ---- invariants ----
 
     def _landed(self, before: Register | None, now: Register) -> None:
+        for name, nonce in now.nonces:
+            known = nonce in self.nodes[name].durable.meta.nonces()
+            if not known and not self.world.counts["image restored"]:
+                raise Violation(f"5.0 epoch {now.epoch} landed without the nonce of {name} on disk")
         self.oracle.landed(before or self.last_register, now)
 
     def after_step(self, node: SimNode) -> None:

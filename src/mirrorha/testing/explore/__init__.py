@@ -1,0 +1,1 @@
+"""Small-scope exploration of the production core and the register."""
