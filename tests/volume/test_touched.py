@@ -24,7 +24,6 @@ from mirrorha.volume.ops import (
 from mirrorha.volume.touched import (
     INODE,
     NAMES,
-    SEGMENT_BYTES,
     TouchedLog,
     TouchedState,
     TouchKey,
@@ -32,6 +31,7 @@ from mirrorha.volume.touched import (
     tail_start,
     touches,
 )
+from mirrorha.wire.limits import SEGMENT_BYTES
 
 CASES: list[tuple[AnyOp, list[TouchKey]]] = [
     (Write(7, 0, b"x", 0), [(7, 0)]),
@@ -134,10 +134,10 @@ def test_what_was_touched_is_always_there_until_forgotten() -> None:
         assert not set(keys) & set(log.covered(stamp - 1))
 
 
-def test_restamped_entries_wait_for_the_new_numbering() -> None:
+def test_capped_entries_wait_for_the_new_numbering() -> None:
     log = TouchedLog()
-    log.touch(Write(7, 0, b"x", 0), 900)
+    log.touch(Write(7, 0, b"x", 0), 2)
     log.add([(8, INODE)], 901)
-    log.restamp(5)
+    log.cap(5)
+    assert log.covered(4) == [(7, 0)]
     assert sorted(log.covered(5)) == [(7, 0), (8, INODE)]
-    assert log.covered(4) == []

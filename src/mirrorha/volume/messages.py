@@ -39,18 +39,18 @@ class Message(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Begin(Message, frozen=True, tag=1):
-    """Source: in this epoch I send to you; where are you? `session` counts my questions."""
+    """Source: a new round of the stream; where are you? Nothing else is sent before the answer."""
 
     epoch: int
     generation: str
-    session: int
+    round: int
 
 
 class At(Message, frozen=True, tag=2):
     """Follower, to `Begin`: I have applied everything up to `seq`, which hashes to `chain`."""
 
     epoch: int
-    session: int
+    round: int
     seq: int
     chain: int
 
@@ -118,6 +118,20 @@ class Retire(Message, frozen=True, tag=10):
     seq: int
 
 
+class Ready(Message, frozen=True, tag=13):
+    """Either side of a resync: I have my order for this session. It begins once both have."""
+
+    epoch: int
+    session: int
+
+
+class AskAgain(Message, frozen=True, tag=14):
+    """Follower: I was ordered into this round once more, after I had answered. Ask once more."""
+
+    epoch: int
+    round: int
+
+
 class Base(Message, frozen=True, tag=11):
     """Source, at cut-over: our trees are equal; make yours durable and count it as `seq`."""
 
@@ -148,4 +162,6 @@ StreamMessage = (
     | Retire
     | Base
     | BaseDone
+    | Ready
+    | AskAgain
 )

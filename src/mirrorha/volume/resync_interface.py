@@ -1,12 +1,14 @@
 """What a volume's machine asks of the two sides of a resync, and gives them.
 
 `Volume` owns the stream, the touched log and the pause of local changes; a resync's machines only
-compare and copy. Each is started with `start()` and then stepped. The tokens of their `DiskCall`s
-are their own (the volume maps them), and only results that succeeded come back: a disk that fails
-ends the volume. A `RecordTouched` that the source emits also enters the volume's touched log.
+compare and copy. Each is started with `start()`, once both sides are ordered and connected, so
+that no message finds nobody there, and then stepped. The tokens of their `DiskCall`s are their own
+(the volume maps them), and only results that succeeded come back: a disk that fails ends the
+volume. A `RecordTouched` that the source emits also enters the volume's touched log.
 
-A machine lives for one session. When the stream breaks, or another order ends the session, the
-volume drops it and reports `ResyncFailed`; what its disk calls return then is thrown away.
+A machine lives for one session. When the stream breaks, the volume drops it and reports
+`ResyncFailed`; another order ends it without a word. What its disk calls return after that is
+thrown away.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import enum
 from collections.abc import Sequence
 from typing import Protocol
 
+from mirrorha.core.orders import BecomeTarget, StartResync
 from mirrorha.volume.events import DiskCall, DiskDone, Received, Reported, Send, Tick
 from mirrorha.volume.touched import TouchKey
 
@@ -63,3 +66,11 @@ class ResyncSourceSide(ResyncSide, Protocol):
     def final_pass(self, now_ms: int) -> Sequence[ResyncEffect]:
         """Changes are paused, none is being applied: do the last pass, then be EQUAL."""
         ...
+
+
+class Resyncs(Protocol):
+    """Makes the two sides. `touched` is what this node's touched log holds at that moment."""
+
+    def source(self, order: StartResync, touched: Sequence[TouchKey]) -> ResyncSourceSide: ...
+
+    def target(self, order: BecomeTarget, touched: Sequence[TouchKey]) -> ResyncSide: ...

@@ -13,6 +13,7 @@ from typing import Final, final
 
 import msgspec
 
+from mirrorha.errors import ensure
 from mirrorha.volume.ops import (
     AnyOp,
     Create,
@@ -27,9 +28,11 @@ from mirrorha.volume.ops import (
     Unlink,
     Write,
 )
+from mirrorha.wire import limits
 
 SEGMENT_SHIFT: Final = 20
 SEGMENT_BYTES: Final = 1 << SEGMENT_SHIFT
+ensure(SEGMENT_BYTES == limits.SEGMENT_BYTES, "a segment is one everywhere")
 
 # What may differ: a fid, and a part of it. Parts from 0 are segments of its content; below are
 # INODE, NAMES and the tails. Any entry of a fid also says: compare its size and attributes.
@@ -151,9 +154,9 @@ class TouchedLog:
         for key in keys:
             self._stamps.pop(key, None)
 
-    def restamp(self, stamp: int) -> None:
-        """Count every entry as last needed by the `stamp`th op: the numbering starts anew."""
-        self._stamps = dict.fromkeys(self._stamps, stamp)
+    def cap(self, stamp: int) -> None:
+        """No op after the `stamp`th has been applied: the numbering starts anew from there."""
+        self._stamps = {key: min(last, stamp) for key, last in self._stamps.items()}
 
     def _ahead(self, op: AnyOp) -> list[TouchKey]:
         if type(op) is Write:

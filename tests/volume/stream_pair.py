@@ -1,0 +1,436 @@
+"""Two volume machines, two tiny disks and a link that breaks: what the tests of the stream drive.
+
+The disks check what the machines owe them (entries of the touched log before the ops that need
+them; a follower's history is its source's); the pair checks what is owed to callers.
+"""
+
+from __future__ import annotations
+
+import copy
+import errno
+import random
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from mirrorha.core.orders import (
+    AnyOrder,
+    AnyReport,
+    BecomeTarget,
+    Follow,
+    NearlyEqual,
+    ServeMirror,
+    StartResync,
+)
+from mirrorha.volume import disk as requests
+from mirrorha.volume.disk import Applied, Outcome
+from mirrorha.volume.events import (
+    AnyEffect,
+    AnyEvent,
+    Change,
+    DiskCall,
+    DiskDone,
+    Lane,
+    LinkDown,
+    LinkUp,
+    Ordered,
+    Received,
+    Reply,
+    Reported,
+    ResetLink,
+    Send,
+    Tick,
+)
+from mirrorha.volume.machine import Volume
+from mirrorha.volume.messages import Message, StreamMessage
+from mirrorha.volume.ops import (
+    ROOT_FID,
+    AnyOp,
+    Create,
+    Rename,
+    SetAttributes,
+    Truncate,
+    Unlink,
+    Write,
+)
+from mirrorha.volume.pending import VolumeSettings
+from mirrorha.volume.resync_interface import ResyncEffect, ResyncEvent, ResyncStatus
+from mirrorha.volume.touched import (
+    INODE,
+    NAMES,
+    SEGMENT_SHIFT,
+    TouchedState,
+    TouchKey,
+    tail_start,
+    touches,
+)
+
+
+class Wrong(Exception):  # noqa: N818 - a verdict
+    """A promise was broken. Not an AssertionError, so that no machinery takes it for its own."""
+
+
+def demand(condition: bool, claim: str) -> None:
+    if not condition:
+        raise Wrong(claim)
+
+
+class Tree:
+    """Names in directories; of every byte in a file, the id (mtime) of the op that wrote it."""
+
+    def __init__(self) -> None:
+        self.names: dict[int, dict[str, int]] = {ROOT_FID: {}}
+        self.files: dict[int, dict[int, int]] = {}
+        self.sizes: dict[int, int] = {}
+
+    def copy(self) -> Tree:
+        return copy.deepcopy(self)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Tree) and vars(self) == vars(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def differences(self, other: Tree) -> list[tuple[int, int | None]]:
+        """Where two trees differ, as (fid, segment), the segment None for a directory."""
+        found: list[tuple[int, int | None]] = []
+        for parent in self.names.keys() | other.names.keys():
+            if self.names.get(parent) != other.names.get(parent):
+                found.append((parent, None))
+        for fid in self.files.keys() & other.files.keys():
+            mine, theirs = self.files[fid], other.files[fid]
+            for offset in mine.keys() | theirs.keys():
+                if mine.get(offset) != theirs.get(offset):
+                    found.append((fid, offset >> SEGMENT_SHIFT))
+        return found
+
+
+def covers(keys: set[TouchKey], difference: tuple[int, int | None]) -> bool:
+    fid, segment = difference
+    if segment is None:
+        return (fid, NAMES) in keys
+    if (fid, segment) in keys:
+        return True
+    starts = (tail_start(part) for of, part in keys if of == fid and part not in (INODE, NAMES))
+    return any(start is not None and start <= segment for start in starts)
+
+
+class TinyDisk:
+    """As much of a disk as the stream needs. What is not synced is lost in an OS crash."""
+
+    def __init__(self, chance: random.Random | None = None) -> None:
+        self.tree = Tree()
+        self.durable = Tree()
+        self.history: list[int] = []  # the ids (mtimes) of all ops that made this tree
+        self.touched: set[TouchKey] = set()
+        self.confirmed = self.retired = (0, 0)
+        self.source: TinyDisk | None = None  # whose history ours must be a prefix of
+        self.full = self.broken = False
+        self.chance = chance
+        self.performed: list[requests.AnyRequest] = []
+
+    def state(self) -> TouchedState:
+        return TouchedState(list(self.touched), self.confirmed, self.retired)
+
+    def perform(self, request: requests.AnyRequest) -> object:
+        if self.broken:
+            raise requests.DiskError("EIO")
+        self.performed.append(request)
+        match request:
+            case requests.Apply(op):
+                return self.apply(op, whole=False)
+            case requests.ApplyAll(ops):
+                return self.apply_all(ops)
+            case requests.SyncTree():
+                self.durable = self.tree.copy()
+            case requests.SyncFile(fid):
+                self.sync_file(fid)
+            case requests.RecordTouched(keys):
+                self.touched |= set(keys)
+            case requests.RetireTouched(keys, epoch, seq):
+                self.touched -= set(keys)
+                self.retired = max(self.retired, (epoch, seq))
+                self.confirmed = max(self.confirmed, (epoch, seq))
+            case requests.ConfirmCheckpoint(epoch, seq):
+                self.confirmed = max(self.confirmed, (epoch, seq))
+            case _:
+                raise Wrong(f"the stream has no business with {request}")
+        return None
+
+    def sync_file(self, fid: int) -> None:
+        if fid in self.tree.names:
+            self.durable.names[fid] = dict(self.tree.names[fid])
+        if fid in self.tree.files:
+            self.durable.files[fid] = dict(self.tree.files[fid])
+            self.durable.sizes[fid] = self.tree.sizes[fid]
+            for parent, names in self.tree.names.items():
+                for name, child in names.items():
+                    if child == fid:
+                        self.durable.names[parent][name] = child
+
+    def apply_all(self, ops: list[AnyOp]) -> Applied:
+        for count, op in enumerate(ops):
+            outcome = self.apply(op, whole=True)
+            if outcome.done != op:
+                return Applied(count, outcome.errno or errno.EIO)
+            if self.source is not None:
+                at = len(self.history)
+                demand(self.history[at - 1] == self.source.history[at - 1], "I5: not a prefix")
+        return Applied(len(ops))
+
+    def apply(self, op: AnyOp, *, whole: bool) -> Outcome:
+        demand(set(touches(op)) <= self.touched, f"applied before its entries are durable: {op}")
+        if self.full:
+            return Outcome(None, errno.ENOSPC)
+        if isinstance(op, SetAttributes):
+            return Outcome(None)  # nothing to do
+        if isinstance(op, Write) and not whole and self.chance and self.chance.random() < 0.1:
+            op = msgspec.structs.replace(op, data=op.data[:1])  # a short write
+        wrong = self.change(op)
+        if wrong:
+            return Outcome(None, wrong)
+        self.history.append(op.mtime_ns)  # type: ignore[union-attr]
+        return Outcome(op)
+
+    def change(self, op: AnyOp) -> int:
+        tree = self.tree
+        match op:
+            case Write(fid, offset, data, stamp):
+                if fid not in tree.files:
+                    return errno.ESTALE
+                for at in range(offset, offset + len(data)):
+                    tree.files[fid][at] = stamp
+                tree.sizes[fid] = max(tree.sizes[fid], offset + len(data))
+            case Truncate(fid, size):
+                if fid not in tree.files:
+                    return errno.ESTALE
+                tree.files[fid] = {at: b for at, b in tree.files[fid].items() if at < size}
+                tree.sizes[fid] = size
+            case Create(fid, parent, name):
+                if name in tree.names[parent]:
+                    return errno.EEXIST
+                tree.names[parent][name] = fid
+                tree.files[fid] = {}
+                tree.sizes[fid] = 0
+            case Unlink(fid, parent, name):
+                if tree.names[parent].get(name) != fid:
+                    return errno.ENOENT
+                del tree.names[parent][name]
+                del tree.files[fid], tree.sizes[fid]
+            case Rename(fid, parent, name, new_parent, new_name):
+                if tree.names[parent].get(name) != fid or new_name in tree.names[new_parent]:
+                    return errno.ENOENT
+                del tree.names[parent][name]
+                tree.names[new_parent][new_name] = fid
+            case _:
+                raise Wrong(f"the tiny disk knows no {op}")
+        return 0
+
+    def become(self, other: TinyDisk) -> None:
+        """What a resync does, in the end."""
+        self.tree = other.tree.copy()
+        self.history = list(other.history)
+
+    def os_crash(self) -> None:
+        """All that was not synced is lost, or nothing of it."""
+        if self.chance is not None and self.chance.random() < 0.7:
+            self.tree = self.durable.copy()
+        self.durable = self.tree.copy()
+
+
+class Copied(Message, frozen=True, tag=40):
+    """The tiny resync's only message: source to target, and back."""
+
+    epoch: int
+    session: int
+
+
+decode = msgspec.msgpack.Decoder(StreamMessage | Copied).decode
+
+
+class TinySource:
+    """A resync that copies everything at the final pass, behind the machines' backs."""
+
+    def __init__(self, order: StartResync, mine: TinyDisk, theirs: TinyDisk) -> None:
+        self.order, self.mine, self.theirs = order, mine, theirs
+        self.status, self.failure = ResyncStatus.RUNNING, ""
+        self.keys: set[TouchKey] = set()
+
+    def start(self, now_ms: int) -> Sequence[ResyncEffect]:
+        record = requests.RecordTouched(list(self.theirs.touched))
+        near = Reported(NearlyEqual(self.order.session))
+        return [DiskCall(77, Lane.TREE, record), near]
+
+    def step(self, event: ResyncEvent, now_ms: int) -> Sequence[ResyncEffect]:
+        if isinstance(event, Received):
+            self.status = ResyncStatus.EQUAL
+        return []
+
+    def touched(self, keys: Sequence[TouchKey]) -> None:
+        self.keys |= set(keys)
+
+    def final_pass(self, now_ms: int) -> Sequence[ResyncEffect]:
+        self.theirs.become(self.mine)
+        return [Send(Copied(self.order.epoch, self.order.session))]
+
+
+class TinyTarget:
+    def __init__(self, order: BecomeTarget) -> None:
+        self.status, self.failure = ResyncStatus.RUNNING, ""
+
+    def start(self, now_ms: int) -> Sequence[ResyncEffect]:
+        return []
+
+    def step(self, event: ResyncEvent, now_ms: int) -> Sequence[ResyncEffect]:
+        if not isinstance(event, Received):
+            return []
+        self.status = ResyncStatus.EQUAL
+        return [Send(event.message)]
+
+
+class TinyResyncs:
+    def __init__(self, mine: TinyDisk, theirs: TinyDisk) -> None:
+        self.mine, self.theirs = mine, theirs
+
+    def source(self, order: StartResync, touched: Sequence[TouchKey]) -> TinySource:
+        keys = set(touched) | self.theirs.touched
+        for difference in self.mine.tree.differences(self.theirs.tree):
+            demand(covers(keys, difference), f"I4: {difference} is in no touched log")
+        return TinySource(order, self.mine, self.theirs)
+
+    def target(self, order: BecomeTarget, touched: Sequence[TouchKey]) -> TinyTarget:
+        return TinyTarget(order)
+
+
+class Node:
+    """One machine and what stands around it."""
+
+    def __init__(self, settings: VolumeSettings, disk: TinyDisk) -> None:
+        self.settings = settings
+        self.disk = disk
+        self.lanes: dict[Lane, deque[DiskCall]] = {lane: deque() for lane in Lane}
+        self.inbox: deque[bytes] = deque()
+        self.reports: list[AnyReport] = []
+        self.replies: list[Reply] = []
+        self.peer: Node
+        self.volume: Volume
+
+    def boot(self) -> None:
+        """Make a machine of what the disk holds."""
+        for lane in self.lanes.values():
+            lane.clear()
+        self.inbox.clear()
+        self.reports.clear()
+        resyncs = TinyResyncs(self.disk, self.peer.disk)
+        self.volume = Volume(self.settings, touched=self.disk.state(), resyncs=resyncs)
+
+
+class Pair:
+    """Two nodes. Nothing happens by itself: each move is asked for, or `settle` makes them all."""
+
+    def __init__(
+        self, settings: VolumeSettings | None = None, chance: random.Random | None = None
+    ) -> None:
+        settings = settings or VolumeSettings()
+        self.now_ms = 0
+        self.link = False
+        self.round = 0
+        self.nodes = [Node(settings, TinyDisk(chance)) for _ in range(2)]
+        self.resets: list[str] = []
+        self.on_reply: Callable[[Node, Reply], None] = lambda node, reply: None
+        first, second = self.nodes
+        first.peer, second.peer = second, first
+        for node in self.nodes:
+            node.boot()
+
+    def give(self, node: Node, *events: AnyEvent) -> None:
+        self.perform(node, node.volume.step_all(events, self.now_ms))
+
+    def order(self, node: Node, order: AnyOrder) -> None:
+        self.give(node, Ordered(order))
+
+    def perform(self, node: Node, effects: list[AnyEffect]) -> None:
+        for effect in effects:
+            match effect:
+                case Send(message):
+                    if self.link:  # as bytes: whatever cannot travel shows here
+                        node.peer.inbox.append(msgspec.msgpack.encode(message))
+                case DiskCall():
+                    node.lanes[effect.lane].append(effect)
+                case Reported(report):
+                    node.reports.append(report)
+                case Reply():
+                    node.replies.append(effect)
+                    self.on_reply(node, effect)
+                case ResetLink(why):
+                    self.resets.append(why)
+
+    def disk(self, node: Node, lane: Lane) -> None:
+        """Have the next request of a lane carried out, and tell the machine."""
+        call = node.lanes[lane].popleft()
+        try:
+            done = DiskDone(call.token, node.disk.perform(call.request))
+        except requests.DiskError as error:
+            done = DiskDone(call.token, None, str(error))
+        self.give(node, done)
+
+    def deliver(self, node: Node) -> None:
+        self.give(node, Received(decode(node.inbox.popleft())))
+
+    def connect(self, first: int = 0) -> None:
+        self.link = True
+        for index in (first, 1 - first):
+            self.give(self.nodes[index], LinkUp())
+
+    def disconnect(self, first: int = 0) -> None:
+        self.link = False
+        for node in self.nodes:
+            node.inbox.clear()
+        for index in (first, 1 - first):
+            self.give(self.nodes[index], LinkDown())
+
+    def tick(self, after_ms: int = 0) -> None:
+        self.now_ms += after_ms
+        for node in self.nodes:
+            self.give(node, Tick())
+
+    def busy(self, held: tuple[Node, Lane] | None = None) -> list[Callable[[], None]]:
+        """Every move of a disk or the link that can be made now, but for a disk's that is held."""
+        moves: list[Callable[[], None]] = []
+        for node in self.nodes:
+            if node.inbox:
+                moves.append(lambda node=node: self.deliver(node))  # type: ignore[misc]
+            for lane, calls in node.lanes.items():
+                if calls and (node, lane) != held:
+                    moves.append(lambda node=node, lane=lane: self.disk(node, lane))  # type: ignore[misc]
+        return moves
+
+    def settle(self, held: tuple[Node, Lane] | None = None) -> None:
+        """Let everything under way come to its end."""
+        for _ in range(100_000):
+            moves = self.busy(held)
+            if not moves:
+                return
+            moves[0]()
+        raise Wrong("it never comes to rest")
+
+    def mirror(self, epoch: int = 1) -> tuple[Node, Node]:
+        """Make the two, who stand at one place, a source and its follower; or open a new round."""
+        source, follower = self.nodes
+        if not self.link:
+            self.connect()
+        self.round += 1
+        self.order(follower, Follow(epoch, "g", self.round))
+        self.order(source, ServeMirror(epoch, "g", self.round))
+        self.settle()
+        demand(source.volume.streaming, "the stream is there")
+        return source, follower
+
+    def make_file(self, node: Node) -> int:
+        """Create a file through `node`, which serves; its fid."""
+        self.give(node, Change(1_000_000, Create(0, ROOT_FID, "file", 0o600, 0, 0, 1_000_000)))
+        self.settle()
+        op = node.replies.pop().op
+        demand(isinstance(op, Create), "a file was made")
+        return op.fid  # type: ignore[union-attr]
