@@ -58,6 +58,25 @@ def bytes_of(text: str) -> bytes:
     return raw
 
 
+def from_python(name: str) -> str:
+    """The text for a name as Python has it: lone surrogates stand for bytes that are no UTF-8.
+
+    Raises:
+        OSError: EILSEQ, no name is called so.
+    """
+    if name.isascii():
+        return name
+    try:
+        return text_of(name.encode("utf-8", "surrogateescape"))
+    except UnicodeEncodeError as error:
+        raise OSError(errno.EILSEQ, os.strerror(errno.EILSEQ), name) from error
+
+
+def to_python(text: str) -> str:
+    """A name as Python has it."""
+    return text if text.isascii() else bytes_of(text).decode("utf-8", "surrogateescape")
+
+
 def checked_name(name: str) -> bytes:
     """The bytes of a name that may be made in a volume.
 
