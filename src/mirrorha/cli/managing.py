@@ -1,0 +1,223 @@
+"""Commands that change what a node does: each waits for its definite outcome."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+
+from mirrorha.cli import client
+from mirrorha.cli.command import Asked, command
+from mirrorha.cli.durations import DURATION
+from mirrorha.cli.exits import FAILED, USAGE, CommandError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_timeout = click.option(
+    "--timeout",
+    "timeout_s",
+    type=DURATION,
+    metavar="DURATION",
+    help="Give up waiting after so long, such as 60s, with exit code 5; it goes on nevertheless.",
+)
+_no_wait = click.option(
+    "--no-wait", is_flag=True, help="Return as soon as it has begun, with the operation's id."
+)
+_yes = click.option("--yes", is_flag=True, help="Do not ask. Needed where there is no terminal.")
+
+
+class Waiting(NamedTuple):
+    """How long a command is waited for: seconds, or None for as long as the node takes."""
+
+    timeout_s: float | None
+    no_wait: bool
+
+
+def _waiting(function: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(function)
+    def gather(asked: Asked, timeout_s: float | None, no_wait: bool, **rest: Any) -> None:
+        function(asked, waiting=Waiting(timeout_s, no_wait), **rest)
+
+    return _timeout(_no_wait(gather))
+
+
+def _carry_out(asked: Asked, name: str, waiting: Waiting, **body: Any) -> None:
+    document = client.command(
+        asked.place(), name, body, timeout_s=waiting.timeout_s, wait=not waiting.no_wait
+    )
+    if document["state"] == "running":
+        text = f"begun: operation {document['operation']}; see `mirrorha status`"
+    else:
+        text = f"{name}: {document['text']}"
+    asked.answer({**document, "done": document["state"] == "done"}, text)
+
+
+@command
+@_waiting
+def start(asked: Asked, waiting: Waiting) -> None:
+    """Start a node that was stopped with `mirrorha stop`.
+
+    The node then looks for its peer and for the register, and serves, stands by or waits, as
+    these say. It needs `mirrorha run` to be running; where that has ended, run it again.
+
+    \b
+    Example:
+      mirrorha start -c orders.toml --node paris
+    """
+    _carry_out(asked, "start", waiting)
+
+
+@command
+@_waiting
+def stop(asked: Asked, waiting: Waiting) -> None:
+    """Stop this node in good order: its service, then its part in the replication.
+
+    An up-to-date SECOND takes over at once; without one the service is down until a node
+    starts again. The process of `mirrorha run` stays, so that `mirrorha start` can follow. To end
+    that too, send it SIGTERM (or stop its systemd unit).
+
+    \b
+    Example:
+      mirrorha stop -c orders.toml --node paris
+    """
+    _carry_out(asked, "stop", waiting)
+
+
+@command
+@_waiting
+def restart(asked: Asked, waiting: Waiting) -> None:
+    """Restart the service in place, on the node that serves, and wait until it is started.
+
+    No role changes and nothing fails over. Refused on a node that does not serve.
+
+    \b
+    Example:
+      mirrorha restart -c orders.toml --node paris
+    """
+    _carry_out(asked, "restart", waiting)
+
+
+@command
+@_waiting
+def swap(asked: Asked, waiting: Waiting) -> None:
+    """Exchange PRIM and SECOND: the planned move of the service to the other node.
+
+    The service is stopped here, everything is brought to the other node, and started there; no
+    acknowledged write is lost. If the other node cannot start it, the roles swap back. It can be
+    asked on either node, and is refused, with the reason, unless the SECOND's data is up to date
+    and nothing is paused.
+
+    \b
+    Example:
+      mirrorha swap -c orders.toml --node paris --timeout 2m
+    """
+    _carry_out(asked, "swap", waiting)
+
+
+@command
+@_waiting
+def pause(asked: Asked, waiting: Waiting) -> None:
+    """Maintenance: suspend what happens to the service by itself, until `mirrorha resume`.
+
+    While a node is paused it neither restarts nor moves the service, and does not take over.
+    Replication goes on. It survives restarts of the node, and `mirrorha status` shows it.
+
+    \b
+    Example:
+      mirrorha pause -c orders.toml --node paris
+    """
+    _carry_out(asked, "pause", waiting)
+
+
+@command
+@_waiting
+def resume(asked: Asked, waiting: Waiting) -> None:
+    """End the maintenance that `mirrorha pause` began.
+
+    \b
+    Example:
+      mirrorha resume -c orders.toml --node paris
+    """
+    _carry_out(asked, "resume", waiting)
+
+
+@command
+@click.option(
+    "--from",
+    "source",
+    required=True,
+    metavar="NODE",
+    help="The node whose directories are the ones to begin with. Run the command there.",
+)
+@_yes
+@_waiting
+def init(asked: Asked, source: str, yes: bool, waiting: Waiting) -> None:
+    """Begin a cluster with the directories of one node. Once, and only where it cannot be known.
+
+    Two nodes that meet for the first time decide by themselves if at most one of them holds
+    files. If both do, or the other one is away, they wait for this command. It shows the files,
+    the bytes and the newest change of NODE's directories, and the other node's if they can be
+    seen from here, and asks: what the other node holds may be overwritten.
+
+    \b
+    Example:
+      mirrorha init --from paris -c orders.toml --node paris
+    """
+    from mirrorha.cli import inventory  # noqa: PLC0415
+
+    place = asked.place()
+    config = inventory.load(place)
+    if source not in {each.name for each in config.nodes}:
+        names = " or ".join(each.name for each in config.nodes)
+        raise CommandError(USAGE, f"there is no node '{source}'", hint=f"--from {names}")
+    if source != place.node:
+        raise CommandError(
+            FAILED,
+            f"this is {place.node}, and only {source} itself can begin with its directories",
+            hint=f"run `mirrorha init --from {source}` on {source}",
+        )
+    asked.warn(inventory.describe(config))
+    asked.confirm(
+        f"Begin cluster {place.cluster} with what {source} holds? "
+        f"{config.peer.name} will be made equal to it.",
+        yes=yes,
+    )
+    _carry_out(asked, "init", waiting, **{"from": source})
+
+
+@command
+@click.argument("target", metavar="NODE")
+@click.option("--full", is_flag=True, help="Give up everything NODE holds, and copy all.")
+@_yes
+@_waiting
+def resync(asked: Asked, target: str, full: bool, yes: bool, waiting: Waiting) -> None:
+    """Fill NODE's directories from the other node, whatever they hold. Run it on NODE.
+
+    What differs after a failure is copied by itself, and needs no command. This one is for a node
+    that waits because its directories hold files of unknown standing: a new server with files
+    in the way, a restored backup, a disk from another cluster. With --full these are given up:
+    files that the other node does not have are removed.
+
+    \b
+    Example:
+      mirrorha resync lyon --full -c orders.toml --node lyon
+    """
+    place = asked.place()
+    if not full:
+        raise CommandError(
+            USAGE,
+            "without --full there is nothing to do: what differs is copied as soon as the nodes "
+            "meet",
+            hint="`mirrorha status` shows how far it is, or what it waits for",
+        )
+    if target != place.node:
+        raise CommandError(
+            FAILED,
+            f"this is {place.node}, and only {target} itself can give up what it holds",
+            hint=f"run `mirrorha resync {target} --full` on {target}",
+        )
+    asked.warn(f"{target} gives up everything that it holds in the replicated directories.")
+    asked.confirm("Go on?", yes=yes)
+    _carry_out(asked, "resync", waiting, node=target, full=True)
