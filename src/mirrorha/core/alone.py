@@ -72,7 +72,6 @@ def on_read(turn: Turn, decision: Decision, found: Register | Gone) -> None:
         if decision.chosen and s.meta.cluster_id is None and found is Gone.ABSENT:
             attempt(turn, None)  # the first start of a cluster
         return
-    refused, decision.refused = decision.refused, False
     mine = found.nonce_of(s.me) in s.mine
     if found.is_alone(s.me) and mine and authority.holds(s, found) and not s.unresolved:
         acting.go_alone(turn, found, why=decision.why, proven=decision.proven)
@@ -80,7 +79,8 @@ def on_read(turn: Turn, decision: Decision, found: Register | Gone) -> None:
     if authority.bar(s, found, chosen=decision.chosen) is not Bar.NONE:
         act(turn, found)
         return
-    beaten = refused and len(found.in_sync) > 1 and not s.unresolved
+    settled = decision.base is not None and found != decision.base and not s.unresolved
+    beaten = settled and len(found.in_sync) > 1
     if beaten and s.standing in (Standing.SOURCE, Standing.FOLLOWER):
         act(turn, found)
         return
@@ -106,16 +106,15 @@ def on_cas(turn: Turn, decision: Decision, outcome: CasOutcome) -> None:
     if outcome is CasOutcome.UNKNOWN:
         s.unresolved.append((decision.base, record))
         turn.note("cas-unknown", f"the arbiter did not answer for epoch {record.epoch}")
-    decision.refused = outcome is CasOutcome.REFUSED
     turn.enter(decision, Stage.ASK)
-    if decision.refused:
+    if outcome is CasOutcome.REFUSED:
         s.ask_next_ms = turn.now_ms
 
 
 def act(turn: Turn, found: Register) -> None:
-    """5.1.5: nothing of ours can land any more: stand where the register says."""
+    """5.1.5: stand where the register says. What can still land stays unresolved."""
     s = turn.s
-    s.unresolved.clear()
+    s.unresolved = [one for one in s.unresolved if one[0] == found]
     why = authority.bar(s, found)
     if authority.holds(s, found):
         if found.is_alone(s.me):

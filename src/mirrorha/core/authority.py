@@ -76,7 +76,7 @@ def holds(s: State, record: Register) -> bool:
 def peer_holds(s: State, record: Register) -> bool:
     """The same for the peer, as it last said of itself."""
     peer = s.peer
-    if peer is None or peer.inconsistent or peer.sick:
+    if peer is None or peer.inconsistent or peer.sick or peer.unusable:
         return False
     return record.nonce_of(s.other) in peer.nonces
 
@@ -93,8 +93,9 @@ def source_of_both(s: State, record: Register) -> str | None:
     ranks = {}
     # An OS crash is excused only where no better copy is left: not while the peer still has what
     # was acknowledged and merely cannot serve it.
-    sick_but_whole = peer.sick and not peer.unclean and record.nonce_of(s.other) in peer.nonces
-    if holds(s, record) and not (s.meta.unclean and sick_but_whole):
+    cannot_serve = peer.sick or peer.unusable
+    whole = not peer.unclean and record.nonce_of(s.other) in peer.nonces
+    if holds(s, record) and not (s.meta.unclean and cannot_serve and whole):
         running = s.standing in (Standing.SOURCE, Standing.FOLLOWER)
         ranks[s.me] = _rank(running, s.meta.unclean, s.boot is Boot.CLEAN, s.me, record)
     if peer_holds(s, record):
@@ -108,6 +109,15 @@ def _rank(
     running: bool, unclean: bool, clean_stop: bool, name: str, record: Register
 ) -> tuple[bool, bool, bool, bool]:
     return (running and not unclean, not unclean, clean_stop, name == record.primary)
+
+
+def may_land_upon(s: State, record: Register) -> bool:
+    """Whether an attempt of this node's may yet replace `record`, or one after it.
+
+    Then nothing is acknowledged on the strength of `record`, whoever tells of it.
+    """
+    attempts = s.unresolved if s.sent is None else [*s.unresolved, s.sent]
+    return any(base is not None and base.epoch >= record.epoch for base, _ in attempts)
 
 
 def make_record(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import attrs
-
 from mirrorha.core import serving, swap
 from mirrorha.core.effects import CommandDone, DropLink
 from mirrorha.core.events import Command, Verb, VolumesInspected
@@ -11,6 +9,7 @@ from mirrorha.core.messages import AskSwap, Standing
 from mirrorha.core.roles import Trigger
 from mirrorha.core.state import Kind
 from mirrorha.core.turn import Turn
+from mirrorha.core.words import Boot
 
 
 def on_command(turn: Turn, command: Command) -> None:
@@ -52,6 +51,7 @@ def _start(turn: Turn, command: Command) -> None:
         return
     if s.role.value == "STOP" and s.told_number:
         turn.change(incarnation=s.meta.incarnation + 1)
+        s.boot = Boot.CLEAN
         if s.link:
             turn.do(DropLink(s.link, "a new incarnation"))
     s.told_number += 1
@@ -141,5 +141,5 @@ def _accept(turn: Turn, command: Command) -> None:
         return
     s.accepted = True
     if s.meta.lineage:
-        s.meta = attrs.evolve(s.meta, lineage=(), base=None, inconsistent=True)
+        turn.change(lineage=(), base=None, inconsistent=True)
     _done(turn, command, f"{s.me} will be filled by {s.other}")

@@ -68,7 +68,8 @@ def judge(s: State, peer: PeerState) -> lineage.Verdict:
         base=s.meta.base,
         target=peer.lineage,
         log_damaged=False,
-        target_accepted=peer.fresh or peer.initiated,
+        # One into which a resync had begun was given up then: its own files are gone already.
+        target_accepted=peer.fresh or peer.accepted or peer.inconsistent,
     )
 
 
@@ -207,10 +208,9 @@ def on_cas(turn: Turn, decision: Decision, outcome: CasOutcome) -> None:
         return
     if outcome is CasOutcome.WON:
         joined(turn, decision, record)
-    elif outcome is CasOutcome.NOT_SENT and not s.unresolved:
+    elif outcome is CasOutcome.NOT_SENT and s.mode is Mode.LOG and not s.unresolved:
         break_off(turn, "the arbiter did not answer at the admission; the service goes on alone")
     elif outcome is CasOutcome.REFUSED:
-        decision.refused = True
         _go_shadow(turn, decision)
         s.ask_next_ms = turn.now_ms
         turn.ask()
@@ -275,9 +275,11 @@ def _on_read_while_filling(turn: Turn, decision: Decision, found: Register | Gon
     moved = isinstance(found, Register) and found.epoch > s.meta.seen_epoch
     if decision.stage is Stage.CAS or not (moved or s.register_problem):
         return
-    break_off(turn, s.register_problem or "the register has changed")
-    if isinstance(found, Register) and moved and not s.register_problem:
+    if isinstance(found, Register) and not s.register_problem:
+        s.decision = None  # not broken off: that would acknowledge alone what waits
         alone.act(turn, found)
+    else:
+        break_off(turn, s.register_problem)
 
 
 def _remake(turn: Turn, decision: Decision, found: Register | Gone) -> None:

@@ -41,6 +41,8 @@ def pursue(turn: Turn) -> None:
     peer = s.peer
     if peer is None or not is_same_pair(turn) or peer.standing is not Standing.FOLLOWER:
         return
+    if s.cas_asked:
+        return  # answered first, within the arbiter's deadline
     if peer.epoch < s.epoch and not s.unresolved:
         # It did not hear that our last CAS landed.
         if turn.now_ms >= s.resume_ms:
@@ -95,8 +97,6 @@ def _begin_reconcile(
     turn: Turn, *, why: str = "a CAS is unresolved: settle it by a different one, then replay"
 ) -> None:
     s = turn.s
-    if s.cas_asked:
-        return  # answered first, within the arbiter's deadline
     s.decision = Decision(kind=Kind.RECONCILE, stage=Stage.FREEZE, why=why, since_ms=turn.now_ms)
     turn.note("different-cas", s.decision.why)
     turn.freeze()
@@ -184,6 +184,7 @@ def on_prepare(turn: Turn, message: Prepare) -> None:
             all_durable=message.all_durable,
             dirty=True,
         )
+        s.accepted = False  # what was given up is gone; the copy is the cluster's from here on
     elif s.standing not in (Standing.FOLLOWER, Standing.TARGET):
         return
     turn.keep(s.meta.with_intended(record))
@@ -206,6 +207,8 @@ def on_adopt(turn: Turn, message: Adopt) -> None:
         return
     if record.nonce_of(s.me) not in s.meta.nonces() or s.meta.inconsistent:
         return
+    if authority.may_land_upon(s, record):
+        return  # the register tells what became of it; the peer tells us again
     if held == record and s.epoch == record.epoch and not s.frozen and s.round == message.round:
         return  # heard before
     s.paired = s.peer.incarnation

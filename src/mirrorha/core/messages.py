@@ -64,6 +64,8 @@ class PeerState(Message, frozen=True, tag=1):
         frozen: its volumes acknowledge nothing until ordered further.
         initiated: an operator said that the cluster begins with its directories.
         can_restart: its service's restart limit is not used up.
+        accepted: an operator gave up what its directories hold.
+        unusable: its volumes cannot be used as they are; a person must look at them.
     """
 
     number: int
@@ -95,6 +97,8 @@ class PeerState(Message, frozen=True, tag=1):
     frozen: bool = False
     initiated: bool = False
     can_restart: bool = True
+    accepted: bool = False
+    unusable: bool = False
 
 
 class Resume(Message, frozen=True, tag=2):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, final
 
 import attrs
 
-from mirrorha.core import alone, commands, join, meeting, serving, steady, swap
+from mirrorha.core import alone, commands, hearing, join, meeting, serving, steady, swap
 from mirrorha.core.acting import give_up, step_down
 from mirrorha.core.detector import Detector
 from mirrorha.core.effects import Batch, DropLink
@@ -139,7 +139,7 @@ def _take(turn: Turn, event: AnyEvent) -> None:  # noqa: C901, PLR0912 - one lin
         case Heard():
             _on_message(turn, event)
         case RegisterRead():
-            if event.token == turn.s.asked:
+            if event.token and event.token == turn.s.asked:
                 steady.on_read(turn, event.found)
             else:
                 turn.s.stale += 1
@@ -188,7 +188,8 @@ def _on_link_closed(turn: Turn, event: LinkClosed) -> None:
 def _on_message(turn: Turn, event: Heard) -> None:  # noqa: C901 - one line for each message
     s = turn.s
     message = event.message
-    if not s.link or (s.standing is Standing.STOPPED and not isinstance(message, PeerState)):
+    stopped = s.standing is Standing.STOPPED and not isinstance(message, PeerState)
+    if not s.link or stopped or not hearing.is_sound(s, message):
         s.stale += 1
         return
     match message:
@@ -249,7 +250,7 @@ def _on_prepared(turn: Turn, message: Prepared) -> None:
 
 def _on_cas(turn: Turn, event: CasDone) -> None:
     s = turn.s
-    if event.token != s.cas_asked:
+    if not event.token or event.token != s.cas_asked:
         s.stale += 1
         return
     s.cas_asked = 0
@@ -277,7 +278,7 @@ def _on_orphan(
     """Its decision was overtaken while the attempt was out: what landed is read, not assumed."""
     s = turn.s
     if outcome is CasOutcome.UNKNOWN and sent is not None:
-        s.unresolved.append(sent)
+        s.unresolved.append(sent)  # until a read shows that its base is no longer the register
     s.ask_next_ms = turn.now_ms
     turn.ask()
 

@@ -67,7 +67,6 @@ class Decision:
         base, record: the CAS being prepared or sent.
         proven: the peer's death was proven, not inferred from silence.
         chosen: rule 5.2 chose this node with both there: 5.1.7 does not bind.
-        refused: a CAS of this decision was refused: act on what is read next.
         session, peer: of a resync, and the peer's incarnation that is filled.
         everything: a resync that compares all.
         operation: of an operator's command, or "".
@@ -84,7 +83,6 @@ class Decision:
     record: Register | None = None
     proven: bool = False
     chosen: bool = False
-    refused: bool = False
     session: int = 0
     peer: int = 0
     everything: bool = True
@@ -107,6 +105,7 @@ class State:
         unresolved: CAS attempts (base, record) that may still land.
         mine: nonces of this incarnation's own attempts.
         asked, cas_asked: tokens of the outstanding arbiter requests, or 0.
+        asked_knowing: cluster id and highest epoch that were known when the read was asked for.
         sent: (base, record) of the outstanding CAS, None if there is none.
     """
 
@@ -141,6 +140,7 @@ class State:
     unresolved: list[tuple[Register | None, Register]] = attrs.Factory(list)
     mine: set[str] = attrs.Factory(set)
     asked: int = 0
+    asked_knowing: tuple[str | None, int] = (None, 0)
     cas_asked: int = 0
     sent: tuple[Register | None, Register] | None = None
     ask_next_ms: int = 0

@@ -154,6 +154,8 @@ def on_read(turn: Turn, found: Register | Gone | None) -> None:
     if found is None or s.standing is Standing.STOPPED:
         return
     s.answered_ms = turn.now_ms
+    if _is_overtaken(turn, found):
+        return
     s.seen = found
     problem = authority.problem_with(s, found)
     if problem and problem != s.register_problem:
@@ -161,8 +163,21 @@ def on_read(turn: Turn, found: Register | Gone | None) -> None:
     s.register_problem = problem
     if not problem:
         # A CAS whose base is no longer the register can never land.
-        s.unresolved = [one for one in s.unresolved if one[0] == found]
+        base = found if isinstance(found, Register) else None
+        s.unresolved = [one for one in s.unresolved if one[0] == base]
     _dispatch_read(turn, found)
+
+
+def _is_overtaken(turn: Turn, found: Register | Gone) -> bool:
+    """Whether something landed, and was learnt, while this read was under way.
+
+    Such a read looks like a register that went back, and is none.
+    """
+    s = turn.s
+    cluster_id, epoch = s.asked_knowing
+    if isinstance(found, Gone):
+        return cluster_id is None and s.meta.cluster_id is not None
+    return found.cluster_id == s.meta.cluster_id and epoch <= found.epoch < s.meta.seen_epoch
 
 
 def _dispatch_read(turn: Turn, found: Register | Gone) -> None:
@@ -242,8 +257,10 @@ def describe(turn: Turn) -> PeerState:
         why=s.why,
         role=s.role.value,
         frozen=s.frozen,
-        initiated=s.initiated or s.accepted,
+        initiated=s.initiated,
         can_restart=not s.gave_up,
+        accepted=s.accepted,
+        unusable=bool(s.problem),
     )
 
 

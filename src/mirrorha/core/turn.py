@@ -100,6 +100,7 @@ class Turn:
         if s.asked or s.cas_asked or self.now_ms < s.ask_next_ms:
             return
         s.asked = s.next_token()
+        s.asked_knowing = (s.meta.cluster_id, s.meta.seen_epoch)
         s.ask_next_ms = self.now_ms + s.settings.arbiter_retry_ms
         self.do(ReadRegister(s.asked))
 
@@ -112,6 +113,7 @@ class Turn:
         ensure(not s.cas_asked, "one attempt at a time")
         if s.me in record.in_sync:
             ensure(record in s.meta.intended, "the nonce is durable before the CAS is sent")
+        s.asked = 0  # a read that is still out shows the register as it was before
         s.cas_asked = s.next_token()
         s.sent = (base, record)
         if s.decision is not None:

@@ -104,7 +104,7 @@ def _member(turn: Turn, found: Register) -> None:
         s.why = f"both were in sync: waiting for {s.other}"
     elif why is Bar.UNCLEAN:
         s.why = alone.explain(turn, found, why)
-    elif s.settings.failover and not s.meta.paused:
+    elif found.primary == s.me or (s.settings.failover and not s.meta.paused):
         alone.begin(turn, f"{s.other} did not come within wait_peer")
 
 
@@ -116,6 +116,9 @@ def _peer_is_there(turn: Turn) -> bool:
 def _with_peer(turn: Turn, found: Register) -> None:
     s, peer = turn.s, turn.s.peer
     if peer is None:
+        return
+    if peer.standing is Standing.FOLLOWER and _stays_put(turn):
+        _go_back(turn, found)
         return
     if peer.standing in (Standing.SOURCE, Standing.FOLLOWER):
         s.why = f"{s.other} is {peer.role}: waiting for it to take this node in again"
@@ -134,3 +137,21 @@ def _with_peer(turn: Turn, found: Register) -> None:
         s.why = "neither node may go on by itself: 'mirrorha force-primary' on one of them"
     else:
         s.why = f"both nodes are there: {source} goes on, this node is brought up to date"
+
+
+def _stays_put(turn: Turn) -> bool:
+    """The peer was the SECOND of an earlier incarnation of ours, and is not to take over."""
+    s, peer = turn.s, turn.s.peer
+    if peer is None or peer.deciding or peer.unresolved or peer.paired == s.meta.incarnation:
+        return False
+    return not s.settings.failover or peer.paused or not peer.promotable
+
+
+def _go_back(turn: Turn, found: Register) -> None:
+    """The service stays where it was, if this copy is as good as the peer's."""
+    s = turn.s
+    why = authority.bar(s, found)
+    if why is Bar.NONE:
+        alone.begin(turn, f"{s.other} is not to take over: the service stays here", proven=True)
+    else:
+        s.why = f"{alone.explain(turn, found, why)}; {s.other} is not to take over by itself"
