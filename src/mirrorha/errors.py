@@ -57,6 +57,13 @@ class PeerProtocolError(PeerError):
     """The peer sent what the protocol forbids. The link is closed; a new one is dialled."""
 
 
+class PeerLostError(PeerError):
+    """The connection to the peer ended, broke or could not be made. Dial again.
+
+    It says nothing about the peer itself: not that it stopped, and not that it goes on.
+    """
+
+
 class PeerRefusedError(PeerError):
     """The two nodes do not belong together; `reason` names what differs, for both sides' logs."""
 
