@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -94,7 +94,6 @@ class FakeNode:
         self.refusing: dict[str, str] = {}
         self.gates: dict[str, trio.Event] = {}
         self.faulty: dict[str, Exception] = {}
-        self.past: list[FakeEvent] = []
         self._readers: list[trio.MemorySendChannel[FakeEvent | FakeGap]] = []
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -116,9 +115,6 @@ class FakeNode:
     def end(self) -> None:
         for reader in self._readers:
             reader.close()
-
-    async def history(self, *, limit: int) -> Sequence[FakeEvent]:
-        return self.past[-limit:]
 
     async def _do(self, command: str) -> str:
         await trio.lowlevel.checkpoint()

@@ -217,7 +217,9 @@ async def test_what_is_unknown_is_404_and_the_wrong_method_405(tmp_path: Path) -
 
 async def test_history_is_the_latest_events(tmp_path: Path) -> None:
     async with running(tmp_path) as site:
-        site.node.past = [FakeEvent(epoch=number) for number in range(5)]
+        for number in range(5):
+            site.node.tell(FakeEvent(epoch=number))
+        await trio.testing.wait_all_tasks_blocked()
         found: Any = (await site.ask("GET", "/history?limit=2")).json()
         assert [each["epoch"] for each in found["events"]] == [3, 4]
         assert found["events"][0] == {

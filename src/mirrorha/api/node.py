@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Mapping
 
     from mirrorha.core.words import Role
 
@@ -50,9 +50,6 @@ class ManagedNode(Protocol):
 
     def events(self) -> AsyncIterator[Happening | Missed]:
         """What happens from now on. Cancelling a wait for the next one must lose nothing."""
-
-    async def history(self, *, limit: int) -> Sequence[Happening]:
-        """The latest `limit` events that this node keeps, oldest first."""
 
     async def start(self) -> str: ...
     async def stop(self) -> str: ...

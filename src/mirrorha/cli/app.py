@@ -26,6 +26,8 @@ COMMANDS: Final = {
     "events": "mirrorha.cli.looking:events",
     "history": "mirrorha.cli.looking:history",
     "health": "mirrorha.cli.looking:health",
+    "keys": "mirrorha.cli.keys_commands:keys",
+    "witness": "mirrorha.cli.witness:witness",
     "config": "mirrorha.cli.config_commands:config",
     "demo": "mirrorha.cli.demo_command:demo",
 }

@@ -28,10 +28,11 @@ def _load(asked: Asked) -> ClusterConfig:
 
 @command
 def check(asked: Asked) -> None:
-    """Check a configuration as both nodes see it, and report everything that is wrong at once.
+    """Check a configuration, as both nodes see it.
 
-    One line for each mistake: file, line, place, and what was expected. Exit code 1 if there are
-    any. Nothing but the file is looked at: it needs no running node.
+    Everything that is wrong is reported at once. One line for each mistake: file, line, place, and
+    what was expected. Exit code 1 if there are any. Nothing but the file is looked at: it needs no
+    running node.
 
     \b
     Example:

@@ -10,9 +10,10 @@ from mirrorha.cli.exits import FAILED, CommandError
 
 @command
 def demo(asked: Asked) -> None:
-    """Show a cluster at work on this machine: two nodes, a crash, a takeover, a return.
+    """Show a cluster at work on this machine.
 
-    It needs no configuration, no root and no network, and leaves nothing behind.
+    Two nodes, a crash, a takeover, a return. It needs no configuration, no root and no network, and
+    leaves nothing behind.
 
     \b
     Example:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mirrorha.cli.shown import bytes_text, time_text
 from mirrorha.config import load_toml, on_one_machine
+from mirrorha.volume.names import HIDDEN_NAMES
 
 if TYPE_CHECKING:
     from mirrorha.cli.place import Place
@@ -56,13 +57,15 @@ def describe(config: ClusterConfig) -> str:
 
 
 def look(path: str) -> Held:
-    """Count what `path` holds, without following symbolic links out of it."""
+    """Count what `path` holds, not following symbolic links, without what is mirrorha's own."""
     files, total_bytes, newest_s, problem = 0, 0, None, ""
     waiting = [path]
     while waiting:
         try:
             with os.scandir(waiting.pop()) as entries:
                 for entry in entries:
+                    if entry.name in HIDDEN_NAMES:
+                        continue
                     seen = entry.stat(follow_symlinks=False)
                     if stat.S_ISDIR(seen.st_mode):
                         waiting.append(entry.path)

@@ -35,12 +35,12 @@ _HEALTH: Final = ("OK", "WARNING", "CRITICAL", "UNKNOWN")
 @command
 @click.option("--watch", is_flag=True, help="Go on showing it, until the node ends or Ctrl-C.")
 def status(asked: Asked, watch: bool) -> None:
-    """Show what this node is and does, and what it knows of its peer.
+    """Show this node, and what it knows of its peer.
 
-    The role (STOP, WAIT, ALONE, PRIM, SECOND) with its colour, what its copy of the data is
-    worth, why it is so, its volumes and how far a resynchronisation is, heartbeats, service,
-    checks and arbiter. With --json, the status document; with --watch too, one a line whenever it
-    has changed. Exit code 0 says that the node runs, whatever its role.
+    The role (STOP, WAIT, ALONE, PRIM, SECOND) with its colour, what its copy of the data is worth,
+    why it is so, its volumes and how far a resynchronisation is, heartbeats, service, checks and
+    arbiter. With --json, the status document; with --watch too, one a line whenever it has changed.
+    Exit code 0 says that the node runs, whatever its role.
 
     \b
     Example:
@@ -85,8 +85,8 @@ def wait(asked: Asked, roles: tuple[str, ...], timeout_s: float) -> None:
     """Wait until this node has a role. For scripts.
 
     The node need not be running yet. Ends with exit code 5 if the time is over, and says what the
-    node was then and why. A role says who may write; whether the service is started on it is
-    what the probe tells.
+    node was then and why. A role says who may write; whether the service is started on it is what
+    the probe tells.
 
     \b
     Example:
@@ -117,10 +117,10 @@ def wait(asked: Asked, roles: tuple[str, ...], timeout_s: float) -> None:
 
 @command
 def is_primary(asked: Asked) -> None:
-    """Say by the exit code whether this node serves: 0 in PRIM and ALONE, 1 in other roles.
+    """Say by the exit code whether this node serves.
 
-    For scripts such as backups that must run on one node only. 3 if the node does not run, 4 if
-    it does not answer.
+    0 in PRIM and ALONE, 1 in other roles. For scripts such as backups that must run on one node
+    only. 3 if the node does not run, 4 if it does not answer.
 
     \b
     Example:
@@ -138,10 +138,11 @@ def is_primary(asked: Asked) -> None:
 @command
 @click.option("--count", type=click.IntRange(1), metavar="N", help="End after N events.")
 def events(asked: Asked, count: int | None) -> None:
-    """Show what happens on this node from now on: changes of role, decisions, alarms.
+    """Show what happens on this node from now on.
 
-    Each line says when, which node, the epoch, the role, the name of the rule that fired, and
-    why. With --json, one document a line. Ends with the node, or with Ctrl-C.
+    Changes of role, decisions, alarms. Each line says when, which node, the epoch, the role, the
+    name of the rule that fired, and why. With --json, one document a line. Ends with the node, or
+    with Ctrl-C.
 
     \b
     Example:
@@ -166,7 +167,10 @@ def events(asked: Asked, count: int | None) -> None:
     help="How many of the latest.",
 )
 def history(asked: Asked, limit: int) -> None:
-    """Show the latest events that this node keeps, oldest first.
+    """Show the latest events of this node, oldest first.
+
+    Of those since its process was started. The same lines as `mirrorha events`: when, which node,
+    the epoch, the role, the name of the rule that fired, and why.
 
     \b
     Example:
@@ -179,11 +183,12 @@ def history(asked: Asked, limit: int) -> None:
 
 @command
 def health(asked: Asked) -> None:
-    """Report to monitoring: a Nagios plugin, with a plugin's exit codes.
+    """Report to monitoring, as a Nagios plugin.
 
-    0 OK: the service is protected. 1 WARNING: it runs without protection (ALONE, a
-    resynchronisation, maintenance) or this node needs a look. 2 CRITICAL: no node is known to
-    serve, or the service has failed. 3 UNKNOWN: this node does not run, or does not answer.
+    Its exit codes are a plugin's. 0 OK: the service is protected. 1 WARNING: it runs without
+    protection (ALONE, a resynchronisation, maintenance) or this node needs a look. 2 CRITICAL: no
+    node is known to serve, or the service has failed. 3 UNKNOWN: this node does not run, or does
+    not answer.
 
     \b
     Example:

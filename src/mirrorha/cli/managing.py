@@ -59,8 +59,8 @@ def _carry_out(asked: Asked, name: str, waiting: Waiting, **body: Any) -> None:
 def start(asked: Asked, waiting: Waiting) -> None:
     """Start a node that was stopped with `mirrorha stop`.
 
-    The node then looks for its peer and for the register, and serves, stands by or waits, as
-    these say. It needs `mirrorha run` to be running; where that has ended, run it again.
+    The node then looks for its peer and for the register, and serves, stands by or waits, as these
+    say. It needs `mirrorha run` to be running; where that has ended, run it again.
 
     \b
     Example:
@@ -72,11 +72,12 @@ def start(asked: Asked, waiting: Waiting) -> None:
 @command
 @_waiting
 def stop(asked: Asked, waiting: Waiting) -> None:
-    """Stop this node in good order: its service, then its part in the replication.
+    """Stop this node in good order.
 
-    An up-to-date SECOND takes over at once; without one the service is down until a node
-    starts again. The process of `mirrorha run` stays, so that `mirrorha start` can follow. To end
-    that too, send it SIGTERM (or stop its systemd unit).
+    First its service, then its part in the replication. An up-to-date SECOND takes over at once;
+    without one the service is down until a node starts again. The process of `mirrorha run` stays,
+    so that `mirrorha start` can follow. To end that too, send it SIGTERM (or stop its systemd
+    unit).
 
     \b
     Example:
@@ -88,7 +89,7 @@ def stop(asked: Asked, waiting: Waiting) -> None:
 @command
 @_waiting
 def restart(asked: Asked, waiting: Waiting) -> None:
-    """Restart the service in place, on the node that serves, and wait until it is started.
+    """Restart the service in place, and wait until it is started.
 
     No role changes and nothing fails over. Refused on a node that does not serve.
 
@@ -102,7 +103,7 @@ def restart(asked: Asked, waiting: Waiting) -> None:
 @command
 @_waiting
 def swap(asked: Asked, waiting: Waiting) -> None:
-    """Exchange PRIM and SECOND: the planned move of the service to the other node.
+    """Move the service to the other node: exchange PRIM and SECOND.
 
     The service is stopped here, everything is brought to the other node, and started there; no
     acknowledged write is lost. If the other node cannot start it, the roles swap back. It can be
@@ -119,10 +120,11 @@ def swap(asked: Asked, waiting: Waiting) -> None:
 @command
 @_waiting
 def pause(asked: Asked, waiting: Waiting) -> None:
-    """Maintenance: suspend what happens to the service by itself, until `mirrorha resume`.
+    """Maintenance: suspend what happens to the service by itself.
 
-    While a node is paused it neither restarts nor moves the service, and does not take over.
-    Replication goes on. It survives restarts of the node, and `mirrorha status` shows it.
+    Until `mirrorha resume`. While a node is paused it neither restarts nor moves the service, and
+    does not take over. Replication goes on. It survives restarts of the node, and `mirrorha status`
+    shows it.
 
     \b
     Example:
@@ -154,12 +156,12 @@ def resume(asked: Asked, waiting: Waiting) -> None:
 @_yes
 @_waiting
 def init(asked: Asked, source: str, yes: bool, waiting: Waiting) -> None:
-    """Begin a cluster with the directories of one node. Once, and only where it cannot be known.
+    """Begin a cluster with the directories of one node.
 
-    Two nodes that meet for the first time decide by themselves if at most one of them holds
-    files. If both do, or the other one is away, they wait for this command. It shows the files,
-    the bytes and the newest change of NODE's directories, and the other node's if they can be
-    seen from here, and asks: what the other node holds may be overwritten.
+    Two nodes that meet for the first time decide by themselves if at most one of them holds files.
+    If both do, or the other one is away, they wait for this command. It shows the files, the bytes
+    and the newest change of NODE's directories, and the other node's if they can be seen from here,
+    and asks: what the other node holds may be overwritten.
 
     \b
     Example:
@@ -193,12 +195,12 @@ def init(asked: Asked, source: str, yes: bool, waiting: Waiting) -> None:
 @_yes
 @_waiting
 def resync(asked: Asked, target: str, full: bool, yes: bool, waiting: Waiting) -> None:
-    """Fill NODE's directories from the other node, whatever they hold. Run it on NODE.
+    """Fill NODE's directories from the other node. Run it on NODE.
 
     What differs after a failure is copied by itself, and needs no command. This one is for a node
-    that waits because its directories hold files of unknown standing: a new server with files
-    in the way, a restored backup, a disk from another cluster. With --full these are given up:
-    files that the other node does not have are removed.
+    that waits because its directories hold files of unknown standing: a new server with files in
+    the way, a restored backup, a disk from another cluster. With --full these are given up: files
+    that the other node does not have are removed.
 
     \b
     Example:
