@@ -14,6 +14,7 @@ from mirrorha.core.orders import (
     Freeze,
     Frozen,
     ServeAlone,
+    ServeMirror,
     StopReason,
     Trouble,
 )
@@ -145,7 +146,7 @@ class TestOps:
         pair.give(node, ops(1, 1), ops(3, 3))
         pair.settle()
         assert node.disk.history == [1]
-        assert len(pair.resets) == 1
+        assert pair.resets == ["op 3 does not follow 1"]
 
     @pytest.mark.parametrize("first", [2, 1])
     def test_other_predecessors_close_the_stream(self, first: int) -> None:
@@ -308,6 +309,28 @@ class TestFreeze:
         assert node.disk.history == [1, 2, 3, 4]
         assert node.volume.seq == 4
 
+    def test_what_ends_after_that_does_not_undo_it(self) -> None:
+        """The batch under way counts, and the new line is still no continuation of the old one."""
+        pair, node = following()
+        pair.give(node, ops(1, 3))
+        pair.order(node, ServeAlone(2, "h"))
+        pair.settle()
+        assert node.volume.seq == 3
+        pair.order(node, ServeMirror(3, "h", round=5))
+        said(node)
+        pair.give(node, Received(At(3, 5, 3, prev(3))))
+        assert not node.volume.streaming
+        assert len(pair.resets) == 1
+
+    def test_who_becomes_the_source_first_ends_its_batch(self) -> None:
+        pair, node = following()
+        pair.give(node, ops(1, 3))
+        pair.order(node, ServeMirror(2, "g", round=5))
+        assert said(node) == []
+        while node.lanes[Lane.TREE]:
+            pair.disk(node, Lane.TREE)
+        assert said(node) == [Begin(2, "g", 5)]
+
 
 class TestMeeting:
     def test_an_early_begin_is_kept(self) -> None:
@@ -341,6 +364,7 @@ class TestMeeting:
         pair.settle()
         pair.disconnect()
         pair.connect()
+        pair.give(node, ops(2, 2))
         pair.give(node, Received(Begin(1, "g", 2)), ops(2, 2))
         pair.settle()
         assert said(node) == []
@@ -443,7 +467,8 @@ class TestJobs:
         pair, node = following()
         pair.give(node, ops(1, 2), Received(messages.Checkpoint(1, 2)))
         pair.settle()
-        pair.give(node, ops(3, 3), Received(messages.Retire(1, 2)))
+        pair.give(node, ops(3, 3))
+        pair.give(node, Received(messages.Retire(1, 2)))
         pair.settle()
         assert (FID, 0) in node.disk.touched
         assert (ROOT_FID, NAMES) not in node.disk.touched

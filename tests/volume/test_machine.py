@@ -199,13 +199,18 @@ def test_modes_of_stances() -> None:
         ServeAlone(EPOCH - 1, "g"),
         ServeMirror(EPOCH - 1, "g", round=1),
         Follow(EPOCH - 1, "g", round=1),
-        BecomeTarget(EPOCH - 1, 1),
     ],
 )
 def test_an_order_of_a_lower_epoch_is_a_bug_of_the_node(order: AnyOrder) -> None:
     pair, node = put(Stance.LOG)
     with pytest.raises(InvariantViolation):
         pair.order(node, order)
+
+
+def test_a_copy_that_is_given_up_may_be_filled_from_a_lower_epoch() -> None:
+    pair, node = put(Stance.LOG)
+    pair.order(node, BecomeTarget(EPOCH - 1, 1))
+    assert node.volume.stance is Stance.TARGET
 
 
 def test_time_does_not_run_backwards() -> None:
@@ -362,6 +367,16 @@ class TestJoin:
         assert CutDone(5) in source.reports
         assert target.disk.history == source.disk.history
 
+    @pytest.mark.parametrize("late", [0, 1])
+    def test_the_cut_is_done_once_both_have_synced(self, late: int) -> None:
+        pair, source, _ = joining()
+        pair.settle()
+        pair.order(source, CutOver(5))
+        pair.settle(held=(pair.nodes[late], Lane.SYNC))
+        assert CutDone(5) not in source.reports
+        pair.settle()
+        assert CutDone(5) in source.reports
+
     def test_local_changes_are_told_to_the_resync_once_applied(self) -> None:
         pair, source, _ = joining()
         pair.settle()
@@ -456,10 +471,11 @@ class TestJoin:
         assert NearlyEqual(1) in source.reports
 
     def test_a_target_stands_nowhere_before_it_is_told(self) -> None:
-        pair, source, follower = joining()
-        pair.settle()
-        pair.order(source, ServeMirror(EPOCH, "g", round=1))
-        pair.order(follower, Follow(EPOCH, "g", round=1))
+        pair = Pair()
+        source, follower = pair.mirror(EPOCH)
+        pair.order(follower, BecomeTarget(EPOCH, 1))
+        pair.order(source, ServeMirror(EPOCH, "g", round=7))
+        pair.order(follower, Follow(EPOCH, "g", round=7))
         pair.settle()
         assert not source.volume.streaming
         assert any(isinstance(report, Trouble) for report in source.reports)

@@ -32,6 +32,7 @@ from mirrorha.volume.events import (
     Flush,
     Lane,
     LinkDown,
+    Ordered,
     Received,
     Reply,
     Send,
@@ -47,6 +48,7 @@ from mirrorha.volume.ops import (
     Write,
 )
 from mirrorha.volume.pending import VolumeSettings
+from mirrorha.volume.touched import RETIRED_MAX
 from tests.volume.stream_pair import Node, Pair, decode
 
 
@@ -295,6 +297,15 @@ class TestFreeze:
         pair.give(source, Received(messages.Ack(1, 3)))
         assert answered(source) == []
         assert source.disk.history[1:] == [5, 6]
+
+    def test_what_ends_later_is_not_sent(self) -> None:
+        pair, source, _, fid = mirrored()
+        pair.give(source, write(5, fid), write(6, fid))
+        first = source.lanes[Lane.TREE].popleft()
+        done = DiskDone(first.token, source.disk.perform(first.request))
+        pair.give(source, done, Ordered(Freeze(9)))
+        pair.disk(source, Lane.TREE)
+        assert sent(source) == []
 
     def test_in_log_as_well(self) -> None:
         pair, node, fid = alone()
@@ -790,6 +801,46 @@ class TestCheckpoint:
         assert (fid, 0) in source.disk.touched
         source.peer.inbox.append(raw)
         pair.settle()
+
+    @pytest.mark.parametrize("late", [0, 1])
+    def test_it_needs_both_disks(self, late: int) -> None:
+        pair, source, _, fid = mirrored(VolumeSettings(checkpoint_ms=1_000, hot_checkpoints=1))
+        pair.give(source, write(5, fid))
+        pair.settle()
+        for _ in range(5):
+            pair.tick(1_000)
+            pair.settle(held=(pair.nodes[late], Lane.SYNC))
+        assert (fid, 0) in source.disk.touched
+
+    def test_a_long_log_is_forgotten_piece_by_piece(self) -> None:
+        pair = Pair(VolumeSettings(checkpoint_ms=1_000, hot_checkpoints=1))
+        for node in pair.nodes:
+            node.disk.touched = {(number, 0) for number in range(100, 100 + 2 * RETIRED_MAX + 1)}
+            node.boot()
+        source, follower = pair.mirror()
+        left = []
+        for _ in range(6):
+            pair.tick(1_000)
+            pair.settle()
+            left.append((len(source.disk.touched), len(follower.disk.touched)))
+        assert {(RETIRED_MAX + 1, RETIRED_MAX + 1), (1, 1)} <= set(left)
+        assert left[-1] == (0, 0)
+
+    def test_numbers_that_a_swap_starts_anew_keep_nothing_for_ever(self) -> None:
+        pair, source, follower, fid = mirrored(self.SETTINGS)
+        for stamp in range(100, 200):  # counted by the touched log, though they have no seq
+            pair.give(source, Change(stamp, Create(0, ROOT_FID, "file", 0o600, 0, 0, stamp)))
+        pair.give(source, write(5, fid))
+        pair.settle()
+        pair.order(source, Follow(2, "g", round=2))
+        pair.order(follower, ServeMirror(2, "g", round=2))
+        pair.settle()
+        pair.give(follower, write(6, fid, offset=5 << 20))
+        pair.settle()
+        for _ in range(6):
+            pair.tick(1_000)
+            pair.settle()
+        assert source.disk.touched == follower.disk.touched == set()
 
     def test_here_first_then_there(self) -> None:
         pair, source, follower, fid = mirrored(self.SETTINGS)

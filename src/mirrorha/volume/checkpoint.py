@@ -16,7 +16,7 @@ from mirrorha.volume.disk import RetireTouched, SyncTree
 from mirrorha.volume.events import Lane
 from mirrorha.volume.messages import Checkpoint, Retire
 from mirrorha.volume.pending import Outbox, Terms, VolumeSettings
-from mirrorha.volume.touched import TouchedLog
+from mirrorha.volume.touched import RETIRED_MAX, TouchedLog
 
 # A crowded log does not wait for its time, but neither does it sync without a pause.
 CROWDED_SHARE: Final = 10
@@ -42,11 +42,12 @@ class Checkpointer:
         self._settings = settings
         self._round: _Round | None = None
         self._done: deque[_Round] = deque()  # oldest first; their entries may still be kept
+        self._cut: _Round | None = None  # covers more entries than could be forgotten at once
         self._last_ms = 0
 
     def restart(self) -> None:
         """The stream starts anew: what was under way is void."""
-        self._round = None
+        self._round = self._cut = None
         self._done.clear()
         self._last_ms = self._out.now_ms
 
@@ -61,6 +62,9 @@ class Checkpointer:
         if self._out.now_ms - self._last_ms < wait_ms:
             return
         self._last_ms = self._out.now_ms
+        if self._cut is not None:
+            self._forget(self._cut)
+            return
         if self._done and self._done[-1].stamp == stamp:
             self._retire(self._done[-1])  # nothing new to sync; what is kept grows older
             return
@@ -96,7 +100,11 @@ class Checkpointer:
             return
         while len(self._done) > self._settings.hot_checkpoints:
             self._done.popleft()
+        self._forget(cut)
+
+    def _forget(self, cut: _Round) -> None:
         keys = self._touched.covered(cut.stamp)
+        self._cut = cut if len(keys) == RETIRED_MAX else None
         checkpoint = (self._terms.epoch, cut.seq)
         if keys or checkpoint > self._touched.retired:
             self._touched.forget(keys)

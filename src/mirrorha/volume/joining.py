@@ -257,7 +257,6 @@ class Joining:
             return
         session.phase = _Phase.DONE
         self._position.adopt(base.seq, base.chain)
-        self._touched.cap(base.seq)
         self._touched.confirmed = max(self._touched.confirmed, (base.epoch, base.seq))
         self._out.send(BaseDone(base.epoch, base.session, base.seq))
 

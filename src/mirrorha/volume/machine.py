@@ -314,7 +314,9 @@ class Volume:
             self._follow_source()
 
     def _order_stance(self, order: ServeAlone | ServeMirror | Follow | BecomeTarget) -> None:
-        ensure(order.epoch >= self._epoch, "an order never names a lower epoch than the last one")
+        # Only a copy that is given up may come from a lower epoch: an operator forced a higher one.
+        falls = order.epoch < self._epoch and not isinstance(order, BecomeTarget)
+        ensure(not falls, "an order never names a lower epoch than the last one")
         self._epoch = order.epoch
         self._freeze = None
         self._check_disk()

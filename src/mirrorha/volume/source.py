@@ -92,7 +92,6 @@ class Source:
         self._begin_due = False
         self._replaying = False  # since the order, until the follower has all that was pending
         self._replay_to = 0
-        self._drain: int | None = None
         self._progress_ms = 0
         self._slow_reported = self._stuck_reported = False
 
@@ -123,7 +122,9 @@ class Source:
         """Admit nothing; once the follower holds all and both have synced: `Drained`."""
         if self.stance in MIRRORING:
             self._set_stance(Stance.DRAIN)
-            self._drain = token
+            # A flush of the whole tree: it begins once all that was admitted is applied, and the
+            # follower answers once it has applied that.
+            self._flusher.ask_tree(token)
 
     def close(self, why: str, primary: str | None) -> None:
         """Answer every caller: nothing of theirs is in our hands any more."""
@@ -167,7 +168,6 @@ class Source:
 
     def _set_stance(self, stance: Stance) -> None:
         self.stance = stance
-        self._drain = None
         self.terms.mirrored = stance in MIRRORING
         self.terms.answering = stance is Stance.LOG or stance in MIRRORING
 
@@ -325,8 +325,6 @@ class Source:
         if self._begin_due and self._out.link_up and self._out.tree_is_idle():
             self._begin_due = False
             self._out.send(Begin(self.terms.epoch, self.terms.generation, self._round))
-        if self._drain is not None:
-            self._advance_drain(self._drain)
 
     def _send(self, entries: list[_Entry]) -> None:
         """Send them, in as few messages as their size allows."""
@@ -344,14 +342,8 @@ class Source:
         ops = [entry.done for entry in entries if entry.done is not None]
         self._out.send(Ops(terms.epoch, terms.generation, first.seq, first.prev, ops))
 
-    def _advance_drain(self, token: int) -> None:
-        if self.terms.streaming and not self._window and self._out.tree_is_idle():
-            self._drain = None
-            self._flusher.ask_tree(token)
-            self._flusher.advance()
-
     def _flushed_for_drain(self, token: int) -> None:
-        if self.stance is Stance.DRAIN:
+        if self.stance is Stance.DRAIN and not self._window:
             self._out.report(Drained(token))
 
     # ---- what the follower says ----------------------------------------------------------------

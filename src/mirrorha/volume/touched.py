@@ -8,6 +8,7 @@ both nodes.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from typing import Final, final
 
@@ -45,6 +46,8 @@ _TAILS: Final = -3
 # durable: one commit serves so many segments, or files.
 RESERVED_SEGMENTS: Final = 8
 RESERVED_FIDS: Final = 8
+# Forgotten at once: the commit stands in the way of the application's writes meanwhile.
+RETIRED_MAX: Final = 4096
 
 
 def tail(segment: int) -> int:
@@ -146,8 +149,9 @@ class TouchedLog:
         self._stamps.update(dict.fromkeys(keys, stamp))
 
     def covered(self, stamp: int) -> list[TouchKey]:
-        """The entries whose last op is the `stamp`th or an earlier one."""
-        return [key for key, last in self._stamps.items() if last <= stamp]
+        """The entries whose last op is the `stamp`th or an earlier one; RETIRED_MAX at most."""
+        found = (key for key, last in self._stamps.items() if last <= stamp)
+        return list(itertools.islice(found, RETIRED_MAX))
 
     def forget(self, keys: Iterable[TouchKey]) -> None:
         """Take entries out. An op that needs one later finds it cold."""
