@@ -80,7 +80,8 @@ class Received(Event, frozen=True):
 
 
 class Tick(Event, frozen=True):
-    """Time passed. Given at least every 100 ms while anything is pending."""
+    """Time passed. Given at least every 100 ms while anything is pending, and about every second
+    otherwise: checkpoints go on until the touched log is empty."""
 
 
 AnyEvent = Change | Flush | Ordered | DiskDone | LinkUp | LinkDown | Received | Tick
@@ -114,7 +115,10 @@ class Failure(enum.Enum):
 
 
 class Reply(Effect, frozen=True):
-    """Answer a local caller. `op` is what was done (its fid, its actual length)."""
+    """Answer a local caller. `op` is what was done (its fid, its actual length).
+
+    None if nothing was: a flush, a refusal, or there was nothing to do.
+    """
 
     token: int
     failure: Failure

@@ -1,0 +1,142 @@
+"""The machine on the disks it is made for: whatever callers do, both trees are the same."""
+
+from __future__ import annotations
+
+import os
+import random
+from typing import TYPE_CHECKING, cast
+
+import pytest
+
+from mirrorha.core.orders import Trouble
+from mirrorha.testing.check_disk import take_snapshot
+from mirrorha.testing.memory_disk import MemoryDisk
+from mirrorha.volume.disk import LoadTouched
+from mirrorha.volume.events import Change, Failure, Flush
+from mirrorha.volume.machine import Volume
+from mirrorha.volume.ops import (
+    ROOT_FID,
+    AnyOp,
+    Create,
+    Link,
+    Mkdir,
+    Rename,
+    Rmdir,
+    SetAttributes,
+    SetXattr,
+    Symlink,
+    Truncate,
+    Unlink,
+    Write,
+)
+from mirrorha.volume.pending import VolumeSettings
+from mirrorha.volume.touched import TouchedState
+from tests.volume.disk_support import Home
+from tests.volume.stream_pair import Node, Pair, TinyDisk, TinyResyncs
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mirrorha.volume.disk import Disk
+
+NAMES = ("a", "b", "c", "é")
+
+
+class Callers:
+    """Ask for anything, by what they were told before."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self.chance = chance
+        self.files = [ROOT_FID]
+        self.directories = [ROOT_FID]
+
+    def told(self, op: AnyOp | None) -> None:
+        if isinstance(op, Mkdir):
+            self.directories.append(op.fid)
+        if isinstance(op, Mkdir | Create | Symlink):
+            self.files.append(op.fid)
+
+    def op(self, stamp: int) -> AnyOp:
+        chance = self.chance
+        fid, parent = chance.choice(self.files), chance.choice(self.directories)
+        name, other = chance.choice(NAMES), chance.choice(NAMES)
+        return chance.choice(
+            [
+                Create(0, parent, name, 0o640, -1, -1, stamp),
+                Create(0, parent, name, 0o640, -1, -1, stamp),
+                Mkdir(0, parent, name, 0o750, -1, -1, stamp),
+                Symlink(0, parent, name, "nowhere", -1, -1, stamp),
+                Link(fid, parent, name, stamp),
+                Unlink(0, parent, name, stamp),
+                Rmdir(0, parent, name, stamp),
+                Rename(0, parent, name, chance.choice(self.directories), other, 0, stamp),
+                SetAttributes(fid, chance.choice([None, 0o600]), None, None, stamp),
+                SetAttributes(fid, None, None, None, None),
+                SetXattr(fid, "user.x", chance.choice([None, b"1", b"2"])),
+                Truncate(fid, chance.randrange(9000), stamp),
+                Write(fid, chance.randrange(9000), chance.randbytes(chance.randrange(50)), stamp),
+                Write(fid, chance.randrange(9000), chance.randbytes(chance.randrange(50)), stamp),
+            ]
+        )
+
+
+def place(node: Node, disk: Disk) -> None:
+    """Give a node another disk than the tiny one."""
+    node.disk = cast("TinyDisk", disk)
+    touched = disk.perform(LoadTouched())
+    assert isinstance(touched, TouchedState)
+    resyncs = TinyResyncs(node.disk, node.disk)
+    node.volume = Volume(VolumeSettings(checkpoint_ms=50), touched=touched, resyncs=resyncs)
+
+
+def live(pair: Pair, chance: random.Random, changes: int) -> int:
+    """Mirror random changes, at random paces. How many were acknowledged."""
+    source, _ = pair.mirror()
+    callers = Callers(chance)
+    for number in range(1, changes + 1):
+        pair.give(source, Change(number, callers.op(number * 1_000)))
+        if chance.random() < 0.1:
+            pair.give(source, Flush(number + changes, chance.choice(callers.files)))
+        if chance.random() < 0.05:
+            pair.tick(chance.randrange(60))
+        for _ in range(chance.randrange(12)):
+            if moves := pair.busy():
+                chance.choice(moves)()
+        for reply in source.replies[-3:]:
+            callers.told(reply.op)
+    pair.settle()
+    assert not pair.resets
+    assert not any(isinstance(report, Trouble) for report in source.reports)
+    assert len(source.replies) >= changes
+    return sum(reply.failure is Failure.NONE for reply in source.replies)
+
+
+def make_memory_disk() -> MemoryDisk:
+    return MemoryDisk(keeps_owners=os.geteuid() == 0)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_on_disks_in_memory(seed: int) -> None:
+    pair = Pair()
+    for node in pair.nodes:
+        place(node, make_memory_disk())
+    assert live(pair, random.Random(seed), 400) > 80
+    first, second = (take_snapshot(cast("Disk", node.disk)) for node in pair.nodes)
+    assert first == second
+    assert len(first) > 3
+
+
+@pytest.mark.parametrize("source", [0, 1])
+def test_on_a_real_one_and_one_in_memory(source: int, tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    home.root.mkdir(mode=0o755, exist_ok=True)
+    pair = Pair()
+    place(pair.nodes[source], home.open())
+    place(pair.nodes[1 - source], make_memory_disk())
+    chance = random.Random(source)
+    assert live(pair, chance, 300) > 60
+    first, second = (take_snapshot(cast("Disk", node.disk)) for node in pair.nodes)
+    for seen in (first, second):
+        seen.pop("")  # the root itself was there before
+    assert first == second
+    home.close()
