@@ -49,6 +49,10 @@ class VolumeError(MirrorHAError):
     """A volume cannot be used as it is: missing, not mounted, unknown contents, failing disk."""
 
 
+class StateError(MirrorHAError):
+    """The node's own state cannot be read or written. Look at the disk that `state_dir` is on."""
+
+
 class PeerError(MirrorHAError):
     """Something the other node did or is."""
 

@@ -1,0 +1,1 @@
+"""A node: its parts, put together and run."""

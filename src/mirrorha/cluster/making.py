@@ -1,0 +1,126 @@
+"""What a configuration names, made: its arbiter, its checks, its probe, its service."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from mirrorha import arbiters, checks
+from mirrorha.checks.runner import Checker
+from mirrorha.errors import LocalUsageError
+from mirrorha.net.keys import load_keys
+from mirrorha.net.tls import witness_client_context
+from mirrorha.probe import HealthProbe
+from mirrorha.service import Callbacks, Commands, ServeTask
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from mirrorha.abc import Arbiter, Check
+    from mirrorha.config import CheckConfig, ClusterConfig
+    from mirrorha.service import Phases
+
+_ARBITERS: Final = {
+    "local": "LocalArbiter",
+    "s3": "S3Arbiter",
+    "dynamodb": "DynamoDBArbiter",
+    "etcd": "EtcdArbiter",
+}
+_CHECKS: Final = {
+    "tcp": "Tcp",
+    "http": "Http",
+    "process": "Process",
+    "command": "Command",
+    "disk": "Disk",
+    "interface": "Interface",
+    "ping": "Ping",
+    "mount": "Mount",
+}
+
+
+def make_arbiter(config: ClusterConfig) -> Arbiter:
+    """The arbiter that the configuration names. Blocks: keys may be read for it.
+
+    Raises:
+        LocalUsageError: this version has no such arbiter, or it cannot be made so.
+    """
+    arbiter = config.arbiter
+    if arbiter is None:
+        raise LocalUsageError(
+            "a cluster without an arbiter cannot be run by this version; `mirrorha witness` on any "
+            "third machine is one"
+        )
+    if arbiter.kind == "witness":
+        keys = load_keys(Path(config.keys), node=config.me.name, cluster=config.name)
+        return arbiters.WitnessArbiter(
+            arbiter.options["address"], config.name, witness_client_context(keys)
+        )
+    made: Arbiter = _named(arbiters, _ARBITERS, arbiter.kind, "arbiter")(**arbiter.options)
+    return made
+
+
+def arbiter_text(arbiter: Arbiter) -> str:
+    """What both nodes compare, of an arbiter that the program made."""
+    is_described = type(arbiter).__str__ is not object.__str__
+    return f"{arbiter.kind} {arbiter}" if is_described else arbiter.kind
+
+
+def make_checker(config: CheckConfig) -> Checker:
+    """A check that the configuration names. Raises as `make_arbiter`."""
+    cls = _named(checks, _CHECKS, config.kind, "check")
+    check: Check = cls(**config.options)
+    return Checker(
+        check,
+        every_s=config.every_s,
+        timeout_s=config.timeout_s,
+        fall=config.fall,
+        rise=config.rise,
+        on_failure=config.on_failure,
+        when=config.when,
+        name=config.name or "",
+    )
+
+
+def make_probe(config: ClusterConfig) -> HealthProbe | None:
+    """The probe that the configuration names, or None."""
+    probe = config.probe
+    return (
+        None if probe is None else HealthProbe(port=probe.port, host=probe.host, alias=probe.alias)
+    )
+
+
+def make_phases(
+    config: ClusterConfig,
+    *,
+    start: Callable[..., object] | None,
+    stop: Callable[..., object] | None,
+    serve: Callable[..., Awaitable[object]] | None,
+) -> Phases:
+    """How the service is started and stopped: by the program, or by commands.
+
+    Raises:
+        LocalUsageError: more than one way was given.
+    """
+    ways = [
+        name
+        for name, given in (
+            ("@cluster.serve", serve),
+            ("@cluster.on_start or on_stop", start or stop),
+            ("[service] start", config.service.start),
+        )
+        if given
+    ]
+    if len(ways) > 1:
+        raise LocalUsageError(f"the service is given in {len(ways)} ways: {' and '.join(ways)}")
+    if serve is not None:
+        return ServeTask(serve)
+    if config.service.start:
+        return Commands(start=config.service.start, stop=config.service.stop)
+    return Callbacks(start=start, stop=stop)
+
+
+def _named(module: Any, names: dict[str, str], kind: str, what: str) -> Any:
+    found = getattr(module, names.get(kind, ""), None)
+    if found is None:
+        raise LocalUsageError(f"this version has no {what} of the kind '{kind}'")
+    return found

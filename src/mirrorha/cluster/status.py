@@ -1,0 +1,263 @@
+"""The status document: what a node knows of itself and its peer, as plain values."""
+
+from __future__ import annotations
+
+import datetime
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+
+from mirrorha.core.health import colour_of, colour_of_peer, data_of, data_of_peer
+from mirrorha.core.messages import Standing
+from mirrorha.core.orders import Progress
+from mirrorha.core.register import Register
+from mirrorha.core.words import Colour, Data, Mode, Role
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mirrorha.checks.runner import CheckReport
+    from mirrorha.core.state import Decision, State
+    from mirrorha.net.heartbeat import PathStatistics
+    from mirrorha.service import ServiceStatus
+
+SCHEMA: Final = 1
+Document = dict[str, Any]
+
+
+@attrs.frozen(kw_only=True)
+class VolumeView:
+    """A volume, as its driver sees it.
+
+    Attributes:
+        name: as the core calls it.
+        path: on this node.
+        mode: how it acknowledges; None if it does not serve, or is not open.
+        seq: the last change applied here.
+        peer_seq: the last one that the peer has acknowledged, if that is known.
+        waiting: changes and flushes that wait for room or for an order.
+    """
+
+    name: str
+    path: str
+    mode: Mode | None = None
+    seq: int = 0
+    peer_seq: int | None = None
+    waiting: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class View:
+    """Everything that the document is made from.
+
+    Attributes:
+        cluster, state: the cluster's name; what the core knows.
+        now_ms, wall_s: the time, by the core's clock and since 1970.
+        link_trouble: why the peer is refused, or "".
+        warnings: settings that differ and may.
+        arbiter_kind, arbiter_trouble: what it is; why it did not answer lately, or "".
+        is_arbiter_reachable: whether the latest request was answered.
+    """
+
+    cluster: str
+    state: State
+    now_ms: int
+    wall_s: float
+    volumes: Sequence[VolumeView]
+    heartbeats: Sequence[PathStatistics]
+    service: ServiceStatus
+    checks: Sequence[CheckReport]
+    link_trouble: str
+    warnings: Sequence[str]
+    arbiter_kind: str
+    arbiter_trouble: str
+    is_arbiter_reachable: bool
+
+
+def document(view: View) -> Document:
+    """The status document of a running node: JSON-able, stable keys, times RFC 3339 in UTC."""
+    s = view.state
+    since_s = view.wall_s - (view.now_ms - s.since_ms) / 1000
+    return {
+        "schema": SCHEMA,
+        "cluster": view.cluster,
+        "node": s.me,
+        "role": s.role.value,
+        "colour": colour_of(s).value,
+        "data": data_of(s).value,
+        "epoch": s.epoch,
+        "since": rfc3339(since_s),
+        "why": s.why,
+        "running": True,
+        "operation": _operation(s.decision),
+        "heartbeats": [_heartbeat(each) for each in view.heartbeats],
+        "service": {
+            "state": s.service.value,
+            "text": s.gave_up or view.service.text,
+            "restarts": len(s.restarts_ms),
+            "restart_limit": s.settings.restart_limit,
+        },
+        "peer": _peer(view),
+        "volumes": [_volume(view, each) for each in view.volumes],
+        "checks": [_check(each) for each in view.checks],
+        "switches": [],
+        "arbiter": _arbiter(view),
+        "paused": s.meta.paused,
+        "warnings": list(view.warnings),
+        "incarnation": s.meta.incarnation,
+        "generation": s.meta.generation,
+    }
+
+
+def not_running(*, cluster: str, node: str, volumes: Sequence[str]) -> Document:
+    """The same document for a node whose `run` is not under way."""
+    return {
+        "schema": SCHEMA,
+        "cluster": cluster,
+        "node": node,
+        "role": Role.STOP.value,
+        "colour": Colour.RED.value,
+        "data": Data.CONSISTENT.value,
+        "epoch": 0,
+        "since": None,
+        "why": "the node is not running",
+        "running": False,
+        "operation": None,
+        "heartbeats": [],
+        "service": {"state": "stopped", "text": "", "restarts": 0, "restart_limit": 0},
+        "peer": None,
+        "volumes": [
+            {
+                "path": path,
+                "mode": None,
+                "data": Data.CONSISTENT.value,
+                "seq": 0,
+                "peer_seq": None,
+                "waiting": 0,
+                "resync": None,
+            }
+            for path in volumes
+        ],
+        "checks": [],
+        "switches": [],
+        "arbiter": None,
+        "paused": False,
+        "warnings": [],
+        "incarnation": 0,
+        "generation": "",
+    }
+
+
+def rfc3339(wall_s: float) -> str:
+    """A time since 1970 as text, to the millisecond, in UTC."""
+    moment = datetime.datetime.fromtimestamp(wall_s, tz=datetime.UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _operation(decision: Decision | None) -> Document | None:
+    if decision is None:
+        return None
+    return {
+        "id": decision.operation,
+        "kind": decision.kind.value,
+        "progress": decision.stage.value,
+        "why": decision.why,
+    }
+
+
+def _heartbeat(path: PathStatistics) -> Document:
+    return {
+        "from": path.local,
+        "to": path.peer,
+        "up": path.up,
+        "last_heard_s": path.last_heard_s,
+        "error": path.error or path.refusal,
+    }
+
+
+def _peer(view: View) -> Document:
+    s = view.state
+    heard = [each.last_heard_s for each in view.heartbeats if each.last_heard_s is not None]
+    data = data_of_peer(s.peer)
+    return {
+        "name": s.other,
+        "role": s.peer.role if s.peer else None,
+        "colour": colour_of_peer(s.peer).value,
+        "data": data.value if data else None,
+        "link": "up" if s.link else "down",
+        "refused": view.link_trouble,
+        "last_heard_s": min(heard, default=None),
+        "service": s.peer.service if s.peer else None,
+        "why": s.peer.why if s.peer else "",
+        "paused": s.peer.paused if s.peer else None,
+    }
+
+
+def _volume(view: View, volume: VolumeView) -> Document:
+    s = view.state
+    # A follower's acknowledgements are its source's: mirrored, though it answers nobody here.
+    follows = s.standing is Standing.FOLLOWER and not s.frozen
+    mode = Mode.MIRROR if follows else volume.mode
+    return {
+        "path": volume.path,
+        "mode": mode.value if mode else None,
+        "data": data_of(s).value,
+        "seq": volume.seq,
+        "peer_seq": volume.peer_seq,
+        "waiting": volume.waiting,
+        "resync": _resync(view, volume.name),
+    }
+
+
+def _resync(view: View, volume: str) -> Document | None:
+    s = view.state
+    progress, decision = s.progress.get(volume), s.decision
+    if decision is None or not isinstance(progress, Progress):
+        return None
+    if progress.session != decision.session:
+        return None
+    return _progress(progress, elapsed_ms=view.now_ms - decision.since_ms)
+
+
+def _progress(progress: Progress, *, elapsed_ms: int) -> Document:
+    left_bytes = max(0, progress.total_bytes - progress.done_bytes)
+    eta_s = None
+    if progress.done_bytes > 0 and elapsed_ms > 0:
+        eta_s = round(left_bytes * elapsed_ms / progress.done_bytes / 1000, 1)
+    return {
+        "done_bytes": progress.done_bytes,
+        "total_bytes": progress.total_bytes,
+        "files_left": progress.files_left,
+        "sent_bytes": progress.sent_bytes,
+        "eta_s": eta_s,
+    }
+
+
+def _check(report: CheckReport) -> Document:
+    return {
+        "name": report.name,
+        "kind": report.kind,
+        "state": report.state.value,
+        "text": report.text,
+        "on_failure": report.on_failure,
+        "in_a_row": report.in_a_row,
+        "duration_s": report.duration_ms / 1000,
+    }
+
+
+def _arbiter(view: View) -> Document:
+    s = view.state
+    register = s.seen if isinstance(s.seen, Register) else None
+    return {
+        "kind": view.arbiter_kind,
+        "reachable": view.is_arbiter_reachable,
+        "trouble": s.register_problem or view.arbiter_trouble,
+        "register": None
+        if register is None
+        else {
+            "cluster_id": register.cluster_id,
+            "epoch": register.epoch,
+            "primary": register.primary,
+            "in_sync": sorted(register.in_sync),
+        },
+    }
