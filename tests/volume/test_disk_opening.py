@@ -36,7 +36,7 @@ from tests.requirements import require_root
 from tests.volume.disk_support import T0, Home, create, do, drawn, fid, mkdir
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -57,6 +57,22 @@ def rows(home: Home, statement: str) -> list[tuple[int, ...]]:
         found = connection.execute(statement).fetchall()
     connection.close()
     return found
+
+
+def without_descriptors(body: Callable[[], None]) -> None:
+    """Run `body` with not one descriptor free."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = max(int(name) for name in os.listdir("/proc/self/fd"))
+    held = [os.dup(0)]
+    try:
+        while held[-1] < used:
+            held.append(os.dup(0))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (held[-1] + 1, limits[1]))
+        body()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for descriptor in held:
+            os.close(descriptor)
 
 
 def test_files_that_were_there_get_ids_and_keep_them(home: Home) -> None:
@@ -179,6 +195,13 @@ def test_a_lost_touched_log_is_noticed_though_all_files_are_gone_too(home: Home)
     assert home.open().perform(LoadTouched()) == TouchedState(damaged=True)
 
 
+def test_a_damaged_touched_log_beside_an_empty_directory_is_damaged(home: Home) -> None:
+    """Nothing else is left to show that the volume is not new."""
+    (home.state / "touched.db").write_bytes(b"garbage" * 1000)
+    for _ in range(2):
+        assert home.open().perform(LoadTouched()) == TouchedState(damaged=True)
+
+
 def test_limbo_is_found_again(home: Home) -> None:
     disk = home.open()
     do(disk, mkdir(1, "d"), create(2, "f", fid(1)), create(3, "g"), Write(fid(2), 0, b"x", T0))
@@ -222,7 +245,7 @@ def test_another_file_system_inside_is_not_entered(home: Home) -> None:
         assert fids(disk) == {}
     finally:
         home.close()
-        subprocess.run(["umount", inner], check=True)
+        subprocess.run(["umount", "--lazy", inner], check=True)
 
 
 def test_it_goes_on_below_what_is_mounted_over_it(home: Home) -> None:
@@ -235,7 +258,7 @@ def test_it_goes_on_below_what_is_mounted_over_it(home: Home) -> None:
         disk.perform(SyncFile(fid(2)))
         assert list(home.root.iterdir()) == []
     finally:
-        subprocess.run(["umount", home.root], check=True)
+        subprocess.run(["umount", "--lazy", home.root], check=True)
     assert (home.root / "d/f").read_bytes() == b"below"
 
 
@@ -313,22 +336,41 @@ def test_a_creation_that_fails_half_way_leaves_nothing(home: Home) -> None:
     disk = home.open()
     do(disk, mkdir(1, "d"))
     before = take_snapshot(disk)
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    used = max(int(name) for name in os.listdir("/proc/self/fd"))
-    held = [os.dup(0)]
-    try:
-        # Not one descriptor more: the file can be made, but not opened.
-        while held[-1] < used:
-            held.append(os.dup(0))
-        resource.setrlimit(resource.RLIMIT_NOFILE, (held[-1] + 1, limits[1]))
-        outcomes = [disk.perform(Apply(op)) for op in (create(2, "f", fid(1)), mkdir(3, "e"))]
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-        for descriptor in held:
-            os.close(descriptor)
+    outcomes: list[object] = []
+
+    def make() -> None:
+        # The file can be made, but not opened.
+        outcomes.extend(disk.perform(Apply(op)) for op in (create(2, "f", fid(1)), mkdir(3, "e")))
+
+    without_descriptors(make)
     assert outcomes == [Outcome(None, errno.EMFILE)] * 2
     assert take_snapshot(disk) == before
     assert take_snapshot(home.open()) == before
+
+
+def test_a_look_that_fails_for_want_of_descriptors_is_not_final(home: Home) -> None:
+    (home.root / "d").mkdir()
+    (home.root / "d/f").write_bytes(b"x")
+    seen = take_snapshot(home.open())["d/f"]
+    disk = home.open()
+
+    def look() -> None:
+        with pytest.raises(DiskError, match="Too many open files"):
+            disk.perform(ReadBytes(seen.fid, 0, 1))
+
+    without_descriptors(look)
+    assert disk.perform(ReadBytes(seen.fid, 0, 1)) == b"x"
+    directory = fids(disk)["d"]
+    disk = home.open(idle_max=0)
+    disk.perform(ReadAttributes(ROOT_FID))
+
+    def set_aside() -> None:
+        with pytest.raises(DiskError, match="Too many open files"):
+            disk.perform(SetAside(directory, "f"))
+
+    without_descriptors(set_aside)
+    with pytest.raises(DiskError, match="Too many open files"):
+        disk.perform(ReadBytes(seen.fid, 0, 1))
 
 
 def test_no_descriptor_is_left_open(home: Home) -> None:
@@ -373,4 +415,4 @@ def test_a_full_state_directory_stops_the_node_at_the_next_sync(
             disk.perform(request_)
     finally:
         home.close()
-        subprocess.run(["umount", home.state], check=True)
+        subprocess.run(["umount", "--lazy", home.state], check=True)

@@ -102,6 +102,20 @@ async def test_a_write_of_a_mebibyte_is_one_op(engine: Recording, files: Files) 
     assert places == [(0, mib), (1, mib), (2, mib), (3, 1), (3, 0)]
 
 
+async def test_what_waits_does_not_change(engine: Recording, files: Files) -> None:
+    data = bytearray(b"before")
+
+    def meanwhile(op: AnyOp) -> None:
+        if isinstance(op, Write):
+            data[:] = b"after!"
+
+    engine.before = meanwhile
+    for given in (data, memoryview(data)):
+        data[:] = b"before"
+        await files.write_bytes("a", given)
+        assert await files.read_bytes("a") == b"before"
+
+
 async def test_every_change_has_its_time(engine: Recording, files: Files) -> None:
     await files.write_bytes("a", b"x")
     await files.write_bytes("a", b"y")

@@ -113,6 +113,9 @@ def test_directories_must_lie_apart(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(a)
     (problem,) = layout_problems([tmp_path / "link", b], state)
     assert str(a) in problem
+    (tmp_path / "state-link").symlink_to(b)
+    (problem,) = layout_problems([a], tmp_path / "state-link")
+    assert "inside of the volume" in problem
     mark(a, VOLUME)
     (problem,) = layout_problems([b], state)
     assert "is a volume too" in problem

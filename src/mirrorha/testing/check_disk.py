@@ -29,6 +29,7 @@ from mirrorha.volume.disk import (
     Kind,
     ListDirectory,
     LoadTouched,
+    Many,
     Outcome,
     Place,
     PunchHole,
@@ -64,7 +65,7 @@ from mirrorha.wire.limits import BLOCK_BYTES, NAME_BYTES_MAX
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mirrorha.volume.disk import Disk
+    from mirrorha.volume.disk import AnyRequest, Disk
     from mirrorha.volume.ops import AnyOp
 
 _T0: Final = 1_700_000_000_000_000_000
@@ -481,6 +482,22 @@ def a_follower_holds_a_prefix(disk: Disk) -> None:
     _same(disk.perform(ReadBytes(fid_of(1), 0, 9)), b"onetwo", "nothing after it is applied")
 
 
+def many_requests_are_one(disk: Disk) -> None:
+    _same(disk.perform(Many([])), [], "nothing")
+    first, second = Apply(_create(1, "a")), Apply(_create(2, "a"))
+    created, refused, listed = _results(disk, [first, second, ListDirectory(ROOT_FID)])
+    ensure(isinstance(created, Outcome) and not created.errno, "the first is done")
+    _same(refused, Outcome(None, errno.EEXIST), "the second is refused")
+    _same(listed, [Entry("a", fid_of(1), Kind.FILE)], "the third sees the first")
+    _same(_results(disk, [Many([SyncTree()]), SyncFile(fid_of(1))]), [[None], None], "syncs")
+
+
+def _results(disk: Disk, requests: list[AnyRequest]) -> list[object]:
+    results = disk.perform(Many(requests))
+    ensure(isinstance(results, list) and len(results) == len(requests), "as many results")
+    return list(results) if isinstance(results, list) else []
+
+
 def holes_are_punched(disk: Disk) -> None:
     fid = fid_of(1)
     _make(disk, _create(1, "a"), _mkdir(2, "d"))
@@ -559,6 +576,7 @@ DISK_CASES: Final = (
     limbo_is_cleared_for_good,
     files_are_relabelled,
     a_follower_holds_a_prefix,
+    many_requests_are_one,
     holes_are_punched,
     limbo_is_emptied_step_by_step,
     the_touched_log_is_kept,

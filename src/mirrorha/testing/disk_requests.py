@@ -11,6 +11,7 @@ from mirrorha.volume.disk import (
     ClearLimbo,
     HashBlocks,
     ListDirectory,
+    Many,
     Place,
     PunchHole,
     ReadAttributes,
@@ -122,7 +123,8 @@ class RandomRequests:
         if chance < 0.65:
             return Apply(self.op())
         if chance < 0.7:
-            return ApplyAll([self.op() for _ in range(3)])
+            ops = [self.op() for _ in range(3)]
+            return self._rng.choice((ApplyAll(ops), Many([Apply(op) for op in ops])))
         return self.look() if chance < 0.9 else self.resync()
 
     def _write(self) -> Write:

@@ -33,6 +33,7 @@ from mirrorha.volume.disk import (
     Kind,
     ListDirectory,
     LoadTouched,
+    Many,
     Outcome,
     Place,
     PunchHole,
@@ -111,6 +112,7 @@ class MemoryDisk:
         self._requests_left: int | None = None
         self._aside = itertools.count()
         self._table: Final[dict[type, Callable[..., object]]] = {
+            Many: self._perform_many,
             ApplyAll: self._apply_all,
             PunchHole: self._punch_hole,
             RecordTouched: self._record_touched,
@@ -146,7 +148,8 @@ class MemoryDisk:
         try:
             return self._table[type(request)](request)
         except OSError as error:
-            raise DiskError(f"{type(request).__name__}: {error}") from error
+            self._failure = f"{type(request).__name__}: {error}"
+            raise DiskError(self._failure) from error
 
     # What befalls it.
 
@@ -224,6 +227,9 @@ class MemoryDisk:
             return self._ops.apply(request.op)
         except OSError as error:
             return Outcome(None, error.errno or errno.EINVAL)
+
+    def _perform_many(self, request: Many) -> list[object]:
+        return [self.perform(one) for one in request.requests]
 
     def _apply_all(self, request: ApplyAll) -> Applied:
         for count, op in enumerate(request.ops):

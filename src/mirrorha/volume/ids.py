@@ -84,7 +84,11 @@ class IdTable:
             return True
 
     def load(self, root: Identity) -> list[Row] | None:
-        """All rows; None if they are damaged, or not those of the tree with this root."""
+        """All rows; None if they are damaged, or not those of the tree with this root.
+
+        Raises:
+            OSError: they cannot be read.
+        """
         try:
             if self._connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
                 return None
@@ -93,6 +97,8 @@ class IdTable:
                 return None
             rows = self._connection.execute("SELECT fid, inode, birth, kind FROM ids").fetchall()
             return msgspec.convert(rows, list[Row])
+        except sqlite3.OperationalError as error:
+            raise OSError(f"the table of ids {self._path} cannot be read: {error}") from error
         except (sqlite3.DatabaseError, msgspec.ValidationError):
             return None
 
@@ -191,6 +197,9 @@ class IdTable:
     def _open(self) -> tuple[sqlite3.Connection, int]:
         try:
             return self._connect()
+        except sqlite3.OperationalError as error:
+            # Of the disk, or of another process that uses the table: it is not damaged.
+            raise OSError(f"the table of ids {self._path} cannot be used: {error}") from error
         except sqlite3.DatabaseError:
             # No table at all: the walk finds no row, and everything gets a new id.
             self._put_aside()

@@ -25,6 +25,7 @@ from mirrorha.volume.disk import (
     Kind,
     ListDirectory,
     LoadTouched,
+    Many,
     Outcome,
     Place,
     PunchHole,
@@ -58,8 +59,12 @@ if TYPE_CHECKING:
     from mirrorha.volume.touched import TouchedState
     from mirrorha.volume.touched_store import TouchedStore
 
-# What may be performed in another thread, beside the rest.
-_BESIDE: Final = frozenset({SyncFile, SyncTree, RetireTouched, ConfirmCheckpoint})
+# What may be performed in another thread, beside the rest. Of many, each speaks for itself.
+_BESIDE: Final = frozenset({SyncFile, SyncTree, RetireTouched, ConfirmCheckpoint, Many})
+# What changes nothing, so that nothing later depends on it.
+_LOOKING: Final = frozenset(
+    {ReadBytes, HashBlocks, ListDirectory, ReadAttributes, Resolve, LoadTouched}
+)
 _ZEROS: Final = bytes(BLOCK_BYTES)
 # Blocks are read together up to this many, for a system call costs as much as hashing one.
 _BLOCKS_AT_ONCE: Final = 16
@@ -73,8 +78,8 @@ class RealDisk:
     may change the directory meanwhile. Opened once, never by a path again: it goes on to
     work when something is mounted over it.
 
-    A request that fails for another reason than the device (no descriptor free, no room to set a
-    name aside) and has no `Outcome` to say so raises DiskError too, but may be tried again.
+    A request that only looks, and fails for another reason than the device (no descriptor is free),
+    raises DiskError too, but the disk goes on. Every other DiskError is final.
 
     Args:
         root: The volume's directory.
@@ -141,17 +146,23 @@ class RealDisk:
         if self._failure is not None:
             raise DiskError(self._failure)
         try:
-            if type(request) not in _BESIDE:
-                self._handles.trim()
-            return self._table[type(request)](request)
+            return self._perform(request)
         except DiskError as error:
             self._failure = f"{self._root}: {error}"
             raise DiskError(self._failure) from error
         except OSError as error:
             text = f"{self._root}: {type(request).__name__}: {error}"
-            if error.errno in FATAL:
+            if error.errno in FATAL or type(request) not in _LOOKING:
                 self._failure = text
             raise DiskError(text) from error
+
+    def _perform(self, request: AnyRequest) -> object:
+        if type(request) not in _BESIDE:
+            self._handles.trim()
+        return self._table[type(request)](request)
+
+    def _perform_many(self, request: Many) -> list[object]:
+        return [self._perform(one) for one in request.requests]
 
     def close(self) -> None:
         """Close every descriptor. Syncs nothing. Idempotent."""
@@ -171,6 +182,7 @@ class RealDisk:
 
     def _performers(self) -> dict[type, Callable[..., object]]:
         return {
+            Many: self._perform_many,
             Apply: self._apply,
             ApplyAll: self._apply_all,
             PunchHole: self._punch_hole,
