@@ -10,6 +10,7 @@ import attrs
 from mirrorha.core.detector import Detector
 from mirrorha.core.messages import PeerState, Standing
 from mirrorha.core.meta import Meta
+from mirrorha.core.orders import Progress
 from mirrorha.core.register import Register
 from mirrorha.core.settings import Settings
 from mirrorha.core.words import Boot, Mode, Role
@@ -168,7 +169,7 @@ class State:
 
     join_after_ms: int = 0
     join_failures: int = 0
-    progress: dict[str, object] = attrs.Factory(dict)
+    progress: dict[str, Progress] = attrs.Factory(dict)
     probed: int = 0
 
     tokens: int = 0

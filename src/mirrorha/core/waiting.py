@@ -127,7 +127,7 @@ def _with_peer(turn: Turn, found: Register) -> None:
         if authority.bar(s, found) is Bar.NONE:
             alone.begin(turn, f"{s.other} is stopped", proven=True)
         return
-    if peer.unresolved or peer.deciding:
+    if peer.deciding:
         s.why = f"{s.other} is deciding"
         return
     source = authority.source_of_both(s, found)
