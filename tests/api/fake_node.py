@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -48,7 +48,7 @@ def document(role: str = "PRIM", **changes: Any) -> dict[str, Any]:
         "heartbeats": [
             {"from": "10.0.1.10", "to": "10.0.2.10", "up": True, "last_heard_s": 0.1, "error": ""}
         ],
-        "service": {"state": "on", "text": "", "restarts": 0, "restart_limit": 3},
+        "service": {"state": "started", "text": "", "restarts": 0, "restart_limit": 3},
         "peer": {
             "name": "lyon",
             "role": "SECOND",
@@ -94,6 +94,7 @@ class FakeNode:
         self.refusing: dict[str, str] = {}
         self.gates: dict[str, trio.Event] = {}
         self.faulty: dict[str, Exception] = {}
+        self.past: list[FakeEvent] = []
         self._readers: list[trio.MemorySendChannel[FakeEvent | FakeGap]] = []
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -115,6 +116,12 @@ class FakeNode:
     def end(self) -> None:
         for reader in self._readers:
             reader.close()
+
+    async def history(self, *, limit: int) -> Sequence[FakeEvent]:
+        await trio.lowlevel.checkpoint()
+        if "history" in self.faulty:
+            raise self.faulty["history"]
+        return self.past[-limit:]
 
     async def _do(self, command: str) -> str:
         await trio.lowlevel.checkpoint()

@@ -217,9 +217,7 @@ async def test_what_is_unknown_is_404_and_the_wrong_method_405(tmp_path: Path) -
 
 async def test_history_is_the_latest_events(tmp_path: Path) -> None:
     async with running(tmp_path) as site:
-        for number in range(5):
-            site.node.tell(FakeEvent(epoch=number))
-        await trio.testing.wait_all_tasks_blocked()
+        site.node.past = [FakeEvent(epoch=number) for number in range(5)]
         found: Any = (await site.ask("GET", "/history?limit=2")).json()
         assert [each["epoch"] for each in found["events"]] == [3, 4]
         assert found["events"][0] == {
@@ -233,6 +231,13 @@ async def test_history_is_the_latest_events(tmp_path: Path) -> None:
             "rule": "won-alone",
             "text": "for a test",
         }
+
+
+async def test_a_history_that_cannot_be_had_is_refused(tmp_path: Path) -> None:
+    async with running(tmp_path) as site:
+        site.node.faulty["history"] = LocalUsageError("the node does not run")
+        found = await site.problem("GET", "/history", 409)
+        assert found["detail"] == "the node does not run"
 
 
 async def test_the_stream_tells_every_event_and_ends_with_the_node(tmp_path: Path) -> None:

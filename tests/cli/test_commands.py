@@ -162,6 +162,19 @@ def test_a_command_is_waited_for_until_its_outcome(running: Running) -> None:
     assert "lyon could not start the service" in error
 
 
+def test_a_refusal_that_comes_late_is_a_refusal(running: Running) -> None:
+    """Later than one request waits, so that the operation is asked for it."""
+    gate = running.node.gates["swap"] = trio.Event()
+    running.node.refusing["swap"] = "lyon could not start the service"
+    timer = threading.Timer(0.3, running.call, [gate.set])
+    timer.start()
+    where = place.find(str(running.cli.config), "paris")
+    with pytest.raises(exits.CommandError, match="lyon could not start") as caught:
+        client.command(where, "swap", {}, timeout_s=None, wait=True, step_s=0.05)
+    timer.join()
+    assert caught.value.code == exits.FAILED
+
+
 # ---- consent ----
 
 
@@ -200,6 +213,14 @@ def test_init_shows_that_a_distant_peer_is_unknown(running: Running) -> None:
     result = running.cli.run("init", "--from", "paris", "--yes")
     assert "unknown from here" in result.stderr
     assert running.node.asked == ["init"]
+
+
+def test_where_init_and_resync_act_is_said_before_a_person_is_asked(cli: Cli) -> None:
+    """And before the node: there is none here."""
+    for words in (("init", "--from", "lyon"), ("resync", "lyon", "--full")):
+        result = cli.run(*words)
+        assert result.exit_code == exits.FAILED
+        assert "only lyon itself" in result.stderr
 
 
 def test_init_and_resync_must_be_run_where_they_act(running: Running) -> None:
@@ -332,7 +353,7 @@ def test_events_are_shown_as_they_happen(running: Running) -> None:
     process = running.cli.spawn("events", "--json", "--count", "3")
     assert process.stdout is not None
     try:
-        while len(running.node._readers) < 2:  # the first is the API's own, for the history
+        while not running.node._readers:
             time.sleep(0.01)
         for event in (FakeEvent(epoch=8), FakeGap(2), FakeEvent(epoch=9)):
             running.call(running.node.tell, event)
@@ -346,10 +367,7 @@ def test_events_are_shown_as_they_happen(running: Running) -> None:
 
 
 def test_history_is_shown(running: Running) -> None:
-    for event in (FakeEvent(epoch=1), FakeEvent(epoch=2, kind="alarm")):
-        running.call(running.node.tell, event)
-    while len(running.cli.json("history")["events"]) < 2:
-        time.sleep(0.01)
+    running.node.past = [FakeEvent(epoch=1), FakeEvent(epoch=2, kind="alarm")]
     text = running.cli.run("history", "--limit", "1").stdout
     assert text == "2023-11-14T22:13:20.000Z paris e2 PRIM (won-alone) ALARM: for a test\n"
 
@@ -378,7 +396,8 @@ def test_health_is_a_plugin(running: Running) -> None:
         (1, {"role": "WAIT", "colour": "red", "peer": {"role": "ALONE"}}),
         (2, {"role": "WAIT", "colour": "orange", "peer": {"role": "WAIT"}}),
         (2, {"role": "STOP", "colour": "red", "peer": None}),
-        (2, {"service": {"state": "failed", "text": "port taken"}}),
+        (2, {"service": {"state": "stopped", "text": "the restart limit is used up"}}),
+        (0, {"service": {"state": "started", "text": "ran before"}}),
     ],
 )
 def test_health_judges(code: int, changes: dict[str, Any]) -> None:

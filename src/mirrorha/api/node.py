@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from mirrorha.core.words import Role
 
@@ -50,6 +50,12 @@ class ManagedNode(Protocol):
 
     def events(self) -> AsyncIterator[Happening | Missed]:
         """What happens from now on. Cancelling a wait for the next one must lose nothing."""
+
+    async def history(self, *, limit: int) -> Sequence[Happening]:
+        """The latest `limit` events that this node keeps, oldest first.
+
+        Raises `MirrorHAError` if they cannot be had now.
+        """
 
     async def start(self) -> str: ...
     async def stop(self) -> str: ...

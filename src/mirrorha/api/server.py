@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import TYPE_CHECKING, Final, final
 
 import trio
 
@@ -21,12 +20,12 @@ from mirrorha.api.documents import (
 from mirrorha.api.operations import Operation, Operations, OperationState
 from mirrorha.api.problems import SCHEMA, Problem, answer
 from mirrorha.api.watching import event_stream
-from mirrorha.errors import LocalUsageError
+from mirrorha.errors import LocalUsageError, MirrorHAError
 from mirrorha.net import http_listen
 from mirrorha.net.http import HttpLimits, HttpServer, Request, Response
 
 if TYPE_CHECKING:
-    from mirrorha.api.node import Happening, ManagedNode, Missed
+    from mirrorha.api.node import ManagedNode
 
 SOCKET_NAME: Final = "mirrorha.sock"
 #: What a Unix socket's path may have on Linux, without the zero at its end.
@@ -34,7 +33,6 @@ SOCKET_PATH_BYTES_MAX: Final = 107
 
 PREFIX: Final = "/api/v1"
 HISTORY_DEFAULT: Final = 100
-#: How many events are remembered.
 HISTORY_MAX: Final = 10_000
 #: How long a command is waited for before it is answered 202.
 WAIT_DEFAULT_S: Final = 10.0
@@ -84,7 +82,6 @@ class ManagementApi:
         self.path: Final = path
         self._node: Final = node
         self._operations: Final = Operations()
-        self._remembered: Final[deque[dict[str, Any]]] = deque(maxlen=HISTORY_MAX)
         self._allowed: Final = frozenset({0, os.geteuid()})
         self._gets: Final[Mapping[str, _Route]] = {
             f"{PREFIX}/status": self._status,
@@ -114,17 +111,12 @@ class ManagementApi:
         listener = await http_listen.open_unix(str(self.path))
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._remember, self._node.events())
                 await nursery.start(self._operations.run)
                 await nursery.start(self.server.serve, [listener])
                 task_status.started()
         finally:
             # What is left behind is replaced at the next start, so a failure here costs nothing.
             self.path.unlink(missing_ok=True)
-
-    async def _remember(self, events: AsyncIterator[Happening | Missed]) -> None:
-        async for event in events:
-            self._remembered.append(event_document(event))
 
     # ---- requests ----
 
@@ -164,8 +156,12 @@ class ManagementApi:
 
     async def _history(self, request: Request) -> Response:
         limit = _number(request, "limit", default=HISTORY_DEFAULT, least=1, most=HISTORY_MAX)
-        events = list(self._remembered)[-int(limit) :]
-        return answer({"schema": SCHEMA, "events": events})
+        try:
+            events = await self._node.history(limit=int(limit))
+        except MirrorHAError as error:
+            hint = "ask again once the node runs; its log says more"
+            raise Problem(409, str(error), hint=hint) from error
+        return answer({"schema": SCHEMA, "events": [event_document(each) for each in events]})
 
     async def _operation(self, operation_id: str, request: Request) -> Response:
         operation = self._operations.get(operation_id)

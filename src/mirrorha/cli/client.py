@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import socket
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -47,27 +48,35 @@ def get(place: Place, path: str, *, timeout_s: float = ANSWER_S) -> Any:
 
 
 def command(
-    place: Place, name: str, body: dict[str, Any], *, timeout_s: float | None, wait: bool
+    place: Place,
+    name: str,
+    body: dict[str, Any],
+    *,
+    timeout_s: float | None,
+    wait: bool,
+    step_s: float = WAIT_STEP_S,
 ) -> Any:
     """Carry a command out; return its document once it is done (or begun, without `wait`).
+
+    `step_s`: what one request waits.
 
     Raises:
         CommandError: refused, failed, or not done within `timeout_s` seconds (it goes on).
     """
-    ends = time.monotonic() + timeout_s if timeout_s is not None else None
-    step_s = _step_s(ends) if wait else 0
-    path = f"/commands/{name}?wait_s={step_s:.3f}"
-    document = _accepted(_ask(place, "POST", path, body, timeout_s=step_s + ANSWER_S)).document
+    ends = time.monotonic() + (math.inf if timeout_s is None else timeout_s)
+    now_s = max(0.0, min(step_s, ends - time.monotonic())) if wait else 0
+    path = f"/commands/{name}?wait_s={now_s:.3f}"
+    document = _accepted(_ask(place, "POST", path, body, timeout_s=now_s + ANSWER_S)).document
     while wait and document["state"] == "running":
-        step_s = _step_s(ends)
-        if step_s <= 0:
+        now_s = min(step_s, ends - time.monotonic())
+        if now_s <= 0:
             raise CommandError(
                 TIMED_OUT,
                 f"'{name}' has not ended within {timeout_s:g} s; it goes on",
                 hint="see `mirrorha status` and `mirrorha history`",
             )
-        path = f"/operations/{document['operation']}?wait_s={step_s:.3f}"
-        document = get(place, path, timeout_s=step_s + ANSWER_S)
+        path = f"/operations/{document['operation']}?wait_s={now_s:.3f}"
+        document = get(place, path, timeout_s=now_s + ANSWER_S)
     if document["state"] in ("refused", "failed"):
         raise CommandError(FAILED, document["text"], hint="see `mirrorha status`")
     return document
@@ -104,10 +113,6 @@ def _events(reader: Any) -> Iterator[tuple[str, Any]]:
         elif not field and data:
             yield name, json.loads(data)
             name, data = "message", b""
-
-
-def _step_s(ends: float | None) -> float:
-    return WAIT_STEP_S if ends is None else max(0.0, min(WAIT_STEP_S, ends - time.monotonic()))
 
 
 def _ask(

@@ -169,8 +169,8 @@ def events(asked: Asked, count: int | None) -> None:
 def history(asked: Asked, limit: int) -> None:
     """Show the latest events of this node, oldest first.
 
-    Of those since its process was started. The same lines as `mirrorha events`: when, which node,
-    the epoch, the role, the name of the rule that fired, and why.
+    They are kept across restarts and crashes. The same lines as `mirrorha events`: when, which
+    node, the epoch, the role, the name of the rule that fired, and why.
 
     \b
     Example:
@@ -213,8 +213,8 @@ def verdict(document: dict[str, Any]) -> tuple[int, str]:
     why = f"{where}: {document['why']}" if document.get("why") else where
     serves_here = document["role"] in SERVING
     service = document.get("service") or {}
-    if service.get("state") == "failed":
-        return 2, f"{where}: the service has failed: {service.get('text', '')}"
+    if serves_here and service.get("state") != "started" and service.get("text"):
+        return 2, f"{where}: the service is {service['state']}: {service['text']}"
     if not serves_here and peer.get("role") not in SERVING:
         return 2, f"no node is known to serve; {why}"
     failed = [check["name"] for check in document.get("checks", ()) if check["state"] == "failed"]
