@@ -78,6 +78,8 @@ def on_resume(turn: Turn, message: Resume) -> None:
     fits = s.standing is Standing.FOLLOWER and message.epoch == s.epoch and s.link
     if not fits or s.unresolved or s.cas_asked or s.sick:
         return
+    if s.decision is not None and s.decision.kind is Kind.LEAVE:
+        return  # this node is being stopped: it follows nobody any more
     peer = s.peer
     if peer is None or peer.incarnation != s.paired:
         return
