@@ -142,7 +142,7 @@ def explain(turn: Turn, found: Register, why: Bar) -> str:
             "it is brought up to date by the peer"
         ),
         Bar.INCONSISTENT: "a resync into this node did not finish; the peer finishes it",
-        Bar.GAVE_UP: "this node gave up its standing when the peer went on alone",
+        Bar.GAVE_UP: _gave_up(turn),
         Bar.UNCLEAN: (
             "this node's operating system crashed while both were in sync: acknowledged writes "
             f"may be missing here. Waiting for {s.other}; 'mirrorha force-primary' overrides"
@@ -151,6 +151,16 @@ def explain(turn: Turn, found: Register, why: Bar) -> str:
         Bar.NO_VOLUME: s.problem,
     }
     return texts.get(why, f"{where}; waiting for {s.other}")
+
+
+def _gave_up(turn: Turn) -> str:
+    s = turn.s
+    if not s.meta.split or not s.meta.lineage:
+        return "this node gave up its standing when the peer went on alone"
+    return (
+        f"both nodes acknowledged writes apart from each other (a split), and {s.other}'s data "
+        f"stands; nothing was overwritten here. 'mirrorha resync {s.me} --full' gives it up"
+    )
 
 
 def expire(turn: Turn) -> None:

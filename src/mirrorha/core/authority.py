@@ -76,7 +76,7 @@ def holds(s: State, record: Register) -> bool:
 def peer_holds(s: State, record: Register) -> bool:
     """The same for the peer, as it last said of itself."""
     peer = s.peer
-    if peer is None or peer.inconsistent or peer.sick or peer.unusable:
+    if peer is None or peer.inconsistent or peer.sick or peer.unusable or peer.outdated:
         return False
     return record.nonce_of(s.other) in peer.nonces
 
@@ -93,7 +93,8 @@ def source_of_both(s: State, record: Register) -> str | None:
     ranks = {}
     # An OS crash is excused only where no better copy is left: not while the peer still has what
     # was acknowledged and merely cannot serve it.
-    cannot_serve = peer.sick or peer.unusable
+    given_up = peer.outdated and not peer.inconsistent
+    cannot_serve = peer.sick or peer.unusable or given_up
     whole = not peer.unclean and record.nonce_of(s.other) in peer.nonces
     if holds(s, record) and not (s.meta.unclean and cannot_serve and whole):
         running = s.standing in (Standing.SOURCE, Standing.FOLLOWER)
@@ -130,10 +131,21 @@ def make_record(
     known = s.meta.cluster_id or (base.cluster_id if base else None)
     return Register(
         cluster_id=known or f"{s.rng.getrandbits(128):032x}",
-        epoch=top + 1,
+        epoch=_epoch_above(s, top),
         primary=primary,
         nonces=tuple(sorted((name, s.nonce()) for name in members)),
     )
+
+
+def _epoch_above(s: State, top: int) -> int:
+    """Without an arbiter an epoch is (number, node), the node in the lowest bit.
+
+    Two nodes that go on apart can never make the same one, and comparing still compares numbers
+    first. A file id has room for 23 bits: four million changes of membership.
+    """
+    if s.settings.arbiter:
+        return top + 1
+    return ((top >> 1) + 1) << 1 | (s.me != s.settings.first)
 
 
 def problem_with(s: State, found: Register | Gone) -> str:

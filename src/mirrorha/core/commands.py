@@ -142,4 +142,7 @@ def _accept(turn: Turn, command: Command) -> None:
     s.accepted = True
     if s.meta.lineage:
         turn.change(lineage=(), base=None, inconsistent=True)
+        if not s.settings.arbiter:
+            # The peer may rest on that: a split is settled, or it goes on as the only one.
+            turn.change(outdated=True, stopped_alone=False, disputed=False)
     _done(turn, command, f"{s.me} will be filled by {s.other}")

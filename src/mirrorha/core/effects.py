@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import attrs
 
+from mirrorha.core.events import AnyEvent
 from mirrorha.core.messages import AnyMessage
 from mirrorha.core.meta import Meta
 from mirrorha.core.orders import AnyOrder
@@ -115,6 +116,28 @@ class CommandDone:
     text: str
 
 
+@attrs.frozen
+class Feed:
+    """Give this event to the node: what it tells is true once this batch is durable."""
+
+    event: AnyEvent
+
+
+@attrs.frozen
+class RunIsolationChecks:
+    """Try every isolation check at once; answer with `IsolationChecked`, within some seconds."""
+
+    token: int
+
+
+@attrs.frozen
+class AskFencer:
+    """Have the peer stopped; answer with `FencerAnswered`, also if nothing can be confirmed."""
+
+    token: int
+    incarnation: int
+
+
 AnyEffect = (
     SendPeer
     | ReadRegister
@@ -129,6 +152,9 @@ AnyEffect = (
     | RoleMoved
     | Note
     | CommandDone
+    | Feed
+    | RunIsolationChecks
+    | AskFencer
 )
 
 

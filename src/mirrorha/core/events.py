@@ -164,6 +164,22 @@ class PromotableChanged:
     promotable: bool
 
 
+@attrs.frozen
+class IsolationChecked:
+    """Answer to `RunIsolationChecks`: whether every configured address answered."""
+
+    token: int
+    all_answered: bool
+
+
+@attrs.frozen
+class FencerAnswered:
+    """Answer to `AskFencer`. `stopped` only if the peer is *known* to be stopped."""
+
+    token: int
+    stopped: bool
+
+
 AnyEvent = (
     Tick
     | BeatHeard
@@ -180,4 +196,6 @@ AnyEvent = (
     | Command
     | VolumesInspected
     | PromotableChanged
+    | IsolationChecked
+    | FencerAnswered
 )

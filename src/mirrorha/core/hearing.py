@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from mirrorha.core.messages import Adopt, AnyMessage, PeerState, Prepare, Record
+from mirrorha.core.messages import (
+    Adopt,
+    AnyMessage,
+    PeerState,
+    Prepare,
+    Record,
+    RegisterCopy,
+)
 from mirrorha.core.state import State
 
 # Epochs rise by one or a few a decision. This one is never reached, and leaves room above itself.
@@ -25,6 +32,9 @@ def is_sound(s: State, message: AnyMessage) -> bool:
             return _is_pair(s, message.record)
         case Adopt():
             return _is_pair(s, message.record)
+        case RegisterCopy():
+            told = (message.copy, message.proposed, message.promised, message.parted)
+            return all(each is None or _is_record(s, each) for each in told)
         case _:
             return True
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import attrs
 
-from mirrorha.core import acting, alone, authority, lineage
+from mirrorha.core import acting, alone, authority, lineage, pairwise
 from mirrorha.core.events import CasOutcome, Gone
 from mirrorha.core.messages import BeTarget, PeerState, Prepare, Shadow, Standing
 from mirrorha.core.orders import CutOver, Progress, ServeAlone, StartResync
@@ -24,7 +24,7 @@ def can_begin(turn: Turn) -> bool:
     s, peer = turn.s, turn.s.peer
     if not s.is_alone or s.decision is not None or peer is None or not s.link or s.unresolved:
         return False
-    if turn.now_ms < s.join_after_ms or s.cas_asked:
+    if turn.now_ms < s.join_after_ms or s.cas_asked or not pairwise.is_agreed(s):
         return False
     idle = peer.standing in (Standing.WAITING, Standing.TARGET)
     waits = idle and not peer.deciding and not peer.unresolved
@@ -39,6 +39,8 @@ def begin(turn: Turn) -> None:
     verdict = judge(s, peer)
     if verdict.work is lineage.Work.REFUSED:
         s.join_after_ms = turn.now_ms + 10 * s.settings.join_backoff_ms
+        if s.meta.split and verdict.rule is lineage.Rule.SPLIT:
+            return  # reported when the two met
         turn.note(
             verdict.rule.value,
             f"{s.other} cannot be brought up to date from here: {explain(verdict.rule, s.other)}",

@@ -66,6 +66,7 @@ class PeerState(Message, frozen=True, tag=1):
         can_restart: its service's restart limit is not used up.
         accepted: an operator gave up what its directories hold.
         unusable: its volumes cannot be used as they are; a person must look at them.
+        outdated: see Meta.
     """
 
     number: int
@@ -99,6 +100,7 @@ class PeerState(Message, frozen=True, tag=1):
     can_restart: bool = True
     accepted: bool = False
     unusable: bool = False
+    outdated: bool = False
 
 
 class Resume(Message, frozen=True, tag=2):
@@ -170,6 +172,31 @@ class AskSwap(Message, frozen=True, tag=10):
     operation: str
 
 
+class RegisterCopy(Message, frozen=True, tag=11):
+    """Without an arbiter: the sender's half of the register. Sent at once and at every change.
+
+    A change takes two phases. Who wants one says `proposed`; the peer makes that durable and says
+    `promised`; then the proposer makes it its `copy`, which is the moment at which it has landed,
+    and the peer follows. A proposal that is no longer told was given up, and never lands.
+
+    Attributes:
+        copy, promised, parted, outdated: see Meta.
+        proposed: what the sender would like to put in the place of `copy`, or None.
+        lineage: its generations: they show a split.
+        leaving: it asks to be let go, before it stops.
+        grants: the incarnation of the receiver that it lets go, or 0.
+    """
+
+    copy: Record | None
+    proposed: Record | None
+    promised: Record | None
+    parted: Record | None
+    outdated: bool
+    lineage: tuple[str, ...]
+    leaving: bool = False
+    grants: int = 0
+
+
 AnyMessage = (
     PeerState
     | Resume
@@ -181,4 +208,5 @@ AnyMessage = (
     | TargetReady
     | Farewell
     | AskSwap
+    | RegisterCopy
 )

@@ -33,6 +33,12 @@ class Meta:
         stopped_alone: without an arbiter: this node was alone when it last knew.
         outdated: without an arbiter: this node gave up its standing to the peer.
         forced: epochs that an operator forced, for ever after in the history.
+        copy: without an arbiter: this node's copy of the register; it counts as landed.
+        promised: without an arbiter: what the peer proposed and this node agreed to. Whether the
+            peer made it its copy is not known before both have met again.
+        parted: without an arbiter: the last copy that named both, while `copy` does not.
+        split: without an arbiter: names the split that was reported and is not healed yet.
+        disputed: without an arbiter: nobody goes on before a person has settled the split.
     """
 
     node: str
@@ -53,6 +59,11 @@ class Meta:
     stopped_alone: bool = False
     outdated: bool = False
     forced: tuple[int, ...] = ()
+    copy: Register | None = None
+    promised: Register | None = None
+    parted: Register | None = None
+    split: str = ""
+    disputed: bool = False
 
     def nonces(self) -> frozenset[str]:
         """The admission nonces that this node holds or intends."""

@@ -6,7 +6,18 @@ from typing import TYPE_CHECKING, final
 
 import attrs
 
-from mirrorha.core import alone, commands, hearing, join, meeting, serving, steady, swap
+from mirrorha.core import (
+    alone,
+    commands,
+    evidence,
+    hearing,
+    join,
+    meeting,
+    pairwise,
+    serving,
+    steady,
+    swap,
+)
 from mirrorha.core.acting import give_up, step_down
 from mirrorha.core.detector import Detector
 from mirrorha.core.effects import Batch, DropLink
@@ -16,7 +27,9 @@ from mirrorha.core.events import (
     CasDone,
     CasOutcome,
     Command,
+    FencerAnswered,
     Heard,
+    IsolationChecked,
     LinkClosed,
     LinkOpened,
     PortRefused,
@@ -37,6 +50,7 @@ from mirrorha.core.messages import (
     PeerState,
     Prepare,
     Prepared,
+    RegisterCopy,
     Resume,
     Shadow,
     Standing,
@@ -107,7 +121,12 @@ class Node:
         s.now_ms = turn.now_ms
         s.detector.tick(turn.now_ms)
         _take(turn, event)
-        steady.advance(turn)
+        if s.settings.arbiter:
+            steady.advance(turn)
+        else:
+            pairwise.advance(turn)
+            steady.advance(turn)
+            pairwise.answer(turn)
         return turn.batch()
 
     def next_deadline_ms(self) -> int:
@@ -136,6 +155,8 @@ def _take(turn: Turn, event: AnyEvent) -> None:  # noqa: C901, PLR0912 - one lin
             _on_link_opened(turn, event)
         case LinkClosed():
             _on_link_closed(turn, event)
+        case Heard(message=RegisterCopy() as theirs):
+            _on_register_copy(turn, theirs)
         case Heard():
             _on_message(turn, event)
         case RegisterRead():
@@ -159,6 +180,10 @@ def _take(turn: Turn, event: AnyEvent) -> None:  # noqa: C901, PLR0912 - one lin
             commands.on_inspected(turn, event)
         case PromotableChanged():
             turn.s.promotable = event.promotable
+        case IsolationChecked():
+            evidence.on_isolation(turn, event)
+        case FencerAnswered():
+            evidence.on_fencer(turn, event)
 
 
 # ---- the session ----
@@ -171,6 +196,7 @@ def _on_link_opened(turn: Turn, event: LinkOpened) -> None:
     s.peer = None
     s.told = None
     s.detector.meet(event.incarnation, now_ms=turn.now_ms)
+    pairwise.on_session(turn)
 
 
 def _on_link_closed(turn: Turn, event: LinkClosed) -> None:
@@ -182,7 +208,17 @@ def _on_link_closed(turn: Turn, event: LinkClosed) -> None:
     s.peer = None
     s.told = None
     s.unlinked_ms = turn.now_ms
+    pairwise.on_session(turn)
     steady.probe_if_cut(turn)
+
+
+def _on_register_copy(turn: Turn, theirs: RegisterCopy) -> None:
+    """Also while stopped: this node's half of the register is asked as long as it runs."""
+    s = turn.s
+    if s.link and not s.settings.arbiter and hearing.is_sound(s, theirs):
+        pairwise.on_heard(turn, theirs)
+    else:
+        turn.s.stale += 1
 
 
 def _on_message(turn: Turn, event: Heard) -> None:  # noqa: C901 - one line for each message

@@ -31,6 +31,11 @@ class Settings:
         ack_durable: every volume acknowledges `durable`.
         failover: False: this cluster never moves the service by itself.
         restart_limit, restart_window_ms: restarts in place before the service is given up.
+        arbiter: there is one. Without, the two nodes keep the register between them.
+        split_brain: without an arbiter, what a node does that loses its peer without proof:
+            "consistent" (freeze, then wait) or "available" (go on if not cut off itself).
+        split_policy: whose data stands after a split: "former_prim", "newest", "refuse".
+        fencer: one is configured.
     """
 
     node: str
@@ -55,9 +60,17 @@ class Settings:
     failover: bool = True
     restart_limit: int = 3
     restart_window_ms: int = 24 * 3_600_000
+    arbiter: bool = True
+    split_brain: str | None = None
+    split_policy: str = "former_prim"
+    fencer: bool = False
 
     def __attrs_post_init__(self) -> None:
         ensure(self.node != self.peer, "the two nodes have different names")
         ensure(self.first in (self.node, self.peer), "the first node is one of the two")
         ensure(bool(self.volumes), "there is a volume")
         ensure(bool(self.paths), "there is a heartbeat path")
+        modes = (None,) if self.arbiter else ("consistent", "available")
+        ensure(self.split_brain in modes, "an arbiter decides, or split_brain says how")
+        policies = ("former_prim", "newest", "refuse")
+        ensure(self.split_policy in policies, "the split policy is one of three")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from mirrorha.core.detector import Detector
-from mirrorha.core.messages import PeerState, Standing
+from mirrorha.core.messages import PeerState, RegisterCopy, Standing
 from mirrorha.core.meta import Meta
 from mirrorha.core.orders import Progress
 from mirrorha.core.register import Register
@@ -44,6 +44,7 @@ class Stage(enum.Enum):
     PREPARE = "prepare"  # the peer makes its nonce durable
     CAS = "cas"  # sent, and not answered yet
     SHADOW = "shadow"  # admission unknown: mirrored in the old epoch
+    GOODBYE = "goodbye"  # without an arbiter: the peer is asked to let this node go
 
 
 class Kind(enum.Enum):
@@ -92,6 +93,45 @@ class Decision:
 
 
 @attrs.define
+class PairRegister:
+    """Without an arbiter: what this node remembers of keeping the register with its peer.
+
+    What must last is in Meta. See `pairwise` (agreeing), `evidence` (going on without the peer),
+    `goodbye` (letting go) and `split` (both went on).
+
+    Attributes:
+        heard: what the peer last told in this session; None: nothing yet.
+        told: what this node last told.
+        proposed, proposed_token, proposed_ms: our change, the request it answers, since when.
+        gave_up: our copy at the moment when the peer told that it gave up its standing in it.
+        stopped: the peer's incarnation that a fencer confirmed to be stopped, or 0.
+        isolated_ms: when all isolation checks last answered while the peer was silent.
+        checking, check_ms, fencing, fence_ms: tokens of what is under way, and next attempts.
+        leaving: this node asked to be let go.
+        grants: the incarnation of the peer that was let go, or 0.
+        leave_after: operation and reason of a stop that goes on once this node is alone.
+        why: the latest reason for giving no answer.
+    """
+
+    heard: RegisterCopy | None = None
+    told: RegisterCopy | None = None
+    proposed: Register | None = None
+    proposed_token: int = 0
+    proposed_ms: int = 0
+    gave_up: Register | None = None
+    stopped: int = 0
+    isolated_ms: int | None = None
+    checking: int = 0
+    check_ms: int = 0
+    fencing: int = 0
+    fence_ms: int = 0
+    leaving: bool = False
+    grants: int = 0
+    leave_after: tuple[str, str] | None = None
+    why: str = ""
+
+
+@attrs.define
 class State:
     """Everything a node knows. See the rule modules for who changes what.
 
@@ -108,6 +148,7 @@ class State:
         asked, cas_asked: tokens of the outstanding arbiter requests, or 0.
         asked_knowing: cluster id and highest epoch that were known when the read was asked for.
         sent: (base, record) of the outstanding CAS, None if there is none.
+        pair: how this node keeps the register with its peer, without an arbiter.
     """
 
     settings: Settings
@@ -171,6 +212,8 @@ class State:
     join_failures: int = 0
     progress: dict[str, Progress] = attrs.Factory(dict)
     probed: int = 0
+
+    pair: PairRegister = attrs.Factory(PairRegister)
 
     tokens: int = 0
     stale: int = 0

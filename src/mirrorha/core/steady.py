@@ -31,6 +31,9 @@ def advance(turn: Turn) -> None:
         _expire(turn)
         if s.decision is not None:
             _poll_decision(turn)
+        if s.decision is None and s.pair.leave_after is not None:
+            (operation, why), s.pair.leave_after = s.pair.leave_after, None
+            swap.begin_leave(turn, operation=operation, why=why)
         if s.decision is None:
             _begin(turn)
         if s.gave_up and s.decision is None:
@@ -261,6 +264,7 @@ def describe(turn: Turn) -> PeerState:
         can_restart=not s.gave_up,
         accepted=s.accepted,
         unusable=bool(s.problem),
+        outdated=s.meta.outdated,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mirrorha.core import acting, authority
+from mirrorha.core import acting, alone, authority, goodbye
 from mirrorha.core.effects import CommandDone, SayGoodbye
 from mirrorha.core.events import CasOutcome
 from mirrorha.core.meeting import is_same_pair
@@ -170,6 +170,23 @@ def poll_leave(turn: Turn, decision: Decision) -> None:
     late = turn.now_ms - decision.since_ms > s.settings.peer_slow_max_ms
     if decision.stage is Stage.DRAIN and (late or s.excluded):
         turn.freeze()
+    elif decision.stage is Stage.GOODBYE:
+        _poll_goodbye(turn, decision)
+
+
+def _poll_goodbye(turn: Turn, decision: Decision) -> None:
+    """Without an arbiter: leave once the peer lets us go, or once it has left itself."""
+    s = turn.s
+    if goodbye.is_granted(s):
+        turn.change(outdated=True)
+        _left(turn, decision)
+    elif goodbye.peer_has_left(turn):
+        # Alone first: a node that was alone last can start without its peer.
+        s.pair.leave_after = (decision.operation, decision.why)
+        s.decision = None
+        alone.begin(turn, f"{s.other} left first", proven=True)
+    elif not goodbye.is_waiting(turn):
+        _left(turn, decision)
 
 
 def on_leave_gathered(turn: Turn, decision: Decision) -> None:
@@ -177,6 +194,9 @@ def on_leave_gathered(turn: Turn, decision: Decision) -> None:
         turn.freeze()
     elif decision.stage is Stage.FREEZE:
         turn.gather(lambda token: Sync(token=token), Stage.SYNC)
+    elif decision.stage is Stage.SYNC and goodbye.is_owed(turn.s):
+        turn.enter(decision, Stage.GOODBYE)
+        goodbye.ask(turn.s)
     elif decision.stage is Stage.SYNC:
         _left(turn, decision)
 
@@ -189,6 +209,7 @@ def _left(turn: Turn, decision: Decision) -> None:
     s.decision = None
     s.hold_service = False
     s.paired = 0
+    s.pair.leaving = False
     turn.order(Close(why="the node was stopped", primary=acting.primary_now(turn)))
     turn.send(Farewell(incarnation=s.meta.incarnation, why=decision.why))
     turn.do(SayGoodbye(decision.why))

@@ -121,6 +121,12 @@ class Turn:
             self.enter(s.decision, Stage.CAS)
         self.do(Cas(s.cas_asked, expected=base, new=record))
 
+    def take_register_requests(self) -> list[ReadRegister | Cas]:
+        """Remove what this step asks of the register: without an arbiter, the pair answers it."""
+        requests = [each for each in self._after if isinstance(each, ReadRegister | Cas)]
+        self._after = [each for each in self._after if not isinstance(each, ReadRegister | Cas)]
+        return requests
+
     def move(self, trigger: roles.Trigger, why: str) -> None:
         """Change the role along an edge of the table."""
         s = self.s

@@ -20,18 +20,21 @@ async def open_tcp_stream(host: str, port: int) -> trio.SocketStream:
     Raises:
         OSError: the name is unknown, or no address can be connected to.
     """
-    addresses = await _resolve(host, port)
+    addresses = await resolve(host, port)
     for address in addresses[:-1]:
         with trio.move_on_after(CONNECT_S), suppress(OSError):
             return await trio.open_tcp_stream(address, port)
     return await trio.open_tcp_stream(addresses[-1], port)
 
 
-async def _resolve(host: str, port: int) -> list[str]:
-    """Look up a host's addresses in a thread of its own.
+async def resolve(host: str, port: int) -> list[str]:
+    """Look up a host's addresses, in a thread of its own; a numeric one is its own.
 
     trio would use the program's default thread limiter, which file operations on a volume that
     stands still can fill: and on this answer a decision about that volume may wait.
+
+    Raises:
+        OSError: the name is unknown.
     """
     with suppress(ValueError):
         return [str(ipaddress.ip_address(host))]

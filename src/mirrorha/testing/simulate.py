@@ -10,8 +10,12 @@ import sys
 import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from typing import Final
 
 from mirrorha.testing.sim.run import Outcome, run_seed
+
+MODES: Final = ("arbiter", "consistent", "available")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,9 +26,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     parser.add_argument("--trace", type=int, metavar="SEED", help="one seed, with its trace")
     parser.add_argument("--counts", action="store_true", help="what was exercised, and how often")
+    parser.add_argument("--mode", choices=MODES, default=MODES[0], help="who keeps the register")
     options = parser.parse_args(arguments)
     if options.trace is not None:
-        outcome = run_seed(options.trace, trace=True)
+        outcome = run_seed(options.trace, trace=True, mode=options.mode)
         print("\n".join(outcome.trace))
         print(f"seed {outcome.seed}: {outcome.problem or 'clean'}, {outcome.events} events")
         return 1 if outcome.problem else 0
@@ -38,7 +43,7 @@ def _many(options: argparse.Namespace) -> int:
     failed: list[Outcome] = []
     events: list[int] = []
     with ProcessPoolExecutor(options.jobs) as pool:
-        for outcome in pool.map(run_seed, seeds, chunksize=8):
+        for outcome in pool.map(partial(run_seed, mode=options.mode), seeds, chunksize=8):
             counts.update(outcome.counts)
             events.append(outcome.events)
             if outcome.problem:

@@ -13,7 +13,17 @@ from mirrorha.core import events as v
 from mirrorha.core.messages import Standing
 from mirrorha.testing.sim.node import SimNode
 from mirrorha.testing.sim.pair import Pair
+from mirrorha.testing.sim.parting import Parting
 from mirrorha.testing.sim.world import World
+
+
+def _without_arbiter(kinds: dict[str, Callable[[], None]]) -> dict[str, Callable[[], None]]:
+    """The kinds that make sense where the register is on the nodes' own disks.
+
+    A disk that is rolled back rolls half of the register back: a stated non-promise.
+    """
+    left_out = {"arbiter cut", "arbiter faults", "arbiter loses data", "image"}
+    return {name: act for name, act in kinds.items() if name not in left_out}
 
 
 @final
@@ -44,6 +54,8 @@ class Faults:
             "disk fails": self._disk_fails,
             "pause command": self._pause_command,
         }
+        if pair.shared is not None:
+            kinds = _without_arbiter(kinds) | Parting(world, pair).kinds()
         rare = {"arbiter loses data", "disk fails", "both crash", "image", "pause command"}
         self.kinds = {
             name: act for name, act in kinds.items() if world.chance(0.12 if name in rare else 0.45)
@@ -82,6 +94,8 @@ class Faults:
         faults = pair.arbiter.faults
         faults.lost_request = faults.lost_reply = faults.late = 0.0
         faults.reachable.clear()
+        if pair.shared is not None:
+            pair.shared.heal()
         self.world.say("healed")
         for node in pair.nodes.values():
             node.fail_service = 0.0
@@ -95,6 +109,8 @@ class Faults:
     def _keep_started(self) -> None:
         """What was asked of a node before (a stop, a pause) may be carried out after healing."""
         for node in self.pair.nodes.values():
+            if not node.up:
+                node.start()  # a fencer that was asked before
             if node.node is not None and node.node.state.standing is Standing.STOPPED:
                 node.give(v.Command(operation="", verb=v.Verb.START))
             if node.node is not None and (node.node.state.sick or node.node.state.gave_up):

@@ -104,7 +104,7 @@ class SimNode:
             send=lambda message: self.hub.stream_send(self, name, message),
             report=alive(lambda report: self.give(v.VolumeReported(name, report))),
             acked=lambda value, epoch, both: self.hub.acked(self, name, value, epoch, both),
-            on_synced=lambda values: self.hub.oracle.synced(self.name, name, values),
+            on_synced=lambda values: self.hub.synced(self.name, name, values),
         )
 
     def crash(self, *, power: bool) -> None:
@@ -124,7 +124,7 @@ class SimNode:
             self.boot_number += 1
             for platter in self.durable.platters.values():
                 platter.lose_power(self.world)
-            self.hub.oracle.os_crashed(self.name)
+            self.hub.os_crashed(self.name)
 
     def take_image(self) -> None:
         """An image of the disk, as a snapshot of a stopped or running server takes it."""
@@ -186,8 +186,11 @@ class SimNode:
         def persisted() -> None:
             if self.life != life:
                 return
-            self.durable.meta = meta
+            before, self.durable.meta = self.durable.meta, meta
             self._busy = False
+            self.hub.persisted(self, before)
+            if self.life != life:
+                return
             self._perform(batch)
             self._turn(life)
 
@@ -209,7 +212,7 @@ class SimNode:
             if self.up:
                 self._perform_one(effect)
 
-    def _perform_one(self, effect: e.AnyEffect) -> None:  # noqa: C901, PLR0912 - one line each
+    def _perform_one(self, effect: e.AnyEffect) -> None:  # noqa: C901, PLR0912, PLR0915
         life = self.life
         match effect:
             case e.SendPeer():
@@ -228,7 +231,21 @@ class SimNode:
                     effect.new,
                     lambda outcome: self._answer(life, v.CasDone(token=token, outcome=outcome)),
                 )
+            case e.Feed():
+                self.give(effect.event)
+            case e.RunIsolationChecks():
+                token = effect.token
+                self.hub.check_isolation(
+                    self,
+                    lambda ok: self._answer(life, v.IsolationChecked(token=token, all_answered=ok)),
+                )
+            case e.AskFencer():
+                token = effect.token
+                self.hub.fence(
+                    self, lambda ok: self._answer(life, v.FencerAnswered(token=token, stopped=ok))
+                )
             case e.Give():
+                self.hub.given(self, effect.order)
                 self.volumes[effect.volume].order(effect.order)
             case e.StartService():
                 self._start_service(effect)
@@ -250,6 +267,7 @@ class SimNode:
                 )
             case e.Note():
                 self.world.count(f"rule {effect.rule}")
+                self.hub.noted(self, effect.rule)
                 self.world.say(f"{self.name} {effect.rule}: {effect.text}")
             case _:
                 pass

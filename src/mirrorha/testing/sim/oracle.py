@@ -71,6 +71,16 @@ class Oracle:
         """
         self._disk[node, volume] = values
 
+    def clone(self) -> Oracle:
+        """The same record, for a node that may go on from here apart from its peer."""
+        twin = Oracle(self.world)
+        twin.acked = [
+            attrs.evolve(one, rests=dict(one.rests), shadow=dict(one.shadow)) for one in self.acked
+        ]
+        twin._primaries = self._primaries  # one primary an epoch, wherever it acknowledges
+        twin._disk = {key: set(values) for key, values in self._disk.items()}
+        return twin
+
     def _on_disk(self, node: str, one: Acked) -> bool:
         return one.value in self._disk.get((node, one.volume), ())
 

@@ -8,7 +8,9 @@ from typing import Final, final
 import attrs
 
 from mirrorha.core import events as v
+from mirrorha.core import orders as o
 from mirrorha.core.messages import AnyMessage, Standing
+from mirrorha.core.meta import Meta
 from mirrorha.core.register import Register
 from mirrorha.core.settings import Settings
 from mirrorha.core.words import Mode
@@ -16,6 +18,7 @@ from mirrorha.testing.sim.arbiter import SimArbiter
 from mirrorha.testing.sim.model_volume import Message
 from mirrorha.testing.sim.node import SimNode
 from mirrorha.testing.sim.oracle import Oracle
+from mirrorha.testing.sim.shared import SharedRegister
 from mirrorha.testing.sim.world import Violation, World
 
 NAMES: Final = ("lyon", "paris")
@@ -43,12 +46,16 @@ class Net:
 class Pair:
     """The hub: arbiter, network, client and invariants around two `SimNode`s."""
 
-    def __init__(self, world: World, **settings: object) -> None:
+    def __init__(self, world: World, mode: str = "arbiter", **settings: object) -> None:
         self.world = world
         self.net = Net()
         self.arbiter = SimArbiter(world)
         self.oracle = Oracle(world)
         self.arbiter.on_landed = self._landed
+        self.mode = mode
+        self.shared: SharedRegister | None = None
+        if mode != "arbiter":
+            settings = {"arbiter": False, "split_brain": mode, **settings}
         self.link = 0
         self._links = 0
         self._stream_life = {"a": 0, "b": 0}
@@ -64,6 +71,8 @@ class Pair:
             }
             made = Settings(node=name, peer=peer, first=NAMES[0], **options)  # type: ignore[arg-type]
             self.nodes[name] = SimNode(world, made, self)
+        if mode != "arbiter":
+            self.shared = SharedRegister(world, self.nodes, is_available=mode == "available")
         self._value = 0
         self.writing = True
         world.after(1, self._connect_loop)
@@ -206,6 +215,8 @@ class Pair:
         """The peer's port refuses if its process is gone and its machine is not."""
         since_ms, life = self.world.now_ms, node.life
         refuses = not self.peer(node).up and self.net.both_ways()
+        if self.shared is not None and self.shared.lying_firewall and not self.net.both_ways():
+            refuses = True
         if refuses and self.world.chance(0.7):
             self.world.count("port refused")
             event = v.PortRefused(incarnation=incarnation, probed_since_ms=since_ms)
@@ -229,11 +240,52 @@ class Pair:
 
     def acked(self, node: SimNode, volume: str, value: int, epoch: int, both: bool) -> None:
         now = self.arbiter.register or self.last_register
+        oracle = self.oracle_of(node.name)
+        if self.shared is not None:
+            now = self.shared.branches[node.name].register
+            self.shared.acked(node.name, both=both)
         if now is None:
             raise Violation("a write was acknowledged before there was a register")
         self.world.count("acked mirrored" if both else "acked alone")
         other = node.settings.peer if both else None
-        self.oracle.ack(volume=volume, value=value, epoch=epoch, by=node.name, other=other, now=now)
+        oracle.ack(volume=volume, value=value, epoch=epoch, by=node.name, other=other, now=now)
+
+    def oracle_of(self, node: str) -> Oracle:
+        """The client's record by which `node` is judged: after a split each side has its own."""
+        return self.oracle if self.shared is None else self.shared.branches[node].oracle
+
+    def oracles(self) -> list[Oracle]:
+        return [self.oracle] if self.shared is None else self.shared.oracles()
+
+    def os_crashed(self, node: str) -> None:
+        for oracle in self.oracles():
+            oracle.os_crashed(node)
+
+    def synced(self, node: str, volume: str, values: set[int]) -> None:
+        for oracle in self.oracles():
+            oracle.synced(node, volume, values)
+
+    # ---- without an arbiter ----
+
+    def persisted(self, node: SimNode, before: Meta) -> None:
+        if self.shared is not None:
+            self.shared.persisted(node, self.peer(node), before)
+
+    def noted(self, node: SimNode, rule: str) -> None:
+        if self.shared is not None and rule == "split":
+            self.shared.reported(node)
+
+    def given(self, node: SimNode, order: o.AnyOrder) -> None:
+        if self.shared is not None and isinstance(order, o.BecomeTarget):
+            self.shared.overwritten(node)
+
+    def check_isolation(self, node: SimNode, answer: Callable[[bool], None]) -> None:
+        if self.shared is not None:
+            self.shared.check_isolation(node, answer)
+
+    def fence(self, node: SimNode, answer: Callable[[bool], None]) -> None:
+        if self.shared is not None:
+            self.shared.fence(node, self.peer(node), answer)
 
     @property
     def last_register(self) -> Register | None:
@@ -265,7 +317,8 @@ class Pair:
 
     def check_primary(self, node: SimNode, where: str) -> None:
         for name, platter in node.durable.platters.items():
-            self.oracle.check_holds(node.name, name, set(platter.cache), where=where)
+            oracle = self.oracle_of(node.name)
+            oracle.check_holds(node.name, name, set(platter.cache), where=where)
 
     def mirrored(self) -> bool:
         """A healthy pair: one PRIM, one SECOND, the service on, nothing pending."""

@@ -13,6 +13,7 @@ from mirrorha.core.messages import Standing
 from mirrorha.errors import InvariantViolation
 from mirrorha.testing.sim.faults import Faults
 from mirrorha.testing.sim.pair import Pair
+from mirrorha.testing.sim.parting import settle_split
 from mirrorha.testing.sim.world import Violation, World
 
 SETTLE_MS: Final = 180_000
@@ -31,10 +32,16 @@ class Outcome:
     counts: Counter[str]
 
 
-def run_seed(seed: int, *, trace: bool = False, faulty_ms: int = 60_000) -> Outcome:
-    """Run one seed. Same seed, same trace: the only source of difference is the argument."""
+def run_seed(
+    seed: int, *, trace: bool = False, faulty_ms: int = 60_000, mode: str = "arbiter"
+) -> Outcome:
+    """Run one seed. Same seed, same trace: the only source of difference are the arguments.
+
+    Args:
+        mode: "arbiter", or how a pair without one behaves: "consistent" or "available".
+    """
     world = World(seed, trace=trace)
-    pair = Pair(world)
+    pair = Pair(world, mode, **_settings(world, mode))
     problem = ""
     try:
         _play(world, pair, faulty_ms)
@@ -44,10 +51,18 @@ def run_seed(seed: int, *, trace: bool = False, faulty_ms: int = 60_000) -> Outc
         seed=seed,
         problem=problem,
         events=world.events,
-        acked=len(pair.oracle.acked),
+        acked=sum(len(oracle.acked) for oracle in pair.oracles()),
         trace=tuple(world.trace),
         counts=world.counts,
     )
+
+
+def _settings(world: World, mode: str) -> dict[str, object]:
+    """What is drawn for a pair without an arbiter; one with an arbiter stays as it was."""
+    if mode == "arbiter":
+        return {}
+    policies = ["former_prim", "former_prim", "newest", "refuse"]
+    return {"fencer": world.chance(0.3), "split_policy": world.rng.choice(policies)}
 
 
 def _play(world: World, pair: Pair, faulty_ms: int) -> None:
@@ -59,6 +74,8 @@ def _play(world: World, pair: Pair, faulty_ms: int) -> None:
     world.run_until(world.now_ms + faulty_ms)
     faults.heal()
     world.run_until(world.now_ms + LINGER_MS)
+    if pair.shared is not None:
+        _settle_splits(world, pair)
     if not world.run_while(lambda: not pair.mirrored(), at_most_ms=SETTLE_MS):
         if _needs_a_person(world, pair):
             world.count("needs the operator")
@@ -71,6 +88,20 @@ def _play(world: World, pair: Pair, faulty_ms: int) -> None:
     pair.check_equal()
     for node in pair.nodes.values():
         pair.check_primary(node, "at the end")
+    if pair.shared is not None:
+        pair.shared.check_reports()
+
+
+def _settle_splits(world: World, pair: Pair) -> None:
+    """After healing a split stays until a person ends it; whoever waits for that is seen to wait.
+
+    Nothing of what waits is overwritten before: `SharedRegister.overwritten`.
+    """
+    for _ in range(6):
+        world.run_while(lambda: not pair.mirrored(), at_most_ms=10_000)
+        if pair.mirrored():
+            return
+        settle_split(world, pair)
 
 
 def _needs_a_person(world: World, pair: Pair) -> bool:

@@ -1,0 +1,153 @@
+"""Without an arbiter: what stands in the place of the absent peer's part (design, 5.4).
+
+To remove a peer that cannot be asked takes its durable word that it gave up its standing, or a
+confirmed stop, or, in `available`, isolation checks that answer while it is silent. The last two
+count only inside an unbroken session as PRIM or SECOND of this incarnation: who was away cannot
+know what happened meanwhile. A refusing port proves nothing here.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Final
+
+from mirrorha.core.effects import AskFencer, RunIsolationChecks
+from mirrorha.core.events import FencerAnswered, IsolationChecked
+from mirrorha.core.messages import Standing
+from mirrorha.core.state import Kind, State
+from mirrorha.core.turn import Turn
+
+# How long an answer of the isolation checks counts: as long as it takes to act on it at once.
+ISOLATION_FRESH_MS: Final = 1_000
+CHECK_EVERY_MS: Final = 500
+FENCE_EVERY_MS: Final = 5_000
+# After this time without an answer, the request is made again.
+ANSWER_MAX_MS: Final = 10_000
+
+
+class Proof(enum.Enum):
+    """Why this node may go on without asking the peer."""
+
+    NONE = "no-proof"
+    GAVE_UP = "peer-gave-up-its-standing"
+    STOPPED = "peer-confirmed-stopped"
+    NOT_CUT_OFF = "isolation-checks-answered"
+
+
+def proof(turn: Turn) -> Proof:
+    """What there is at this moment to remove the peer from our copy."""
+    s, pair = turn.s, turn.s.pair
+    if pair.gave_up is not None and pair.gave_up == s.meta.copy:
+        return Proof.GAVE_UP
+    if not is_in_session(s) or s.link:
+        return Proof.NONE
+    if pair.stopped and pair.stopped == s.paired:
+        return Proof.STOPPED
+    fresh = pair.isolated_ms is not None and turn.now_ms - pair.isolated_ms <= ISOLATION_FRESH_MS
+    if fresh and _is_available(s) and _is_silent(turn):
+        return Proof.NOT_CUT_OFF
+    return Proof.NONE
+
+
+def is_in_session(s: State) -> bool:
+    """This incarnation has been half of the pair that our copy names, without a break."""
+    pair = s.is_mirrored or s.standing is Standing.FOLLOWER
+    copy = s.meta.copy
+    return pair and bool(s.paired) and copy is not None and s.epoch == copy.epoch
+
+
+def gather(turn: Turn) -> None:
+    """While this node would go on alone, and has frozen: look for proof."""
+    s, pair = turn.s, turn.s.pair
+    decision = s.decision
+    if decision is None or decision.kind is not Kind.ALONE or not is_in_session(s) or s.link:
+        return
+    if s.settings.fencer and turn.now_ms >= pair.fence_ms and _is_lost(turn):
+        pair.fencing = s.next_token()
+        pair.fence_ms = turn.now_ms + ANSWER_MAX_MS
+        turn.do(AskFencer(pair.fencing, incarnation=s.paired))
+    if _is_available(s) and turn.now_ms >= pair.check_ms and _is_silent(turn):
+        pair.checking = s.next_token()
+        pair.check_ms = turn.now_ms + ANSWER_MAX_MS
+        turn.do(RunIsolationChecks(pair.checking))
+
+
+def on_fencer(turn: Turn, event: FencerAnswered) -> None:
+    s, pair = turn.s, turn.s.pair
+    if not event.token or event.token != pair.fencing:
+        s.stale += 1
+        return
+    pair.fencing = 0
+    pair.fence_ms = turn.now_ms + FENCE_EVERY_MS
+    if event.stopped:
+        pair.stopped = s.paired
+        turn.note("fenced", f"{s.other} is confirmed to be stopped")
+        _ask_now(turn)
+
+
+def on_isolation(turn: Turn, event: IsolationChecked) -> None:
+    s, pair = turn.s, turn.s.pair
+    if not event.token or event.token != pair.checking:
+        s.stale += 1
+        return
+    pair.checking = 0
+    pair.check_ms = turn.now_ms + CHECK_EVERY_MS
+    if event.all_answered:
+        pair.isolated_ms = turn.now_ms
+        _ask_now(turn)
+
+
+def forget(turn: Turn) -> None:
+    """A new session began: what was learnt of the peer's absence is over."""
+    pair = turn.s.pair
+    pair.stopped = pair.fencing = pair.checking = 0
+    pair.fence_ms = pair.check_ms = 0
+    pair.isolated_ms = None
+    pair.why = ""
+
+
+def why_not(turn: Turn) -> str:
+    """Why this node does not go on without its peer, and what would end that."""
+    s, meta = turn.s, turn.s.meta
+    other = s.other
+    if meta.disputed:
+        return (
+            "both nodes acknowledged writes apart from each other (a split): 'mirrorha resync NODE "
+            f"--full' gives up those of {s.me} or of {other}"
+        )
+    if meta.promised is not None:
+        return f"a change was being agreed when {other} was lost: both must meet again to settle it"
+    if meta.outdated:
+        return f"this node gave up its standing to {other}: waiting for it"
+    if not is_in_session(s):
+        return (
+            f"both nodes were in sync and this one was not alone last: waiting for {other}, "
+            "for it may have gone on; 'mirrorha force-primary' overrides"
+        )
+    if _is_available(s):
+        return (
+            f"{other} cannot be reached, and is not silent everywhere or not all isolation checks "
+            "answer: this node may be the one that is cut off"
+        )
+    return (
+        f"{other} is lost, and nothing proves that it stopped (split_brain = 'consistent'): it "
+        "must come back, or a fencer confirm its stop; 'mirrorha force-primary' overrides"
+    )
+
+
+def _is_available(s: State) -> bool:
+    return s.settings.split_brain == "available"
+
+
+def _is_silent(turn: Turn) -> bool:
+    """No incarnation of the peer was heard for the whole timeout, on any path."""
+    return turn.s.detector.verdict(turn.now_ms).silent
+
+
+def _is_lost(turn: Turn) -> bool:
+    return turn.s.detector.verdict_of(turn.s.paired, turn.now_ms).lost
+
+
+def _ask_now(turn: Turn) -> None:
+    turn.s.ask_next_ms = turn.now_ms
+    turn.ask()

@@ -1,0 +1,268 @@
+"""The pair without an arbiter: seeds are clean, and every rule that is taken out is missed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import pytest
+
+from mirrorha.core import events as v
+from mirrorha.core.messages import Standing
+from mirrorha.core.words import Role
+from mirrorha.testing.sim.pair import Pair
+from mirrorha.testing.sim.parting import settle_split
+from mirrorha.testing.sim.run import run_seed
+from mirrorha.testing.sim.world import Violation, World
+from tests.sim import pairwise_breakages as breakages
+
+Breakage = Callable[[], AbstractContextManager[None]]
+
+
+# ---- seeds ----
+
+
+@pytest.mark.parametrize("mode", ["consistent", "available"])
+def test_seeds_are_clean(mode: str) -> None:
+    for seed in range(12):
+        outcome = run_seed(seed, mode=mode)
+        assert not outcome.problem, f"{mode} seed {seed}: {outcome.problem}"
+
+
+@pytest.mark.parametrize("mode", ["consistent", "available"])
+def test_same_seed_same_run(mode: str) -> None:
+    one, two = (run_seed(3, trace=True, mode=mode) for _ in range(2))
+    assert one == two
+
+
+@pytest.mark.parametrize(
+    ("breakage", "mode", "symptom"),
+    [
+        (breakages.commit_without_promise, "consistent", "5.4"),
+        (breakages.a_refusing_port_proves_death, "consistent", "5.4"),
+        (breakages.a_restarted_node_starts_alone, "consistent", "5.4|I8"),
+        (breakages.who_granted_also_leaves, "consistent", "gave up"),
+        (breakages.both_are_granted, "consistent", "gave up"),
+        (breakages.the_split_is_ignored, "available", "I8"),
+        (breakages.nobody_gives_way, "available", "I10|I3|I8"),
+    ],
+)
+def test_a_rule_taken_out_is_missed(breakage: Breakage, mode: str, symptom: str) -> None:
+    with breakage():
+        found = _first_problem(mode, seeds=60)
+    assert any(part in found for part in symptom.split("|")), found or "60 seeds stayed clean"
+
+
+def _first_problem(mode: str, *, seeds: int) -> str:
+    for seed in range(seeds):
+        problem = run_seed(seed, mode=mode).problem
+        if problem:
+            return problem
+    return ""
+
+
+# ---- scenarios ----
+
+
+def paired(mode: str, **settings: object) -> tuple[World, Pair]:
+    """A healthy pair, lyon the PRIM."""
+    world = World(1)
+    pair = Pair(world, mode, **settings)
+    for node in pair.nodes.values():
+        node.start()
+    assert world.run_while(lambda: not pair.mirrored(), at_most_ms=30_000)
+    world.run_until(world.now_ms + 500)
+    source = pair.source()
+    assert source is not None
+    assert source.name == "lyon"
+    return world, pair
+
+
+def cut(pair: Pair) -> None:
+    for way in pair.net.open:
+        pair.net.open[way] = False
+    pair.break_link()
+
+
+def heal(pair: Pair) -> None:
+    for way in pair.net.open:
+        pair.net.open[way] = True
+
+
+def roles(pair: Pair) -> dict[str, Role]:
+    return {name: node.node.state.role for name, node in pair.nodes.items() if node.node}
+
+
+def tell(pair: Pair, name: str, verb: v.Verb) -> None:
+    pair.nodes[name].give(v.Command(operation="x", verb=verb))
+
+
+def why(pair: Pair, name: str) -> str:
+    core = pair.nodes[name].node
+    assert core is not None
+    return core.state.why
+
+
+def test_consistent_freezes_then_waits_and_goes_on_when_both_meet() -> None:
+    world, pair = paired("consistent")
+    cut(pair)
+    world.run_until(world.now_ms + 15_000)
+    assert roles(pair) == {"lyon": Role.PRIM, "paris": Role.SECOND}
+    frozen = {name: node.node.state.frozen for name, node in pair.nodes.items() if node.node}
+    assert frozen == {"lyon": True, "paris": True}
+    world.run_until(world.now_ms + 15_000)  # freeze_max is over
+    assert roles(pair)["lyon"] is Role.WAIT
+    assert "not alone last" in why(pair, "lyon")
+    heal(pair)
+    assert world.run_while(lambda: not pair.mirrored(), at_most_ms=30_000)
+    pair.check_equal()
+
+
+def test_consistent_goes_on_at_once_after_a_goodbye() -> None:
+    for leaver, stays in (("lyon", "paris"), ("paris", "lyon")):
+        world, pair = paired("consistent")
+        tell(pair, leaver, v.Verb.STOP)
+        world.run_until(world.now_ms + 2_000)
+        assert roles(pair) == {leaver: Role.STOP, stays: Role.ALONE}
+        assert pair.nodes[stays].running
+
+
+def test_of_two_that_stop_at_once_the_prim_was_alone_last_and_can_start_alone() -> None:
+    world, pair = paired("consistent")
+    for name in pair.nodes:
+        tell(pair, name, v.Verb.STOP)
+    world.run_until(world.now_ms + 8_000)
+    assert roles(pair) == {"lyon": Role.STOP, "paris": Role.STOP}
+    assert not pair.nodes["lyon"].durable.meta.outdated
+    assert pair.nodes["paris"].durable.meta.outdated
+    for node in pair.nodes.values():
+        node.crash(power=False)
+    pair.nodes["lyon"].start()
+    world.run_until(world.now_ms + 15_000)
+    assert roles(pair) == {"lyon": Role.ALONE}
+
+
+def test_a_restarted_node_waits_for_a_peer_that_may_have_gone_on() -> None:
+    for mode in ("consistent", "available"):
+        world, pair = paired(mode)
+        for node in pair.nodes.values():
+            node.crash(power=False)
+        pair.nodes["lyon"].start()
+        world.run_until(world.now_ms + 60_000)
+        assert roles(pair) == {"lyon": Role.WAIT}
+        assert "force-primary" in why(pair, "lyon")
+
+
+def test_a_confirmed_stop_lets_the_second_go_on() -> None:
+    world, pair = paired("consistent", fencer=True)
+    assert pair.shared is not None
+    pair.shared.fencer_works = 1.0
+    pair.nodes["lyon"].crash(power=True)
+    world.run_until(world.now_ms + 15_000)
+    assert roles(pair) == {"paris": Role.ALONE}
+    assert pair.nodes["paris"].running
+
+
+def test_available_goes_on_if_and_only_if_the_isolation_checks_answer() -> None:
+    for answers, role in ((True, Role.ALONE), (False, Role.SECOND)):
+        world, pair = paired("available")
+        assert pair.shared is not None
+        pair.shared.isolation["paris"] = answers
+        pair.nodes["lyon"].crash(power=True)
+        world.run_until(world.now_ms + 15_000)
+        assert roles(pair) == {"paris": role}
+
+
+def test_a_refusing_port_needs_the_silence_too() -> None:
+    world, pair = paired("available")
+    began_ms = world.now_ms
+    pair.nodes["lyon"].crash(power=False)  # its port refuses at once, in most runs
+    world.run_while(lambda: roles(pair).get("paris") is not Role.ALONE, at_most_ms=15_000)
+    assert world.now_ms - began_ms >= 2_500
+
+
+def test_a_split_ends_by_policy_and_by_a_person() -> None:
+    world, pair = paired("available")
+    cut(pair)
+    world.run_until(world.now_ms + 15_000)
+    assert roles(pair) == {"lyon": Role.ALONE, "paris": Role.ALONE}
+    kept = {name: list(each.cache) for name, each in pair.nodes["paris"].durable.platters.items()}
+    # The side that will lose has a higher epoch: it restarted meanwhile.
+    pair.nodes["paris"].crash(power=False)
+    pair.nodes["paris"].start()
+    world.run_until(world.now_ms + 3_000)
+    heal(pair)
+    world.run_until(world.now_ms + 20_000)
+    assert roles(pair) == {"lyon": Role.ALONE, "paris": Role.WAIT}
+    assert "mirrorha resync paris --full" in why(pair, "paris")
+    assert world.counts["rule split"] == 2  # once on each node
+    for name, before in kept.items():
+        assert pair.nodes["paris"].durable.platters[name].cache[: len(before)] == before
+    settle_split(world, pair)
+    assert world.run_while(lambda: not pair.mirrored(), at_most_ms=30_000)
+    pair.writing = False
+    world.run_until(world.now_ms + 1_000)
+    pair.check_equal()
+
+
+def test_refuse_stops_both_until_a_person_chooses() -> None:
+    world, pair = paired("available", split_policy="refuse")
+    cut(pair)
+    world.run_until(world.now_ms + 15_000)
+    heal(pair)
+    world.run_until(world.now_ms + 10_000)
+    assert roles(pair) == {"lyon": Role.WAIT, "paris": Role.WAIT}
+    for node in pair.nodes.values():  # and a restart does not choose for them
+        node.crash(power=False)
+        node.start()
+    world.run_until(world.now_ms + 10_000)
+    assert roles(pair) == {"lyon": Role.WAIT, "paris": Role.WAIT}
+    tell(pair, "lyon", v.Verb.ACCEPT)
+    assert pair.shared is not None
+    pair.shared.accepted(pair.nodes["lyon"])
+    assert world.run_while(lambda: not pair.mirrored(), at_most_ms=30_000)
+    source = pair.source()
+    assert source is not None
+    assert source.name == "paris"
+
+
+def swap_cut_after_the_commit() -> tuple[World, Pair]:
+    """lyon hands over; paris promised and never hears that it landed."""
+    world, pair = paired("available")
+    assert pair.shared is not None
+    committed = pair.shared.branches["lyon"].landed
+
+    count = len(committed)
+    tell(pair, "lyon", v.Verb.SWAP)
+    world.run_while(lambda: len(committed) == count, at_most_ms=10_000)
+    cut(pair)  # what lyon said of it is under way, and lost
+    assert pair.nodes["paris"].durable.meta.promised == committed[-1]
+    return world, pair
+
+
+def test_who_promised_goes_on_by_neither_until_both_meet() -> None:
+    world, pair = swap_cut_after_the_commit()
+    world.run_until(world.now_ms + 15_000)
+    core = pair.nodes["paris"].node
+    assert core is not None
+    assert core.state.standing is Standing.FOLLOWER
+    assert core.state.frozen
+    heal(pair)
+    assert world.run_while(lambda: not pair.mirrored(), at_most_ms=60_000)
+
+
+def test_doubt_that_is_ignored_is_missed() -> None:
+    with breakages.doubt_is_ignored():
+        world, _pair = swap_cut_after_the_commit()
+        with pytest.raises(Violation, match=r"I8|5\.4|I1"):
+            world.run_until(world.now_ms + 15_000)
+
+
+def test_epochs_of_two_that_go_on_apart_differ() -> None:
+    world, pair = paired("available")
+    cut(pair)
+    world.run_until(world.now_ms + 15_000)
+    epochs = {name: node.node.state.epoch for name, node in pair.nodes.items() if node.node}
+    assert epochs["lyon"] % 2 == 0
+    assert epochs["paris"] % 2 == 1
+    assert epochs["lyon"] >> 1 == epochs["paris"] >> 1
