@@ -266,3 +266,21 @@ def test_epochs_of_two_that_go_on_apart_differ() -> None:
     assert epochs["lyon"] % 2 == 0
     assert epochs["paris"] % 2 == 1
     assert epochs["lyon"] >> 1 == epochs["paris"] >> 1
+
+
+def test_two_clusters_that_meet_touch_nothing_and_say_so() -> None:
+    world = World(1)
+    pair = Pair(world, "consistent")
+    cut(pair)
+    for node in pair.nodes.values():
+        node.start()
+    pair.shared = None  # its rules are those of one cluster
+    for name in pair.nodes:
+        tell(pair, name, v.Verb.INIT)
+    pair.writing = False
+    world.run_until(world.now_ms + 5_000)
+    assert roles(pair) == {"lyon": Role.ALONE, "paris": Role.ALONE}
+    heal(pair)
+    world.run_until(world.now_ms + 5_000)
+    assert roles(pair) == {"lyon": Role.ALONE, "paris": Role.ALONE}
+    assert world.counts["rule no-answer-from-the-pair"] == 2
