@@ -269,12 +269,13 @@ class Cluster:
     async def restart(self) -> str:
         """Restart the service in place, and return when it is started again."""
         state = self._running().loop.state
-        before = state.service_token
+        # One that is not started yet is not started twice: its start is the answer.
+        before = state.service_token if state.service is ServiceState.ON else None
         text = await self._command(Verb.RESTART, NOTED_S)
         ended = await self._wait_some(
             lambda: (
                 self.role not in (Role.PRIM, Role.ALONE)
-                or (state.service is ServiceState.ON and state.service_token > before + 1)
+                or (state.service is ServiceState.ON and state.service_token != before)
                 or bool(state.gave_up)
             )
         )
