@@ -101,6 +101,7 @@ class Engine:
         clock_ms: the clock of everything that the machine is told.
         report: takes what the node must know. Never blocks.
         primary: the node that may write now, as far as is known, for who came to the wrong one.
+        end_s: how long the end waits for the threads.
     """
 
     def __init__(
@@ -112,6 +113,7 @@ class Engine:
         clock_ms: Callable[[], int],
         report: Callable[[AnyReport], None],
         primary: Callable[[], str | None] = lambda: None,
+        end_s: float = END_S,
     ) -> None:
         self.name: Final = name
         self._machine: Final = machine
@@ -119,6 +121,7 @@ class Engine:
         self._clock_ms: Final = clock_ms
         self._report: Final = report
         self._primary: Final = primary
+        self._end_s: Final = end_s
         self._tokens = 0
         self._waiters: dict[int, _Waiter] = {}
         self._link: _StreamLink | None = None
@@ -315,7 +318,7 @@ class Engine:
     async def _end(self) -> None:
         for lane in self._lanes:
             lane.stop()
-        with trio.CancelScope(shield=True), trio.move_on_after(END_S) as scope:
+        with trio.CancelScope(shield=True), trio.move_on_after(self._end_s) as scope:
             for lane in self._lanes:
                 await lane.wait_ended()
         if scope.cancelled_caught:
