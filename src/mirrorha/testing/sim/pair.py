@@ -220,7 +220,8 @@ class Pair:
     def goodbye(self, node: SimNode) -> None:
         self.world.count("goodbye")
         beat = node.beat()
-        if beat is not None and self.net.open[node.name, node.settings.peer]:
+        way = (node.name, node.settings.peer)
+        if beat is not None and self.net.open[way] and self.net.beats[way]:
             last = attrs.evolve(beat, goodbye=True)
             self.world.after(self.world.between(0, 5), self._beat(self.peer(node), last))
 
