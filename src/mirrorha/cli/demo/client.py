@@ -39,23 +39,28 @@ class Client:
         self.errors = 0
 
     async def work(self) -> None:
+        failed: int | None = None
         while True:
-            stream = await self._connect()
+            stream, port = await self._connect(failed)
             async with stream:
-                await self._use(stream, self._port)
+                await self._use(stream, port)
             self.errors += 1
+            failed = port
 
-    async def _connect(self) -> trio.SocketStream:
-        """To the port that answered last, else to the other; until one answers."""
+    async def _connect(self, failed: int | None) -> tuple[trio.SocketStream, int]:
+        """To the port that answered last, else to the other; until one answers.
+
+        The one that failed this worker comes last: a process that is stopped still takes
+        connections, for its kernel does.
+        """
         while True:
-            for port in [self._port, *self._ports]:
+            for port in sorted([self._port, *self._ports], key=lambda port: port == failed):
                 with trio.move_on_after(CONNECT_S):
                     try:
                         stream = await trio.open_tcp_stream("127.0.0.1", port)
                     except OSError:
                         continue
-                    self._port = port
-                    return stream
+                    return stream, port
             await trio.sleep(RETRY_S)
 
     async def _use(self, stream: trio.SocketStream, port: int) -> None:
@@ -77,6 +82,7 @@ class Client:
                 return
             self._record.write(f"{number} {time.monotonic():.6f} {port}\n")
             self._record.flush()
+            self._port = port
             self.acknowledged += 1
 
     async def report(self) -> None:
