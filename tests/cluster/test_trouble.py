@@ -90,6 +90,17 @@ async def test_a_state_that_cannot_be_written_ends_the_node_and_the_other_goes_o
         assert [what for what, _ in first.told] == ["start", "stop"]
 
 
+async def test_a_volume_that_would_hold_its_own_state_is_refused(tmp_path: Path) -> None:
+    async with open_pair(tmp_path) as (lyon, _):
+        # By a detour that the configuration alone does not show.
+        lyon.site.data("lyon").rmdir()
+        lyon.site.state("lyon").mkdir(parents=True)
+        (lyon.site.state("lyon") / "inner").mkdir()
+        lyon.site.data("lyon").symlink_to(lyon.site.state("lyon") / "inner")
+        with pytest.raises(LocalUsageError, match="inside of the state directory"):
+            await lyon.start()
+
+
 async def test_changes_that_wait_are_answered_when_the_node_ends(tmp_path: Path) -> None:
     async with open_pair(tmp_path) as pair:
         first, second = await start_pair(pair)

@@ -31,7 +31,7 @@ from mirrorha.core.events import BeatHeard, Command, Verb
 from mirrorha.core.meta import begin_incarnation
 from mirrorha.core.node import Node
 from mirrorha.core.words import Role
-from mirrorha.errors import StateError
+from mirrorha.errors import LocalUsageError, StateError
 from mirrorha.net.heartbeat import HeartbeatThread, monotonic_ms
 from mirrorha.net.session_server import open_listeners
 from mirrorha.probe import HealthProbe, ProbeServer, ProbeState
@@ -41,6 +41,7 @@ from mirrorha.state.history import History, HistoryEvent, open_history
 from mirrorha.state.lock import StateLock
 from mirrorha.state.meta import META_NAME
 from mirrorha.state.reserve import Reserve
+from mirrorha.volume.identity import layout_problems
 from mirrorha.wire.beat import Heart, Status
 from mirrorha.wire.hello import MAGIC, VERSION_MAX, VERSION_MIN, Hello
 
@@ -223,6 +224,12 @@ class Runtime:
 
     async def _begin(self) -> Node:
         """Begin an incarnation; durable before anything else happens."""
+        roots = [Path(each.path) for each in self._names]
+        problems = await trio.to_thread.run_sync(
+            layout_problems, roots, self._state_dir, limiter=trio.CapacityLimiter(1)
+        )
+        if problems:
+            raise LocalUsageError("; ".join(problems))
         self._boot_id = self._seams.boot_id()
         found = await self._store.load(node=self._config.me.name)
         await trio.to_thread.run_sync(self._keep_reserve, limiter=trio.CapacityLimiter(1))
@@ -275,6 +282,7 @@ class Runtime:
             perform=self._perform,
             on_step=self._stepped,
             fence=self._fence,
+            listened_at_ms=lambda: beats.listened_at_ms,
         )
         volumes = self._make_volumes(loop)
         links = self._make_links(loop, volumes, security)
