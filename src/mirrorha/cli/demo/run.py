@@ -318,8 +318,12 @@ def run_demo(
     keep: bool = False,
     as_json: bool = False,
     color: bool | None = None,
-) -> int:
-    """Run the demonstration. Returns 0, or 1 if a transaction was lost or it failed."""
+) -> int | None:
+    """Run the demonstration and print what came of it.
+
+    Returns how many acknowledged transactions were lost; None if it could not be carried through,
+    which was said on the way.
+    """
     console = Console(stderr=as_json, highlight=False, no_color=color is False)
     root = Path(tempfile.mkdtemp(prefix="mirrorha-demo-"))
     demo = Demo(prepare(root), console, transactions=transactions, broken=broken, quiet=as_json)
@@ -331,7 +335,7 @@ def run_demo(
             console.print(f"[bold red]{error}[/]")
     if result is None:
         console.print(f"Logs are in {root}")
-        return 1
+        return None
     if as_json:
         click.echo(json.dumps({**attrs.asdict(result), "lost_in_all": result.lost_in_all}))
     else:
@@ -340,4 +344,4 @@ def run_demo(
         console.print(f"Data, logs and the client's record are in {root}")
     else:
         shutil.rmtree(root)
-    return 1 if result.lost_in_all else 0
+    return result.lost_in_all
