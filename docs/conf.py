@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from importlib.metadata import version as version_of
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
 project = "mirrorha"
 author = "the mirrorha authors"
@@ -19,7 +15,6 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinxcontrib_trio",
-    "role_table",
 ]
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["_build"]

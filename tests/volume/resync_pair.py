@@ -162,8 +162,9 @@ class Pair(Generic[AnyDisk]):
                         node.perform(lane)
                     self._answer(node)
             arrived = [(node, list(node.inbox)) for node in (self.source, self.target)]
+            self.source.inbox.clear()
+            self.target.inbox.clear()
             for node, messages in arrived:
-                node.inbox.clear()
                 for raw in messages:
                     self.give(node, Received(_decoders[node.name].decode(raw)))
             trips += 1

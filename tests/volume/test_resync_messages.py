@@ -63,7 +63,7 @@ replace = msgspec.structs.replace
 
 LAWFUL: Final[list[AnyResyncMessage]] = [
     Hello(1, 1, True, 0),
-    Compare(1, 1, [Part(FILE, [(0, 1), (5, 99)])]),
+    Compare(1, 1, [Part(FILE, [(0, 1), (5, 99)], False)]),
     Listing(1, 1, FID, False, [NAMED, Named("b", FID, Kind.FILE)], True, None),
     Listing(1, 1, ROOT_FID, True, [], False, ROOT),
     Answer(1, 1, [FILE], [FID], False),
@@ -380,6 +380,14 @@ def given(message: AnyResyncMessage, times: int = 1) -> Pair[MemoryDisk]:
     for _ in range(times):
         pair.give_message(node, message)
     return pair
+
+
+@pytest.mark.parametrize("message", UNLAWFUL, ids=lambda one: type(one).__name__)
+def test_an_unlawful_message_ends_the_session(message: AnyResyncMessage) -> None:
+    pair = given(replace(message, epoch=5))
+    ended = pair.machine_s if isinstance(message, FromTarget) else pair.machine_t
+    assert ended.status is ResyncStatus.FAILED
+    assert "that no resync has" in ended.failure
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 
 from mirrorha.volume.disk import Attributes, Kind
 from mirrorha.volume.fid_set import FidSet
+from mirrorha.volume.namespace import Job
 from mirrorha.volume.ops import make_fid
 from mirrorha.volume.resync_messages import (
     CONTENT_BLOCKS_MAX,
@@ -69,25 +70,29 @@ def test_pieces_cover_ranges_and_what_is_lacking(seed: int) -> None:
     size_bytes, own_bytes = rng.randrange(200 * BLOCK_BYTES), rng.randrange(200 * BLOCK_BYTES)
     own_bytes = min(own_bytes, size_bytes)
     ranges = [(rng.randrange(300), rng.randrange(1, 99)) for _ in range(rng.randrange(4))]
-    pieces = list(_pieces(ranges, own_bytes=own_bytes, size_bytes=size_bytes))
+    is_last = rng.random() < 0.5
+    file = msgspec.structs.replace(FILE, size_bytes=size_bytes)
+    pieces = list(_pieces(Job(file, ranges, last=is_last), own_bytes))
     got = [block for first, count in pieces for block in range(first, first + count)]
     end = -(-size_bytes // BLOCK_BYTES)
     wanted = {at for first, count in ranges for at in range(first, min(first + count, end))}
-    if own_bytes < size_bytes:
+    if own_bytes < size_bytes and is_last:
         wanted |= set(range(own_bytes // BLOCK_BYTES, end))
     assert got == sorted(wanted)
     assert all(0 < count <= 64 for _, count in pieces)
 
 
 def test_all_of_a_file_is_all_its_blocks() -> None:
-    assert list(_pieces(None, own_bytes=0, size_bytes=BLOCK_BYTES * 65)) == [(0, 64), (64, 1)]
-    assert list(_pieces(None, own_bytes=0, size_bytes=0)) == []
+    file = msgspec.structs.replace(FILE, size_bytes=BLOCK_BYTES * 65)
+    assert list(_pieces(Job(file, None), 0)) == [(0, 64), (64, 1)]
+    assert list(_pieces(Job(FILE, None), 0)) == []
 
 
 def test_a_file_touched_in_many_places_is_cut_into_parts() -> None:
     ranges = [(at * 32, 16) for at in range(RANGES_MAX * 2 + 1)]
     parts = parts_of(FILE, ranges)
     assert [len(part.ranges) for part in parts] == [RANGES_MAX, RANGES_MAX, 1]
+    assert [part.last for part in parts] == [False, False, True]
     assert parts_of(FILE, []) == [Part(FILE, [])]
 
 

@@ -17,13 +17,7 @@ from mirrorha.core.register import Register
 
 @attrs.frozen
 class Tick:
-    """Time passed. Given by the deadline that `Node.next_deadline_ms` names, or earlier.
-
-    `listened_at_ms`: when whoever hears the heartbeats for this node last surely did, if that is
-    somebody else: silence that nobody listened to says nothing.
-    """
-
-    listened_at_ms: int | None = None
+    """Time passed. Given by the deadline that `Node.next_deadline_ms` names, or earlier."""
 
 
 @attrs.frozen

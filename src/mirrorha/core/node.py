@@ -119,8 +119,7 @@ class Node:
         s = self._s
         turn = Turn(s, max(now_ms, s.now_ms))
         s.now_ms = turn.now_ms
-        listened_at_ms = event.listened_at_ms if isinstance(event, Tick) else None
-        s.detector.tick(turn.now_ms, listened_at_ms=listened_at_ms)
+        s.detector.tick(turn.now_ms)
         _take(turn, event)
         if s.settings.arbiter:
             steady.advance(turn)

@@ -32,9 +32,7 @@ def reason(turn: Turn) -> Parting | None:
     peer = s.peer
     resting = (Standing.WAITING, Standing.STOPPED)
     if peer is not None and peer.incarnation == s.paired and peer.standing in resting:
-        # Stopped, it has said goodbye: its service is off, and it acknowledges nothing any more.
-        farewell = peer.standing is Standing.STOPPED
-        return Parting(f"{s.other} left the pair: {peer.why}", proven=farewell)
+        return Parting(f"{s.other} left the pair: {peer.why}")
     if s.standing is not Standing.SOURCE:
         return None
     if s.excluded:

@@ -63,6 +63,7 @@ class Job(NamedTuple):
     attributes: Attributes
     ranges: list[tuple[int, int]] | None  # None: all of its content
     content: bytes | None = None  # all of it, if it came along
+    last: bool = True  # of this file's jobs
 
     @property
     def needs_no_comparing(self) -> bool:

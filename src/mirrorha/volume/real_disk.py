@@ -65,8 +65,6 @@ _BESIDE: Final = frozenset({SyncFile, SyncTree, RetireTouched, ConfirmCheckpoint
 _LOOKING: Final = frozenset(
     {ReadBytes, HashBlocks, ListDirectory, ReadAttributes, Resolve, LoadTouched}
 )
-_DESCRIPTORS_MIN: Final = 16
-_DESCRIPTORS_MAX: Final = 4096
 _ZEROS: Final = bytes(BLOCK_BYTES)
 # Blocks are read together up to this many, for a system call costs as much as hashing one.
 _BLOCKS_AT_ONCE: Final = 16
@@ -89,8 +87,7 @@ class RealDisk:
         touched: Its touched log, in the state directory. Not closed by `close`.
         draw: A fid that was never used, for each file that the table does not know.
         idle_max: Descriptors kept open for the next use.
-        dirty_max: Descriptors kept open for what is not synced; one more, and all is synced. By
-            default both depend on how many this process may open: half of them, together, at most.
+        dirty_max: Descriptors kept open for what is not synced; one more, and all is synced.
         fsync: Makes a descriptor's file durable. Tests watch and fail it, `syncfs` and `pwrite`.
 
     Raises:
@@ -105,8 +102,8 @@ class RealDisk:
         touched: TouchedStore,
         *,
         draw: Callable[[], int],
-        idle_max: int | None = None,
-        dirty_max: int | None = None,
+        idle_max: int = 256,
+        dirty_max: int = 256,
         fsync: Callable[[int], None] = os.fsync,
         syncfs: Callable[[int], None] | None = sync_file_system if CAN_SYNC_FILE_SYSTEM else None,
         pwrite: Callable[[int, bytes, int], int] = os.pwrite,
@@ -120,8 +117,8 @@ class RealDisk:
         self._handles: Final = Handles(
             root_fd,
             self._tree,
-            idle_max=_share(8) if idle_max is None else idle_max,
-            dirty_max=_share(4) if dirty_max is None else dirty_max,
+            idle_max=idle_max,
+            dirty_max=dirty_max,
             fsync=fsync,
             syncfs=syncfs,
         )
@@ -310,11 +307,6 @@ class RealDisk:
             xattrs=xattrs,
             links=1 if node.kind is Kind.DIRECTORY else len(node.names),
         )
-
-
-def _share(part: int) -> int:
-    """A part of the descriptors that this process may open."""
-    return min(max(os.sysconf("SC_OPEN_MAX") // part, _DESCRIPTORS_MIN), _DESCRIPTORS_MAX)
 
 
 def _open_root(root: Path) -> int:

@@ -37,7 +37,7 @@ NAMES_MAX: Final = 256
 FILES_MAX: Final = 256
 ASKED_MAX: Final = 512
 KEYS_MAX: Final = 16_384
-RANGES_MAX: Final = 256
+RANGES_MAX: Final = 4096
 # 4 MiB are hashed by one request: long enough to keep a link of some milliseconds busy, short
 # enough that a disk answers in between.
 HASHED_BLOCKS_MAX: Final = 64
@@ -84,10 +84,14 @@ class Compare(ResyncMessage, frozen=True, tag=33):
 
 
 class Part(msgspec.Struct, frozen=True, array_like=True):
-    """A file, directory or symlink; of a file's content ranges of blocks (first, how many)."""
+    """A file, directory or symlink; of a file's content ranges of blocks (first, how many).
+
+    What the target's file lacks at its end belongs to the last of several parts of it.
+    """
 
     attributes: Attributes
     ranges: list[tuple[int, int]]
+    last: bool = True
 
 
 class Named(msgspec.Struct, frozen=True, array_like=True):

@@ -127,10 +127,12 @@ class Counts:
             sent_bytes=self._sent_bytes,
         )
 
-    def report(self, now_ms: int) -> Progress | None:
-        """What to report now, None if nothing has changed or that was but a moment ago."""
+    def report(self, now_ms: int, *, at_once: bool) -> Progress | None:
+        """What to report now, None if nothing has changed or, unless `at_once`, only just."""
         progress = self.progress()
-        is_due = self._reported is None or now_ms - self._reported_ms >= PROGRESS_EVERY_MS
+        is_due = (
+            at_once or self._reported is None or now_ms - self._reported_ms >= PROGRESS_EVERY_MS
+        )
         if progress == self._reported or not is_due:
             return None
         self._reported, self._reported_ms = progress, now_ms

@@ -70,13 +70,14 @@ def merged(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
 
 def parts_of(attributes: Attributes, ranges: list[tuple[int, int]]) -> list[Part]:
     """A file to compare, in pieces that fit in messages."""
-    pieces = [ranges[at : at + RANGES_MAX] for at in range(0, len(ranges), RANGES_MAX)]
-    return [Part(attributes, piece) for piece in pieces or [[]]]
+    *pieces, last = list(batches(ranges, RANGES_MAX)) or [[]]
+    parts = [Part(attributes, list(piece), last=False) for piece in pieces]
+    return [*parts, Part(attributes, list(last))]
 
 
 def part_bytes(part: Part) -> int:
     """About how long a part is in a message, never less than it is."""
-    return 8 + 20 * len(part.ranges) + attribute_bytes(part.attributes)
+    return 12 + 20 * len(part.ranges) + attribute_bytes(part.attributes)
 
 
 def chunks(

@@ -233,7 +233,8 @@ class ResyncSource:
         if self._resting_since_ms is not None and self._has_rested(self._resting_since_ms):
             self._resting_since_ms = None
             self._woken.put(None)
-        progress = self._counts.report(self._session.now_ms)
+        is_over = self._session.status is not ResyncStatus.RUNNING
+        progress = self._counts.report(self._session.now_ms, at_once=is_over)
         if progress is not None:
             self._session.tasks.emit(Reported(progress))
 

@@ -79,7 +79,12 @@ JOBS_BYTES: Final = 64 * 1024 * 1024
 _JOB_BYTES_MIN: Final = 4096
 # After so much content was written a sync begins; after twice as much writing waits for it.
 SYNC_BYTES: Final = 64 * 1024 * 1024
+# The source's windows are many times larger than what is not told at once.
+_PAID_ENTRIES: Final = ENTRIES_WINDOW // 64
+_PAID_BYTES: Final = BYTES_WINDOW // 16
+# More than the source's windows allow it to have under way.
 _WRITES_MAX: Final = 1 << 20
+# Of ids that mean two things, in one session.
 _SPARE_FIDS: Final = 4096
 
 
@@ -179,9 +184,6 @@ class ResyncTarget:
                 hole = PunchHole(exchange.fid, first * BLOCK_BYTES, count * BLOCK_BYTES)
                 self._tasks.spawn(self._write(hole, 0))
             case Checked():
-                if not exchange.is_awaiting:
-                    raise PeerProtocolError("the source checked what it was not sent")
-                exchange.awaited -= 1
                 exchange.box.put(message)
 
     def _write(self, request: Write | PunchHole, content_bytes: int) -> Steps[None]:
@@ -225,7 +227,10 @@ class ResyncTarget:
         self._paid = paid_entries + entries, paid_files + files, paid_bytes + content_bytes
 
     def _finish_step(self) -> None:
-        if any(self._paid):
+        entries, files, content_bytes = self._paid
+        # Little is told together with more that comes soon.
+        is_much = max(entries, files) >= _PAID_ENTRIES or content_bytes >= _PAID_BYTES
+        if is_much or (any(self._paid) and not self._tasks.is_calling):
             self._tasks.emit(self._session.message(Done, *self._paid))
             self._paid = 0, 0, 0
 
@@ -241,7 +246,7 @@ class ResyncTarget:
                     yield from self._arrange(message)
                 case Compare():
                     for part in message.files:
-                        yield from self._spawn(Job(part.attributes, part.ranges))
+                        yield from self._spawn(Job(part.attributes, part.ranges, last=part.last))
                 case Barrier():
                     yield self._session.message(
                         Reached, _some(self._namespace.dropped), _some(self._namespace.blocked)
@@ -297,14 +302,14 @@ class ResyncTarget:
         yield Take(self._writes, _WRITES_MAX)
         self._writes.put(_WRITES_MAX)
         self._whole.clear()
+        # In steps, before one request clears what is left: it must not pass for a failing disk.
+        yield from self._namespace.sweep()
         if final:
             yield Call(ClearLimbo())
-        else:
-            yield from self._namespace.sweep()
-            if self._has_changed or self._namespace.has_changed:
-                # The last sync, with the application waiting, has so much less to do.
-                self._has_changed = self._namespace.has_changed = False
-                yield from self._sync()
+        elif self._has_changed or self._namespace.has_changed:
+            # The last sync, with the application waiting, has so much less to do.
+            self._has_changed = self._namespace.has_changed = False
+            yield from self._sync()
         self._is_settled = final
         yield self._session.message(Settled)
 
@@ -346,19 +351,18 @@ class ResyncTarget:
 
     def _exchange(self, job: Job, own_bytes: int) -> Steps[bool]:
         """Send hashes of what is here, have what differs written. False if the file is gone."""
-        fid, size_bytes, mtime_ns = _content_of(job.attributes)
+        fid, _, mtime_ns = _content_of(job.attributes)
         exchange = _Exchange(fid, mtime_ns, Box(self._tasks))
         ticket = next(self._tickets)
         self._exchanges[ticket] = exchange
         own_blocks = _blocks(own_bytes)
-        for first, count in _pieces(job.ranges, own_bytes=own_bytes, size_bytes=size_bytes):
+        for first, count in _pieces(job, own_bytes):
             own = min(count, own_blocks - first)
             digests = (yield from hashes_of(fid, first, own, self._seed)) if own > 0 else []
             if digests is None or exchange.is_gone:
                 exchange.is_gone = True
                 break
             yield Take(self._hashes, 1)
-            exchange.awaited += 1
             exchange.ahead += 1
             yield self._session.message(Hashes, ticket, fid, first, count, digests)
             if exchange.ahead >= HASHED_AHEAD:
@@ -400,19 +404,14 @@ class ResyncTarget:
 class _Exchange:
     """A file whose blocks are being compared."""
 
-    __slots__ = ("ahead", "awaited", "box", "fid", "is_gone", "mtime_ns")
+    __slots__ = ("ahead", "box", "fid", "is_gone", "mtime_ns")
 
     def __init__(self, fid: int, mtime_ns: int, box: Box[Checked]) -> None:
         self.fid = fid
         self.mtime_ns = mtime_ns
         self.box = box
         self.ahead = 0  # hashes sent, and their answer not yet taken note of
-        self.awaited = 0  # hashes sent, and not answered
         self.is_gone = False
-
-    @property
-    def is_awaiting(self) -> bool:
-        return self.awaited > 0
 
 
 def _paired(wanted: list[Attributes]) -> Steps[list[tuple[Attributes, Attributes]]]:
@@ -472,18 +471,16 @@ def _blocks(size_bytes: int) -> int:
     return -(-size_bytes // BLOCK_BYTES)
 
 
-def _pieces(
-    ranges: list[tuple[int, int]] | None, *, own_bytes: int, size_bytes: int
-) -> Iterator[tuple[int, int]]:
+def _pieces(job: Job, own_bytes: int) -> Iterator[tuple[int, int]]:
     """Cut ranges of blocks into what one message may speak of, up to the file's end.
 
-    What the target's file lacks at its end always belongs to them.
+    What the target's file lacks at its end always belongs to the last of them.
     """
+    size_bytes = job.attributes.size_bytes
     end = _blocks(size_bytes)
-    if ranges is None:
-        ranges = [(0, end)]
-    elif own_bytes < size_bytes:
-        ranges = [*ranges, (own_bytes // BLOCK_BYTES, end)]
+    ranges = [(0, end)] if job.ranges is None else list(job.ranges)
+    if own_bytes < size_bytes and job.last:
+        ranges.append((own_bytes // BLOCK_BYTES, end))
     at = 0
     for first, count in sorted(ranges):
         at = max(at, first)
