@@ -108,3 +108,17 @@ def nobody_gives_way() -> Iterator[None]:
     """The losing side of a split serves on."""
     with _replaced(pairwise, "_yield_to", lambda _turn, _theirs, _rule: None):
         yield
+
+
+@contextmanager
+def epochs_may_fall() -> Iterator[None]:
+    """Who won a split does not rise above the other side's epoch before it fills it."""
+    with _replaced(pairwise, "_raise_epoch", lambda _turn: None):
+        yield
+
+
+@contextmanager
+def silence_is_not_needed() -> Iterator[None]:
+    """`available` goes on as soon as a port refuses and the isolation checks answer."""
+    with _replaced(evidence, "_is_silent", lambda _turn: True):
+        yield

@@ -173,25 +173,37 @@ def test_available_goes_on_if_and_only_if_the_isolation_checks_answer() -> None:
         assert roles(pair) == {"paris": role}
 
 
-def test_a_refusing_port_needs_the_silence_too() -> None:
+def takeover_ms_after_a_refusing_port() -> int:
     world, pair = paired("available")
     began_ms = world.now_ms
-    pair.nodes["lyon"].crash(power=False)  # its port refuses at once, in most runs
-    world.run_while(lambda: roles(pair).get("paris") is not Role.ALONE, at_most_ms=15_000)
-    assert world.now_ms - began_ms >= 2_500
+    pair.nodes["lyon"].crash(power=False)
+    assert world.run_while(lambda: roles(pair)["paris"] is not Role.ALONE, at_most_ms=15_000)
+    assert world.counts["port refused"]
+    return world.now_ms - began_ms
 
 
-def test_a_split_ends_by_policy_and_by_a_person() -> None:
+def test_a_refusing_port_needs_the_silence_too() -> None:
+    assert takeover_ms_after_a_refusing_port() >= 2_500
+    with breakages.silence_is_not_needed():
+        assert takeover_ms_after_a_refusing_port() < 2_500
+
+
+def split_healed() -> tuple[World, Pair]:
+    """Both went on; the side that will lose has the higher epoch, for it restarted meanwhile."""
     world, pair = paired("available")
     cut(pair)
     world.run_until(world.now_ms + 15_000)
     assert roles(pair) == {"lyon": Role.ALONE, "paris": Role.ALONE}
-    kept = {name: list(each.cache) for name, each in pair.nodes["paris"].durable.platters.items()}
-    # The side that will lose has a higher epoch: it restarted meanwhile.
     pair.nodes["paris"].crash(power=False)
     pair.nodes["paris"].start()
     world.run_until(world.now_ms + 3_000)
     heal(pair)
+    return world, pair
+
+
+def test_a_split_ends_by_policy_and_by_a_person() -> None:
+    world, pair = split_healed()
+    kept = {name: list(each.cache) for name, each in pair.nodes["paris"].durable.platters.items()}
     world.run_until(world.now_ms + 20_000)
     assert roles(pair) == {"lyon": Role.ALONE, "paris": Role.WAIT}
     assert "mirrorha resync paris --full" in why(pair, "paris")
@@ -203,6 +215,14 @@ def test_a_split_ends_by_policy_and_by_a_person() -> None:
     pair.writing = False
     world.run_until(world.now_ms + 1_000)
     pair.check_equal()
+
+
+def test_the_winner_of_a_split_rises_above_the_other_sides_epoch() -> None:
+    with breakages.epochs_may_fall():
+        world, pair = split_healed()
+        world.run_until(world.now_ms + 20_000)
+        settle_split(world, pair)
+        assert not world.run_while(lambda: not pair.mirrored(), at_most_ms=30_000)
 
 
 def test_refuse_stops_both_until_a_person_chooses() -> None:
@@ -266,3 +286,21 @@ def test_epochs_of_two_that_go_on_apart_differ() -> None:
     assert epochs["lyon"] % 2 == 0
     assert epochs["paris"] % 2 == 1
     assert epochs["lyon"] >> 1 == epochs["paris"] >> 1
+
+
+def test_two_clusters_that_meet_touch_nothing_and_say_so() -> None:
+    world = World(1)
+    pair = Pair(world, "consistent")
+    cut(pair)
+    for node in pair.nodes.values():
+        node.start()
+    pair.shared = None  # its rules are those of one cluster
+    for name in pair.nodes:
+        tell(pair, name, v.Verb.INIT)
+    pair.writing = False
+    world.run_until(world.now_ms + 5_000)
+    assert roles(pair) == {"lyon": Role.ALONE, "paris": Role.ALONE}
+    heal(pair)
+    world.run_until(world.now_ms + 5_000)
+    assert roles(pair) == {"lyon": Role.ALONE, "paris": Role.ALONE}
+    assert world.counts["rule no-answer-from-the-pair"] == 2

@@ -17,7 +17,13 @@ from mirrorha.core.register import Register
 
 @attrs.frozen
 class Tick:
-    """Time passed. Given by the deadline that `Node.next_deadline_ms` names, or earlier."""
+    """Time passed. Given by the deadline that `Node.next_deadline_ms` names, or earlier.
+
+    `listened_at_ms`: when whoever hears the heartbeats for this node last surely did, if that is
+    somebody else: silence that nobody listened to says nothing.
+    """
+
+    listened_at_ms: int | None = None
 
 
 @attrs.frozen

@@ -39,6 +39,9 @@ def pursue(turn: Turn) -> None:
     """As the source of a pair with the peer there: make it flow again, by the gentlest way."""
     s = turn.s
     peer = s.peer
+    if s.link and peer is not None and peer.standing is Standing.SOURCE:
+        turn.ask()  # it took over while this process was stopped, or unheard: the register tells
+        return
     if peer is None or not is_same_pair(turn) or peer.standing is not Standing.FOLLOWER:
         return
     if s.cas_asked:

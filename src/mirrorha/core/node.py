@@ -119,7 +119,8 @@ class Node:
         s = self._s
         turn = Turn(s, max(now_ms, s.now_ms))
         s.now_ms = turn.now_ms
-        s.detector.tick(turn.now_ms)
+        listened_at_ms = event.listened_at_ms if isinstance(event, Tick) else None
+        s.detector.tick(turn.now_ms, listened_at_ms=listened_at_ms)
         _take(turn, event)
         if s.settings.arbiter:
             steady.advance(turn)

@@ -67,12 +67,20 @@ def _no_answer(turn: Turn) -> None:
     """Say why, and what would end it: a waiting node always, others when it matters to them."""
     s = turn.s
     why = evidence.why_not(turn)
+    if s.decision is not None and s.decision.kind is Kind.ALONE:
+        _tell_why(turn, why)
+    elif s.standing is Standing.WAITING:
+        s.why = why
+
+
+def _tell_why(turn: Turn, why: str) -> None:
+    """Aloud, once."""
+    s = turn.s
     if s.standing is Standing.WAITING:
         s.why = why
-    deciding = s.decision is not None and s.decision.kind is Kind.ALONE
-    if deciding and s.pair.why != why:
+    if s.pair.why != why:
         s.pair.why = why
-        turn.note("not-alone-without-proof", why, alarm=True)
+        turn.note("no-answer-from-the-pair", why, alarm=True)
 
 
 def _swap(turn: Turn, request: Cas) -> None:
@@ -205,7 +213,7 @@ def _settle_copies(turn: Turn, theirs: RegisterCopy) -> None:
     s, meta = turn.s, turn.s.meta
     verdict = _compare(s, theirs)
     if verdict.rule is Rule.OTHER_CLUSTER:
-        s.why = f"{s.other} belongs to another cluster: is its address, or its state_dir, right?"
+        _tell_why(turn, f"{s.other} belongs to another cluster: is its state_dir the right one?")
     elif verdict.stands is Stands.NEITHER:
         turn.change(disputed=True)
         acting.step_down(turn, evidence.why_not(turn))

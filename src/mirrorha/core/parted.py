@@ -32,7 +32,9 @@ def reason(turn: Turn) -> Parting | None:
     peer = s.peer
     resting = (Standing.WAITING, Standing.STOPPED)
     if peer is not None and peer.incarnation == s.paired and peer.standing in resting:
-        return Parting(f"{s.other} left the pair: {peer.why}")
+        # Stopped, it has said goodbye: its service is off, and it acknowledges nothing any more.
+        farewell = peer.standing is Standing.STOPPED
+        return Parting(f"{s.other} left the pair: {peer.why}", proven=farewell)
     if s.standing is not Standing.SOURCE:
         return None
     if s.excluded:

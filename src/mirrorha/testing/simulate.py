@@ -25,11 +25,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     parser.add_argument("--trace", type=int, metavar="SEED", help="one seed, with its trace")
+    parser.add_argument(
+        "--production",
+        action="store_true",
+        help="the production volume machines on memory disks, in place of the model volume",
+    )
     parser.add_argument("--counts", action="store_true", help="what was exercised, and how often")
     parser.add_argument("--mode", choices=MODES, default=MODES[0], help="who keeps the register")
     options = parser.parse_args(arguments)
     if options.trace is not None:
-        outcome = run_seed(options.trace, trace=True, mode=options.mode)
+        outcome = run_seed(
+            options.trace, trace=True, mode=options.mode, production=options.production
+        )
         print("\n".join(outcome.trace))
         print(f"seed {outcome.seed}: {outcome.problem or 'clean'}, {outcome.events} events")
         return 1 if outcome.problem else 0
@@ -42,8 +49,9 @@ def _many(options: argparse.Namespace) -> int:
     counts: Counter[str] = Counter()
     failed: list[Outcome] = []
     events: list[int] = []
+    play = partial(run_seed, mode=options.mode, production=options.production)
     with ProcessPoolExecutor(options.jobs) as pool:
-        for outcome in pool.map(partial(run_seed, mode=options.mode), seeds, chunksize=8):
+        for outcome in pool.map(play, seeds, chunksize=8):
             counts.update(outcome.counts)
             events.append(outcome.events)
             if outcome.problem:

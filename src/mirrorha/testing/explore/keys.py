@@ -28,7 +28,17 @@ def key_of(scene: Scene) -> bytes:
     parts: list[str] = [repr(attrs.astuple(scene.budget)), repr(scene.register), repr(scene.now_ms)]
     parts.append(repr([[_plain(message) for message in scene.control[name]] for name in NAMES]))
     parts.append(repr([[_numbered(message) for message in scene.stream[name]] for name in NAMES]))
-    parts.append(repr((scene.late, sorted(scene.acked), sorted(scene.reads), attempts)))
+    parts.append(
+        repr(
+            (
+                scene.late,
+                sorted(scene.acked),
+                sorted(scene.alone.items()),
+                sorted(scene.reads),
+                attempts,
+            )
+        )
+    )
     parts.append(repr(bool(scene.link)))
     for name in NAMES:
         site = scene.sites[name]

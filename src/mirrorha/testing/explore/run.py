@@ -41,7 +41,7 @@ from mirrorha.testing.sim.world import Violation
 def judge(scene: Scene) -> None:
     """I1, by the register: whoever may serve has every acknowledged write.
 
-    With one crash in all no acknowledged write can be void.
+    With one crash in all, only what was acknowledged alone, and never synced, can be void.
     """
     acked = set(scene.acked)
     register = scene.register

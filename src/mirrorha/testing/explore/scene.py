@@ -114,6 +114,7 @@ class Scene:
     attempts: dict[str, tuple[int, Register | None, Register]] = attrs.Factory(dict)
     late: list[tuple[Register | None, Register]] = attrs.Factory(list)
     acked: list[int] = attrs.Factory(list)
+    alone: dict[int, str] = attrs.Factory(dict)  # acknowledged on one page cache, and whose
     value: int = 0
     primaries: dict[int, str] = attrs.Factory(dict)
 

@@ -80,6 +80,8 @@ class Stage:
         if not both and (register is None or not register.is_alone(name)):
             raise Violation(f"I2 {name} acknowledged alone against the register")
         scene.acked.append(value)
+        if not both:
+            scene.alone[value] = name
 
     # ---- the loop ----
 
@@ -158,7 +160,11 @@ class Stage:
         site.volume = {}
         if power:
             site.boot += 1
+            gone = site.platter.cache[site.platter.synced :]
             del site.platter.cache[site.platter.synced :]
+            # Acknowledged alone and never synced: void once that node's power is lost (I1).
+            void = [value for value in gone if self.scene.alone.get(value) == name]
+            self.scene.acked = [value for value in self.scene.acked if value not in void]
         self.scene.reads.pop(name, None)
         attempt = self.scene.attempts.pop(name, None)
         if attempt is not None:

@@ -29,6 +29,9 @@ class Platter:
         del self.cache[kept:]
         self.synced = len(self.cache)
 
+    def as_image(self, world: World) -> Platter:
+        return Platter(self.cache[: self.synced], self.synced)
+
 
 @final
 class ModelVolume:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import deque
 from collections.abc import Callable
 from typing import Any, final
@@ -19,7 +18,9 @@ from mirrorha.core.orders import StopReason, Trouble
 from mirrorha.core.settings import Settings
 from mirrorha.core.words import Boot
 from mirrorha.testing.sim.model_volume import ModelVolume, Platter
+from mirrorha.testing.sim.production_volume import ProductionVolume, Shelf
 from mirrorha.testing.sim.world import Violation, World
+from mirrorha.volume.resyncs import ComparingResyncs
 
 
 @attrs.define
@@ -27,7 +28,7 @@ class Durable:
     """What survives a process; `power_loss` decides what of it survives that."""
 
     meta: Meta
-    platters: dict[str, Platter]
+    platters: dict[str, Platter | Shelf]
 
 
 @final
@@ -43,13 +44,13 @@ class SimNode:
         self.name = settings.node
         self.durable = Durable(
             meta=Meta(node=self.name),
-            platters={volume: Platter() for volume in settings.volumes},
+            platters={volume: hub.make_store() for volume in settings.volumes},
         )
         self.boot_number = 1
         self.up = False
         self.paused_until_ms = 0
         self.node: Node | None = None
-        self.volumes: dict[str, ModelVolume] = {}
+        self.volumes: dict[str, ModelVolume | ProductionVolume] = {}
         self.life = 0  # rises at each start and crash: what an earlier life left behind is void
         self.running = False  # the service
         self.service_token = 0
@@ -87,7 +88,7 @@ class SimNode:
         self._tick(self.life)
         self.hub.node_started(self)
 
-    def _make_volume(self, name: str) -> ModelVolume:
+    def _make_volume(self, name: str) -> ModelVolume | ProductionVolume:
         life = self.life
 
         def alive(action: Callable[..., None]) -> Callable[..., None]:
@@ -97,15 +98,23 @@ class SimNode:
 
             return call
 
-        return ModelVolume(
-            self.world,
-            name,
-            self.durable.platters[name],
-            send=lambda message: self.hub.stream_send(self, name, message),
-            report=alive(lambda report: self.give(v.VolumeReported(name, report))),
-            acked=lambda value, epoch, both: self.hub.acked(self, name, value, epoch, both),
-            on_synced=lambda values: self.hub.synced(self.name, name, values),
-        )
+        port: dict[str, Any] = {
+            "send": lambda message: self.hub.stream_send(self, name, message),
+            "report": alive(lambda report: self.give(v.VolumeReported(name, report))),
+            "acked": lambda value, epoch, both: self.hub.acked(self, name, value, epoch, both),
+            "on_synced": lambda values: self.hub.synced(self.name, name, values),
+        }
+        store = self.durable.platters[name]
+        if isinstance(store, Shelf):
+            return ProductionVolume(
+                self.world,
+                name,
+                store,
+                reset=lambda: self.hub.break_stream(name),
+                resyncs=ComparingResyncs(),
+                **port,
+            )
+        return ModelVolume(self.world, name, store, **port)
 
     def crash(self, *, power: bool) -> None:
         """The process ends at once; with `power`, what was not synced may be gone as well."""
@@ -128,10 +137,13 @@ class SimNode:
 
     def take_image(self) -> None:
         """An image of the disk, as a snapshot of a stopped or running server takes it."""
-        image = copy.deepcopy(self.durable)
-        for platter in image.platters.values():
-            del platter.cache[platter.synced :]
-        self.image = image
+        self.image = Durable(
+            meta=self.durable.meta,
+            platters={
+                name: platter.as_image(self.world)
+                for name, platter in self.durable.platters.items()
+            },
+        )
 
     def restore_image(self) -> None:
         """Put the old image back. The process must be down."""

@@ -33,15 +33,21 @@ class Outcome:
 
 
 def run_seed(
-    seed: int, *, trace: bool = False, faulty_ms: int = 60_000, mode: str = "arbiter"
+    seed: int,
+    *,
+    trace: bool = False,
+    faulty_ms: int = 60_000,
+    mode: str = "arbiter",
+    production: bool = False,
 ) -> Outcome:
     """Run one seed. Same seed, same trace: the only source of difference are the arguments.
 
     Args:
         mode: "arbiter", or how a pair without one behaves: "consistent" or "available".
+        production: drive the production volume machines on memory disks, not the model volume.
     """
     world = World(seed, trace=trace)
-    pair = Pair(world, mode, **_settings(world, mode))
+    pair = Pair(world, mode, production=production, **_settings(world, mode))
     problem = ""
     try:
         _play(world, pair, faulty_ms)

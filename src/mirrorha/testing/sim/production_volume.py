@@ -1,0 +1,241 @@
+"""The production volume machine on a memory disk, in the place of the model volume.
+
+Same port to the simulated node as `ModelVolume`: orders, messages, a client's numbered writes. The
+numbers go into small files, sixteen to a file, and beside them files are made, renamed and
+removed, so that names are mirrored and resynchronised as well.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final, final
+
+from mirrorha.core import orders as o
+from mirrorha.core.words import Mode
+from mirrorha.testing.memory_disk import MemoryDisk
+from mirrorha.testing.sim.world import World
+from mirrorha.volume import events as v
+from mirrorha.volume.disk import DiskError, LoadTouched, Resolve, SyncTree
+from mirrorha.volume.machine import Volume
+from mirrorha.volume.ops import (
+    EPOCH_MAX,
+    FID_COUNTER_BITS,
+    ROOT_FID,
+    AnyOp,
+    Create,
+    Rename,
+    Unlink,
+    Write,
+    make_fid,
+)
+from mirrorha.volume.pending import VolumeSettings
+from mirrorha.volume.resync_interface import Resyncs
+from mirrorha.volume.touched import TouchedState
+
+SLOTS: Final = 16
+SLOT_BYTES: Final = 8
+TICK_MS: Final = 100
+NOISE: Final = "noise"
+
+
+def draw_fid(rng: random.Random) -> int:
+    """An id for a file that lost its own."""
+    return make_fid(epoch=EPOCH_MAX, counter=rng.randrange(1, 1 << FID_COUNTER_BITS))
+
+
+@final
+class Shelf:
+    """What survives a process: the disk. Its page cache is lost with the power."""
+
+    def __init__(self, world: World) -> None:
+        # Drawn at random: both nodes may lose rows of their tables, and must not draw alike.
+        rng = random.Random(world.rng.getrandbits(64))
+        self.disk = MemoryDisk(draw=lambda: draw_fid(rng))
+
+    @property
+    def cache(self) -> list[int]:
+        """Every number that the tree holds."""
+        found: list[int] = []
+        for seen in self.disk.snapshot().values():
+            content = bytes(seen.content)
+            for at in range(0, len(content) - SLOT_BYTES + 1, SLOT_BYTES):
+                number = int.from_bytes(content[at : at + SLOT_BYTES], "big")
+                if number:
+                    found.append(number)
+        return found
+
+    def lose_power(self, world: World) -> None:
+        self.disk.power_loss(world.rng)
+        self.disk.open_again()
+
+    def as_image(self, world: World) -> Shelf:
+        image = copy.deepcopy(self)
+        image.lose_power(world)
+        return image
+
+
+@final
+class ProductionVolume:
+    """One volume of one incarnation of one node."""
+
+    def __init__(
+        self,
+        world: World,
+        name: str,
+        shelf: Shelf,
+        *,
+        send: Callable[[Any], None],
+        report: Callable[[o.AnyReport], None],
+        acked: Callable[[int, int, bool], None],
+        on_synced: Callable[[set[int]], None],
+        reset: Callable[[], None],
+        resyncs: Resyncs,
+    ) -> None:
+        self.world, self.name, self.shelf = world, name, shelf
+        self._send, self._report, self._acked = send, report, acked
+        self._on_synced, self._reset = on_synced, reset
+        self.dead = False
+        touched = shelf.disk.perform(LoadTouched())
+        if not isinstance(touched, TouchedState):
+            raise TypeError("LoadTouched answers with a TouchedState")
+        self.machine = Volume(VolumeSettings(), touched=touched, resyncs=resyncs)
+        self._events: deque[v.AnyEvent] = deque()
+        self._stepping = False
+        self._free_ms = dict.fromkeys(v.Lane, 0)
+        self._tokens = 0
+        self._wanted: dict[int, tuple[int, AnyOp]] = {}  # token -> the client's number, its op
+        self._epoch = 0
+        self._tick()
+
+    # ---- the port ----
+
+    def order(self, order: o.AnyOrder) -> None:
+        if not self.dead:
+            self._epoch = getattr(order, "epoch", self._epoch)
+            self._take(v.Ordered(order))
+
+    def receive(self, message: Any) -> None:
+        self._take(v.Received(message))
+
+    def link_up(self) -> None:
+        self._take(v.LinkUp())
+
+    def link_down(self) -> None:
+        self._take(v.LinkDown())
+
+    def write(self, value: int) -> None:
+        """A client writes its number, and sometimes does something beside it."""
+        self._write(value)
+        if self.world.chance(0.1):
+            self._make_noise(value)
+
+    # ---- clients ----
+
+    def _write(self, value: int) -> None:
+        name = f"numbers-{value // SLOTS}"
+        found = self.shelf.disk.perform(Resolve(name))
+        fid = found[2] if isinstance(found, tuple) else 0
+        if fid:
+            offset = value % SLOTS * SLOT_BYTES
+            data = value.to_bytes(SLOT_BYTES, "big")
+            self._change(value, Write(fid, offset, data, self._now_ns()))
+        else:
+            self._change(value, self._create(name))
+
+    def _create(self, name: str) -> Create:
+        return Create(0, ROOT_FID, name, 0o644, 0, 0, self._now_ns())
+
+    def _make_noise(self, value: int) -> None:
+        names = [path for path in self.shelf.disk.snapshot() if path.startswith(NOISE)]
+        if not names or self.world.chance(0.5):
+            self._change(0, self._create(f"{NOISE}-{value}"))
+            return
+        name = self.world.rng.choice(names)
+        found = self.shelf.disk.perform(Resolve(name))
+        fid = found[2] if isinstance(found, tuple) else 0
+        if self.world.chance(0.5):
+            self._change(0, Unlink(fid, ROOT_FID, name, self._now_ns()))
+        else:
+            new = f"{NOISE}-{value}"
+            self._change(0, Rename(fid, ROOT_FID, name, ROOT_FID, new, 0, self._now_ns()))
+
+    def _change(self, value: int, op: AnyOp) -> None:
+        self._tokens += 1
+        self._wanted[self._tokens] = (value, op)
+        self._take(v.Change(self._tokens, op))
+
+    def _now_ns(self) -> int:
+        return self.world.now_ms * 1_000_000
+
+    def _answered(self, reply: v.Reply) -> None:
+        value, op = self._wanted.pop(reply.token)
+        if not value:
+            return
+        exists = isinstance(op, Create) and reply.failure in (v.Failure.NONE, v.Failure.ERRNO)
+        if exists:
+            self._write(value)
+        elif reply.failure is v.Failure.NONE:
+            self._acked(value, self._epoch, self.machine.mode is not Mode.LOG)
+
+    # ---- the driver ----
+
+    def _tick(self) -> None:
+        if not self.dead:
+            self._take(v.Tick())
+            self.world.after(TICK_MS, self._tick)
+
+    def _take(self, event: v.AnyEvent) -> None:
+        """One event after the other: what an effect brings about waits for its turn."""
+        if self.dead:
+            return
+        self._events.append(event)
+        if self._stepping:
+            return
+        self._stepping = True
+        try:
+            while self._events and not self.dead:
+                for effect in self.machine.step(self._events.popleft(), self.world.now_ms):
+                    self._perform(effect)
+        finally:
+            self._stepping = False
+
+    def _perform(self, effect: v.AnyEffect) -> None:
+        if self.dead:
+            return
+        match effect:
+            case v.Send():
+                self._send(effect.message)
+            case v.DiskCall():
+                self._call(effect)
+            case v.Reply():
+                self._answered(effect)
+            case v.Reported():
+                self._report(effect.report)
+            case v.ResetLink():
+                self.world.count("stream reset")
+                self.world.say(f"{self.name}: {effect.why}")
+                self.world.after(0, self._reset)
+
+    def _call(self, call: v.DiskCall) -> None:
+        """Requests of a lane one after the other, each taking its time."""
+        world = self.world
+        slow_ms = 20 if call.lane is v.Lane.SYNC else 1
+        ready_ms = max(self._free_ms[call.lane], world.now_ms) + world.between(0, slow_ms)
+        self._free_ms[call.lane] = ready_ms
+
+        def done() -> None:
+            if self.dead:
+                return
+            try:
+                result = self.shelf.disk.perform(call.request)
+            except DiskError as error:
+                self._take(v.DiskDone(call.token, None, str(error)))
+                return
+            if isinstance(call.request, SyncTree):
+                self._on_synced(set(self.shelf.cache))
+            self._take(v.DiskDone(call.token, result))
+
+        world.after(ready_ms - world.now_ms, done)
