@@ -79,10 +79,8 @@ def on_resume(turn: Turn, message: Resume) -> None:
     """As a follower: go on where we were, unless an attempt of ours may still land."""
     s = turn.s
     fits = s.standing is Standing.FOLLOWER and message.epoch == s.epoch and s.link
-    if not fits or s.unresolved or s.cas_asked or s.sick:
+    if not fits or s.unresolved or s.cas_asked or s.sick or s.is_leaving:
         return
-    if s.decision is not None and s.decision.kind is Kind.LEAVE:
-        return  # this node is being stopped: it follows nobody any more
     peer = s.peer
     if peer is None or peer.incarnation != s.paired:
         return
@@ -196,7 +194,8 @@ def on_prepare(turn: Turn, message: Prepare) -> None:
     if message.freeze and s.standing is Standing.FOLLOWER:
         turn.note_frozen()
         turn.order(Freeze(token=0))
-        if s.decision is not None and s.decision.stage is not Stage.CAS:
+        undecided = s.decision is not None and s.decision.stage is not Stage.CAS
+        if undecided and not s.is_leaving:
             s.decision = None
     turn.send(Prepared(nonce=nonce))
 
@@ -208,6 +207,8 @@ def on_adopt(turn: Turn, message: Adopt) -> None:
     held = s.meta.held
     if s.peer is None or s.sick or s.standing in (Standing.STOPPED, Standing.WAITING):
         return
+    if s.is_leaving:
+        return  # frozen, and soon gone; whoever starts here next reads the register
     if held is not None and record.epoch < held.epoch:
         return
     if record.nonce_of(s.me) not in s.meta.nonces() or s.meta.inconsistent:

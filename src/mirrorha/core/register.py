@@ -82,7 +82,7 @@ class Register:
             raise RegisterCorruptError(f"the record has {len(raw)} bytes; it is not a register")
         try:
             record = msgspec.json.decode(raw, type=_Record)
-        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise RegisterCorruptError(f"the record is not a register: {error}") from error
         if record.format != FORMAT:
             raise RegisterCorruptError(

@@ -239,6 +239,11 @@ class State:
         return self.standing is Standing.SOURCE and self.mode is Mode.LOG
 
     @property
+    def is_leaving(self) -> bool:
+        """This node is being stopped: what was asked of it is not undone by the peer."""
+        return self.decision is not None and self.decision.kind is Kind.LEAVE
+
+    @property
     def is_mirrored(self) -> bool:
         """This node is the source of a pair, flowing or frozen."""
         return self.standing is Standing.SOURCE and self.mode is not Mode.LOG

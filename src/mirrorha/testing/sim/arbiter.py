@@ -30,6 +30,7 @@ class SimArbiter:
         self.register: Register | None = None
         self.faults = ArbiterFaults()
         self.on_landed: Callable[[Register | None, Register], None] = lambda _before, _now: None
+        self.on_lost: Callable[[Register | None], None] = lambda _before: None
         self._highest = 0
         self.landed: list[Register] = []
 
@@ -112,6 +113,7 @@ class SimArbiter:
 
     def lose(self) -> None:
         """The arbiter loses its data: the record is absent from now on."""
+        self.on_lost(self.register)
         self.register = None
         self._highest = 0  # an attempt based on "absent" may land again; the nodes must cope
         self.world.count("register lost")

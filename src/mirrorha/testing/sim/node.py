@@ -189,6 +189,10 @@ class SimNode:
         held = node.state.meta.held
         if (held.epoch if held else 0) < epoch_before:
             raise Violation(f"I3 {self.name}: the epoch held falls")
+        self._take_in(batch)
+
+    def _take_in(self, batch: e.Batch) -> None:
+        """Durable before visible: the rest of the batch waits for the disk."""
         if batch.persist is None:
             self._perform(batch)
             return
@@ -271,7 +275,7 @@ class SimNode:
                 self.hub.drop_link(effect.link)
             case e.RoleMoved():
                 if effect.to_role.serves:
-                    self.hub.check_primary(self, f"at {effect.rule}")
+                    self.hub.check_primary(self, f"at {effect.rule}", epoch=effect.epoch)
                 self.world.count(f"edge {effect.from_role.value}-{effect.rule}")
                 self.world.say(
                     f"{self.name} {effect.from_role.value}->{effect.to_role.value} "

@@ -17,12 +17,14 @@ class Acked:
     Attributes:
         rests: node -> whether its disk holds it (else only its page cache does). A write rests on
             every node that the promise names; it is void once none is left.
+        epoch: in which it was acknowledged.
         shadow: the same for a joiner whose admission is not known to have landed yet.
     """
 
     volume: str
     value: int
     rests: dict[str, bool]
+    epoch: int
     shadow: dict[str, bool] = attrs.Factory(dict)
 
 
@@ -53,11 +55,17 @@ class Oracle:
                 f"I2 {by} acknowledged {'alone' if other is None else 'with its peer'} in epoch "
                 f"{epoch} while the register names {sorted(now.in_sync)} in epoch {now.epoch}"
             )
+        if by not in rests and value not in self._disk.get((str(other), volume), ()):
+            raise Violation(
+                f"I1 {by} acknowledged {value} of {volume} in epoch {epoch}, which rests on "
+                f"{other} alone since epoch {now.epoch}, and is not on its disk"
+            )
         self.acked.append(
             Acked(
                 volume=volume,
                 value=value,
                 rests=dict.fromkeys(rests, False),
+                epoch=epoch,
                 shadow=dict.fromkeys(holders - rests if by in rests else (), False),
             )
         )
@@ -103,7 +111,13 @@ class Oracle:
             (node,) = now.in_sync
             for one in self.acked:
                 if node in one.rests or node in one.shadow:
-                    one.rests = {node: self._on_disk(node, one)}
+                    on_disk = self._on_disk(node, one)
+                    if len(one.rests) > 1 and not on_disk:
+                        raise Violation(
+                            f"I1 epoch {now.epoch} drops the peer of {node}, whose disk lacks "
+                            f"{one.value} of {one.volume}, which both had acknowledged"
+                        )
+                    one.rests = {node: on_disk}
                 one.shadow = {}
         elif before is not None and len(before.in_sync) == 1:
             (source,) = before.in_sync
@@ -115,10 +129,27 @@ class Oracle:
                     one.rests[source] = one.rests[source] or self._on_disk(source, one)
                 one.shadow = {}
 
-    def check_holds(self, node: str, volume: str, values: set[int], *, where: str) -> None:
-        """I1: a primary has every acknowledged write that is not void."""
+    def lost_unheard(self, node: str) -> None:
+        """The record `{node}` landed, and was lost before that node learnt of it.
+
+        Nothing tells of it any more: what it made of a copy's standing is void as well, and an
+        un-fsynced write rests on the page caches again.
+        """
         for one in self.acked:
-            if one.volume == volume and one.rests and one.value not in values:
+            if node in one.rests:
+                one.rests[node] = False
+
+    def check_holds(
+        self, node: str, volume: str, values: set[int], *, where: str, epoch: int
+    ) -> None:
+        """I1: a primary of `epoch` has every write acknowledged up to then that is not void.
+
+        A node that was stopped for long may still learn that it had become one. What was
+        acknowledged after that epoch it cannot have, and it can acknowledge nothing.
+        """
+        for one in self.acked:
+            earlier = one.volume == volume and one.epoch <= epoch
+            if earlier and one.rests and one.value not in values:
                 raise Violation(
                     f"I1 {where}: {node} lacks acknowledged write {one.value} of {volume}, "
                     f"which rests on {one.rests}"

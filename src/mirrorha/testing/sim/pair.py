@@ -23,6 +23,7 @@ from mirrorha.testing.sim.shared import SharedRegister
 from mirrorha.testing.sim.world import Violation, World
 
 NAMES: Final = ("lyon", "paris")
+LAST_EPOCH: Final = 1 << 62
 
 
 @attrs.define
@@ -61,6 +62,7 @@ class Pair:
         self.arbiter = SimArbiter(world)
         self.oracle = Oracle(world)
         self.arbiter.on_landed = self._landed
+        self.arbiter.on_lost = self._lost
         self.mode = mode
         self.shared: SharedRegister | None = None
         if mode != "arbiter":
@@ -69,6 +71,7 @@ class Pair:
         self._links = 0
         self._stream_life = {"a": 0, "b": 0}
         self.streams_up: set[str] = set()
+        self._last_ms: dict[tuple[str, str], int] = {}
         self.nodes: dict[str, SimNode] = {}
         for name, peer in (NAMES, NAMES[::-1]):
             options: dict[str, object] = {
@@ -137,7 +140,7 @@ class Pair:
                 life = node.life
                 delay_ms = self.world.between(0, 50)
                 self.world.after(delay_ms, self._closed(node, life, link))
-        for name in list(self.streams_up):
+        for name in sorted(self.streams_up):
             self.break_stream(name)
 
     def _closed(self, node: SimNode, life: int, link: int) -> Callable[[], None]:
@@ -165,7 +168,7 @@ class Pair:
             if link == self.link and receiver.life == life and self.net.both_ways():
                 receiver.hear(message)
 
-        self._in_order(arrive)
+        self._in_order((sender.name, ""), arrive)
 
     def stream_send(self, sender: SimNode, volume: str, message: Message) -> None:
         if volume not in self.streams_up:
@@ -178,15 +181,14 @@ class Pair:
             if same and receiver.life == life and self.net.both_ways():
                 receiver.volumes[volume].receive(message)
 
-        self._in_order(arrive)
+        self._in_order((sender.name, volume), arrive)
 
-    _last_ms = 0
-
-    def _in_order(self, arrive: Callable[[], None]) -> None:
-        """A connection delivers in order: never before what was sent on it earlier."""
+    def _in_order(self, channel: tuple[str, str], arrive: Callable[[], None]) -> None:
+        """A connection delivers in order; what goes over another one can overtake it."""
         at_ms = self.world.now_ms + self.world.between(0, self.net.delay_ms)
-        self._last_ms = max(self._last_ms, at_ms)
-        self.world.after(self._last_ms - self.world.now_ms, arrive)
+        at_ms = max(self._last_ms.get(channel, 0), at_ms)
+        self._last_ms[channel] = at_ms
+        self.world.after(at_ms - self.world.now_ms, arrive)
 
     def node_started(self, node: SimNode) -> None:
         """Its sessions are new: whatever was open belongs to an earlier life."""
@@ -309,12 +311,19 @@ class Pair:
 
     def _landed(self, before: Register | None, now: Register) -> None:
         counts = self.world.counts
-        # An arbiter that lost its data may let an old attempt land; the nodes refuse its epoch.
-        exact = not counts["image restored"] and not counts["register lost"]
-        for name, nonce in now.nonces if exact else ():
-            if nonce not in self.nodes[name].durable.meta.nonces():
+        for name, nonce in now.nonces:
+            meta = self.nodes[name].durable.meta
+            # Below what the node has seen it is a register that went back: nobody acts on it.
+            known = nonce in meta.nonces() or now.epoch <= meta.seen_epoch
+            if not known and not counts["image restored"] and not counts["register lost"]:
                 raise Violation(f"5.0 epoch {now.epoch} landed without the nonce of {name} on disk")
         self.oracle.landed(before or self.last_register, now)
+
+    def _lost(self, register: Register | None) -> None:
+        if register is None or len(register.in_sync) > 1:
+            return
+        if self.nodes[register.primary].durable.meta.held != register:
+            self.oracle.lost_unheard(register.primary)
 
     def after_step(self, node: SimNode) -> None:
         """What must hold of a node after every step of its core."""
@@ -331,10 +340,11 @@ class Pair:
         if s.standing is Standing.SOURCE and s.role.serves is False:
             raise Violation(f"{node.name} is a source in role {s.role}")
 
-    def check_primary(self, node: SimNode, where: str) -> None:
+    def check_primary(self, node: SimNode, where: str, *, epoch: int = LAST_EPOCH) -> None:
         for name, platter in node.durable.platters.items():
+            values = set(platter.cache)
             oracle = self.oracle_of(node.name)
-            oracle.check_holds(node.name, name, set(platter.cache), where=where)
+            oracle.check_holds(node.name, name, values, where=where, epoch=epoch)
 
     def mirrored(self) -> bool:
         """A healthy pair: one PRIM, one SECOND, the service on, nothing pending."""

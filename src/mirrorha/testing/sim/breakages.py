@@ -1,0 +1,360 @@
+"""Rules of the core that can be taken out one at a time, to see that the simulator notices.
+
+A check counts only if it was seen to fail. Each breakage replaces one function of the production
+core (or of the simulated driver, for what the driver has to hold) while its block lasts; the
+production code carries no hooks for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
+
+import attrs
+import msgspec
+
+from mirrorha.core import acting, alone, authority, join, meeting, remaking, swap
+from mirrorha.core.authority import Bar
+from mirrorha.core.effects import Cas, Give, SendPeer
+from mirrorha.core.events import CasOutcome, Gone
+from mirrorha.core.messages import Prepared, Standing
+from mirrorha.core.meta import Meta
+from mirrorha.core.orders import Freeze, ServeAlone
+from mirrorha.core.register import Register
+from mirrorha.core.state import Decision, ServiceState, Stage, State
+from mirrorha.core.turn import Turn
+from mirrorha.core.words import Mode
+from mirrorha.testing.sim.node import SimNode
+
+
+@attrs.frozen
+class Breakage:
+    """One rule, and what stands in its place while it is taken out.
+
+    Attributes:
+        rule: which rule of the design, in words.
+        owner, name: the module or class, and the function in it that is replaced.
+        make: given the function as it is, makes the one without the rule.
+        also: another breakage of the same rule, where two functions hold it.
+    """
+
+    rule: str
+    owner: Any
+    name: str
+    make: Callable[[Callable[..., Any]], Callable[..., Any]]
+    also: str = ""
+
+
+@contextmanager
+def broken(name: str) -> Iterator[None]:
+    """Take out the rule of that name while the block lasts."""
+    breakage = BREAKAGES[name]
+    real = getattr(breakage.owner, breakage.name)
+    setattr(breakage.owner, breakage.name, breakage.make(real))
+    try:
+        if breakage.also:
+            with broken(breakage.also):
+                yield
+        else:
+            yield
+    finally:
+        setattr(breakage.owner, breakage.name, real)
+
+
+Fn = Callable[..., Any]
+
+
+def _answer(value: object) -> Callable[[Fn], Fn]:
+    """Always this, whatever is asked."""
+    return lambda _real: lambda *_args, **_kwargs: value
+
+
+# ---- what may be acknowledged ----
+
+
+def _replay_unresolved(real: Fn) -> Fn:
+    def pursue(turn: Turn) -> None:
+        s = turn.s
+        kept, s.unresolved = s.unresolved, []
+        if s.peer is not None:
+            s.peer = msgspec.structs.replace(s.peer, unresolved=False)
+        real(turn)
+        s.unresolved = kept
+
+    return pursue
+
+
+def _resume_unresolved(real: Fn) -> Fn:
+    def on_resume(turn: Turn, message: object) -> None:
+        s = turn.s
+        kept, s.unresolved = s.unresolved, []
+        asked, s.cas_asked = s.cas_asked, 0
+        real(turn, message)
+        s.unresolved, s.cas_asked = kept, asked
+
+    return on_resume
+
+
+def _unknown_is_no(real: Fn) -> Fn:
+    def on_cas(turn: Turn, decision: Decision, outcome: CasOutcome) -> None:
+        unknown = outcome is CasOutcome.UNKNOWN
+        real(turn, decision, CasOutcome.NOT_SENT if unknown else outcome)
+
+    return on_cas
+
+
+def _freeze_one(standing: Standing) -> Callable[[Fn], Fn]:
+    """Only the first volume is frozen before the decision; the others flow on."""
+
+    def make(real: Fn) -> Fn:
+        def order(turn: Turn, what: object) -> None:
+            if turn.s.standing is not standing or not isinstance(what, Freeze) or not what.token:
+                real(turn, what)
+                return
+            first = turn.s.settings.volumes[0]
+            turn.do(Give(first, what))
+            if turn.s.decision is not None:
+                turn.s.decision.missing = {first}
+
+        return order
+
+    return make
+
+
+def _no_sync(real: Fn) -> Fn:
+    def on_frozen(turn: Turn, decision: Decision) -> None:
+        turn.enter(decision, Stage.SYNC)
+        real(turn, decision)
+
+    return on_frozen
+
+
+def _release_early(_real: Fn) -> Fn:
+    def attempt(turn: Turn, base: Register | None) -> None:
+        s = turn.s
+        me = frozenset({s.me})
+        record = authority.make_record(s, primary=s.me, members=me, base=base)
+        acting.go_alone(turn, record, why="without asking", proven=False)
+
+    return attempt
+
+
+# ---- what a record is worth ----
+
+
+def _bar_without(*forgiven: Bar) -> Callable[[Fn], Fn]:
+    def make(real: Fn) -> Fn:
+        def bar(s: State, record: Register, *, chosen: bool = False) -> Bar:
+            verdict: Bar = real(s, record, chosen=chosen)
+            return Bar.NONE if verdict in forgiven else verdict
+
+        return bar
+
+    return make
+
+
+def _read_is_held(real: Fn) -> Fn:
+    def with_held(meta: Meta, record: Register) -> Meta:
+        kept: Meta = real(meta, record)
+        return attrs.evolve(kept, held=record)
+
+    return with_held
+
+
+def _old_licence(real: Fn) -> Fn:
+    def on_read(turn: Turn, decision: Decision, found: Register | Gone) -> None:
+        if isinstance(found, Register) and found.is_alone(turn.s.me):
+            turn.s.mine.update(nonce for _, nonce in found.nonces)
+        real(turn, decision, found)
+
+    return on_read
+
+
+def _own_old_record(real: Fn) -> Fn:
+    def on_read(turn: Turn, decision: Decision, found: Register | Gone) -> None:
+        if isinstance(found, Register) and found.is_alone(turn.s.me):
+            turn.s.unresolved.clear()
+        real(turn, decision, found)
+
+    return on_read
+
+
+def _effects_first(kind: type) -> Callable[[Fn], Fn]:
+    """The driver lets these out before the state that they depend on is on disk."""
+
+    def make(real: Fn) -> Fn:
+        def step(node: SimNode, batch: Any) -> None:
+            first = tuple(one for one in batch.after if _is(one, kind))
+            if first and batch.persist is not None:
+                rest = tuple(one for one in batch.after if not _is(one, kind))
+                node._perform(attrs.evolve(batch, persist=None, after=first))
+                batch = attrs.evolve(batch, after=rest)
+            real(node, batch)
+
+        return step
+
+    return make
+
+
+def _is(effect: object, kind: type) -> bool:
+    if kind is Prepared:
+        return isinstance(effect, SendPeer) and isinstance(effect.message, Prepared)
+    return isinstance(effect, kind)
+
+
+# ---- joining ----
+
+
+def _drop_joiner(real: Fn) -> Fn:
+    def poll_shadow(turn: Turn, decision: Decision) -> None:
+        if turn.s.link:
+            real(turn, decision)
+            return
+        turn.s.unresolved.clear()
+        turn.s.mode = Mode.LOG
+        turn.s.frozen = False
+        join.break_off(turn, "the joiner is dropped")
+
+    return poll_shadow
+
+
+def _acknowledge_alone(real: Fn) -> Fn:
+    def go_shadow(turn: Turn, decision: Decision) -> None:
+        real(turn, decision)
+        s = turn.s
+        turn.order(ServeAlone(epoch=s.epoch, generation=s.meta.generation))
+
+    return go_shadow
+
+
+def _no_cut(_real: Fn) -> Fn:
+    def cut_if_fresh(turn: Turn, decision: Decision) -> None:
+        join.on_cut(turn, decision)
+
+    return cut_if_fresh
+
+
+# ---- swap ----
+
+
+def _abort_locally(real: Fn) -> Fn:
+    def on_cas(turn: Turn, decision: Decision, outcome: CasOutcome) -> None:
+        if outcome is CasOutcome.UNKNOWN:
+            swap.abort(turn, "the arbiter did not answer")
+        else:
+            real(turn, decision, outcome)
+
+    return on_cas
+
+
+def _no_drain(real: Fn) -> Fn:
+    def poll(turn: Turn, decision: Decision) -> None:
+        idle = turn.s.service is ServiceState.OFF
+        if decision.stage is Stage.STOP_SERVICE and idle:
+            swap.on_drained(turn, decision)
+        else:
+            real(turn, decision)
+
+    return poll
+
+
+# ---- a lost register ----
+
+
+def _by_epoch(_real: Fn) -> Fn:
+    def source(turn: Turn) -> str | None:
+        s, peer = turn.s, turn.s.peer
+        if peer is None:
+            return None
+        mine, theirs = (s.meta.top_epoch, s.me), (peer.top_epoch, s.other)
+        return max(mine, theirs)[1]
+
+    return source
+
+
+def _alone_with_it(_real: Fn) -> Fn:
+    def remake(turn: Turn, found: Register | Gone) -> None:
+        s = turn.s
+        if s.decision is None:
+            alone.begin(turn, "the register was lost", chosen=True)
+        elif s.decision.stage is Stage.ASK:
+            alone.attempt(turn, None if isinstance(found, Gone) else found)
+
+    return remake
+
+
+BREAKAGES: Final[Mapping[str, Breakage]] = {
+    "replay-unresolved": Breakage(
+        "5.1.3 replay although a CAS is unresolved",
+        meeting,
+        "pursue",
+        _replay_unresolved,
+        also="resume-unresolved",
+    ),
+    "resume-unresolved": Breakage(
+        "5.1.4 follow again although an own CAS may land", meeting, "on_resume", _resume_unresolved
+    ),
+    "ack-unresolved": Breakage(
+        "5.1.4 an unknown takeover counts as failed", alone, "on_cas", _unknown_is_no
+    ),
+    "adopt-overtaken": Breakage(
+        "5.1.5 adopt a record that an own CAS may replace",
+        authority,
+        "may_land_upon",
+        _answer(value=False),
+    ),
+    "freeze-one": Breakage(
+        "5.1.2 only one volume frozen before the CAS", Turn, "order", _freeze_one(Standing.SOURCE)
+    ),
+    "quiet-one": Breakage(
+        "5.1.4 only one volume quiet before the CAS", Turn, "order", _freeze_one(Standing.FOLLOWER)
+    ),
+    "no-sync": Breakage("5.1.2 no sync before the CAS", alone, "on_frozen", _no_sync),
+    "release-early": Breakage(
+        "5.1.2 frozen writes released before the CAS is won", alone, "attempt", _release_early
+    ),
+    "no-nonce": Breakage(
+        "5.0 membership without the nonce", authority, "bar", _bar_without(Bar.NO_NONCE)
+    ),
+    "read-is-held": Breakage(
+        "5.0 who reads its name holds the nonce", Meta, "with_held", _read_is_held
+    ),
+    "nonce-after": Breakage(
+        "5.0 own nonce durable after the CAS", SimNode, "_take_in", _effects_first(Cas)
+    ),
+    "peer-nonce-after": Breakage(
+        "5.0 the peer's nonce durable after it confirmed",
+        SimNode,
+        "_take_in",
+        _effects_first(Prepared),
+    ),
+    "no-fresh-cas": Breakage(
+        "5.1.5 LOG on an earlier incarnation's record", alone, "on_read", _old_licence
+    ),
+    "own-old-record": Breakage(
+        "5.1.5 the base of an unresolved CAS counts as won", alone, "on_read", _own_old_record
+    ),
+    "promote-unclean": Breakage(
+        "5.1.7 an OS crash counts for nothing", authority, "bar", _bar_without(Bar.UNCLEAN)
+    ),
+    "drop-joiner": Breakage(
+        "5.1.6 link lost, admission unknown: alone", join, "_poll_shadow", _drop_joiner
+    ),
+    "join-ack-alone": Breakage(
+        "5.1.6 admission unknown: acknowledge alone", join, "_go_shadow", _acknowledge_alone
+    ),
+    "no-cut": Breakage(
+        "5.1.6 no pause and last pass before the CAS", join, "_cut_if_fresh", _no_cut
+    ),
+    "swap-abort-local": Breakage(
+        "5.3 a swap aborted without a CAS", swap, "on_cas", _abort_locally
+    ),
+    "swap-no-drain": Breakage("5.3 a swap before the peer has all", swap, "poll", _no_drain),
+    "remake-by-epoch": Breakage(
+        "5.0 lost register made for the highest epoch", remaking, "_source", _by_epoch
+    ),
+    "lost-register-alone": Breakage(
+        "5.0 lost register made by one node alone", remaking, "remake", _alone_with_it
+    ),
+}
