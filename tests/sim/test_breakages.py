@@ -16,7 +16,7 @@ CAUGHT: Final = {
     "release-early": 0,
     "nonce-after": 0,
     "no-sync": 1,
-    "freeze-one": 2,
+    "freeze-one": 15,
     "no-cut": 2,
     "peer-nonce-after": 2,
     "lost-register-alone": 5,
