@@ -56,10 +56,18 @@ def imports(session: nox.Session) -> None:
 
 @nox.session
 def sim(session: nox.Session) -> None:
-    """Run simulator seeds; `nox -s sim -- --seeds 5000` runs more of them."""
+    """Run simulator seeds; `nox -s sim -- --seeds 5000 --production` runs more of them."""
     install(session, "test")
     arguments = session.posargs or ["--seeds", "500"]
     session.run("python", "-m", "mirrorha.testing.simulate", *arguments)
+
+
+@nox.session
+def explore(session: nox.Session) -> None:
+    """Visit every interleaving in a small scope; about a thousand states a second."""
+    install(session, "test")
+    arguments = session.posargs or ["--states", "1000000"]
+    session.run("python", "-m", "mirrorha.testing.explore", *arguments)
 
 
 @nox.session

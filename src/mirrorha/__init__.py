@@ -1,5 +1,125 @@
-"""High availability for ordinary applications: two servers, mirrored directories, failover."""
+"""High availability for ordinary applications, on two ordinary servers.
+
+Every name is imported when it is first used: a program pays for what it uses.
+"""
 
 from __future__ import annotations
 
-__version__ = "0.1.0.dev0"
+import importlib
+from typing import TYPE_CHECKING, Final
+
+__version__: Final = "0.1.0.dev0"
+
+if TYPE_CHECKING:
+    from mirrorha import abc, arbiters, checks
+    from mirrorha.checks.runner import Checker
+    from mirrorha.cluster.cluster import Cluster
+    from mirrorha.cluster.feed import EventStream, Gap, NodeEvent
+    from mirrorha.config import (
+        ArbiterConfig,
+        CheckConfig,
+        ClusterConfig,
+        FencerConfig,
+        HeartbeatConfig,
+        NodeConfig,
+        ProbeConfig,
+        ServiceConfig,
+        SwitchConfig,
+        TimingConfig,
+        VolumeConfig,
+        load_toml,
+    )
+    from mirrorha.core.change import RoleChange
+    from mirrorha.core.words import Colour, Data, Mode, Role
+    from mirrorha.errors import (
+        ArbiterError,
+        CheckFailedError,
+        CommandRefusedError,
+        ConfigError,
+        InvariantViolation,
+        LocalUsageError,
+        MirrorHAError,
+        NotPrimaryError,
+        OutcomeUnknownError,
+        PathOutsideVolumeError,
+        ServiceError,
+        StateError,
+        VolumeError,
+    )
+    from mirrorha.probe import HealthProbe
+    from mirrorha.volume.replicator import Replicator
+
+__all__ = [
+    "ArbiterConfig",
+    "ArbiterError",
+    "CheckConfig",
+    "CheckFailedError",
+    "Checker",
+    "Cluster",
+    "ClusterConfig",
+    "Colour",
+    "CommandRefusedError",
+    "ConfigError",
+    "Data",
+    "EventStream",
+    "FencerConfig",
+    "Gap",
+    "HealthProbe",
+    "HeartbeatConfig",
+    "InvariantViolation",
+    "LocalUsageError",
+    "MirrorHAError",
+    "Mode",
+    "NodeConfig",
+    "NodeEvent",
+    "NotPrimaryError",
+    "OutcomeUnknownError",
+    "PathOutsideVolumeError",
+    "ProbeConfig",
+    "Replicator",
+    "Role",
+    "RoleChange",
+    "ServiceConfig",
+    "ServiceError",
+    "StateError",
+    "SwitchConfig",
+    "TimingConfig",
+    "VolumeConfig",
+    "VolumeError",
+    "abc",
+    "arbiters",
+    "checks",
+    "load_toml",
+]
+
+_MODULES: Final = frozenset({"abc", "arbiters", "checks"})
+_HOMES: Final = {
+    "Checker": "checks.runner",
+    "Cluster": "cluster.cluster",
+    **dict.fromkeys(("EventStream", "Gap", "NodeEvent"), "cluster.feed"),
+    **dict.fromkeys(("Colour", "Data", "Mode", "Role"), "core.words"),
+    "RoleChange": "core.change",
+    "HealthProbe": "probe",
+    "Replicator": "volume.replicator",
+}
+
+
+def _home(name: str) -> str:
+    if name in _HOMES:
+        return f"mirrorha.{_HOMES[name]}"
+    is_config = name.endswith("Config") or name == "load_toml"
+    return "mirrorha.config" if is_config else "mirrorha.errors"
+
+
+if not TYPE_CHECKING:  # a type checker would take it for the home of any name
+
+    def __getattr__(name: str) -> object:
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        if name in _MODULES:
+            return importlib.import_module(f"mirrorha.{name}")
+        return getattr(importlib.import_module(_home(name)), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -24,6 +24,7 @@ from mirrorha.api import SOCKET_NAME
 from mirrorha.cli import client, exits, place
 from mirrorha.cli.app import COMMANDS, mirrorha
 from mirrorha.cli.looking import verdict
+from mirrorha.cluster.status import not_running
 from mirrorha.config import load_toml
 from tests.api.fake_node import FakeEvent, FakeGap, document
 from tests.cli.cli_support import ENVIRONMENT, ROOT, Cli, Running
@@ -270,6 +271,14 @@ def test_status_bears_a_node_that_knows_nothing_yet(running: Running) -> None:
     result = running.cli.run("status")
     assert result.exit_code == exits.DONE
     assert "STOP" in result.stdout
+
+
+def test_a_nodes_own_document_of_not_running_is_borne(running: Running) -> None:
+    """It answers so before it runs, and after it has ended."""
+    running.node.shown = not_running(cluster="orders", node="paris", volumes=["/srv/orders"])
+    assert "orders/paris: STOP (red)" in running.cli.run("status").stdout
+    assert running.cli.run("health").exit_code == 2
+    assert running.cli.run("is-primary").exit_code == 1
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import trio
 
 from mirrorha.cluster.store import MetaStore
 from mirrorha.core.meta import Meta
@@ -60,7 +61,9 @@ async def test_a_disk_that_hangs_is_not_waited_for(tmp_path: Path) -> None:
     store = MetaStore(
         tmp_path / META_NAME, limit_s=0.05, write=lambda path, raw: goes_on.wait(30) and None
     )
+    began = trio.current_time()
     with pytest.raises(StateError, match="failing"):
         await store.save(META)
+    assert trio.current_time() - began < 5
     goes_on.set()
     assert await store.close(), "the write has ended, and nobody writes any more"

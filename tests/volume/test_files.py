@@ -17,6 +17,7 @@ from mirrorha.testing.direct_engine import DirectEngine
 from mirrorha.testing.memory_disk import MemoryDisk
 from mirrorha.volume.disk import Apply, Outcome
 from mirrorha.volume.files import Files
+from mirrorha.volume.mounted_files import MountedFiles
 from mirrorha.volume.ops import Create, Truncate, Unlink, Write
 from tests.volume.disk_support import T0, Home
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from mirrorha.volume.disk import AnyRequest
     from mirrorha.volume.file_api import FileApi
+    from mirrorha.volume.open_file import MirroredFile, Opening
     from mirrorha.volume.ops import AnyOp
 
 
@@ -47,6 +49,11 @@ def home(tmp_path: Path) -> Iterator[Home]:
 class TestConformance:
     async def test_in_memory(self, case: Callable[[FileApi], Awaitable[None]]) -> None:
         await case(files_on(DirectEngine(MemoryDisk())))
+
+    async def test_by_the_kernel(
+        self, case: Callable[[FileApi], Awaitable[None]], tmp_path: Path
+    ) -> None:
+        await case(MountedFiles(tmp_path))
 
     async def test_in_a_directory(
         self, case: Callable[[FileApi], Awaitable[None]], home: Home
@@ -197,7 +204,7 @@ async def test_a_node_that_may_not_write_says_so() -> None:
             lambda: file.write(b"y"),
             lambda: file.truncate(0),
             file.fsync,
-            lambda: files.open("b", "xb")._open(),
+            lambda: _opened(files.open("b", "xb")),
             lambda: files.mkdir("d"),
             lambda: files.unlink("a", missing_ok=True),
             lambda: files.rename("a", "b"),
@@ -207,6 +214,10 @@ async def test_a_node_that_may_not_write_says_so() -> None:
             with pytest.raises(NotPrimaryError):
                 await call()
         assert await file.read() == b"x", "reading goes on"
+
+
+async def _opened(opening: Opening) -> MirroredFile:
+    return await opening
 
 
 async def test_a_file_that_was_removed_is_stale(files: Files) -> None:

@@ -12,6 +12,7 @@ from mirrorha.cli.exits import EXIT_CODES
 
 # In the order in which a person meets them; each with its module and its name there.
 COMMANDS: Final = {
+    "run": "mirrorha.cli.running:run",
     "status": "mirrorha.cli.looking:status",
     "start": "mirrorha.cli.managing:start",
     "stop": "mirrorha.cli.managing:stop",

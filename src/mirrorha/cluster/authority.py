@@ -34,12 +34,13 @@ class Authority:
     """Carries the core's requests to the arbiter and its answers back.
 
     Args:
+        arbiter: None: nobody answers, for the core answers itself.
         give: takes the answer, as an event of the core.
     """
 
     def __init__(
         self,
-        arbiter: Arbiter,
+        arbiter: Arbiter | None,
         give: Callable[[RegisterRead | CasDone], None],
         *,
         deadline_s: float = DEADLINE_S,
@@ -52,12 +53,12 @@ class Authority:
 
     @property
     def kind(self) -> str:
-        return self._arbiter.kind
+        return self._arbiter.kind if self._arbiter is not None else "none"
 
     @property
     def is_reachable(self) -> bool:
         """Whether the latest request was answered."""
-        return self._answered and not self._trouble
+        return (self._answered and not self._trouble) or self._arbiter is None
 
     @property
     def trouble(self) -> str:
@@ -83,11 +84,13 @@ class Authority:
         new = effect.new.to_bytes()
         outcome: Outcome[bool] = _LATE
         with trio.move_on_after(self._deadline_s):
-            outcome = await contain(lambda: self._arbiter.compare_and_swap(expected, new))
+            outcome = await contain(lambda: self._swap(expected, new))
         self._note("" if isinstance(outcome, Returned) else f"compare-and-swap: {outcome.text}")
         self._give(CasDone(token=effect.token, outcome=_verdict(outcome)))
 
     async def _read(self) -> Register | Gone:
+        if self._arbiter is None:
+            raise ArbiterUnavailableError("there is none: the two nodes keep the register")
         raw = await self._arbiter.read()
         if raw is None:
             return Gone.ABSENT
@@ -96,6 +99,11 @@ class Authority:
         except RegisterCorruptError as error:
             _log.error("the arbiter: %s", error)
             return Gone.CORRUPT
+
+    async def _swap(self, expected: bytes | None, new: bytes) -> bool:
+        if self._arbiter is None:
+            raise ArbiterUnavailableError("there is none: the two nodes keep the register")
+        return await self._arbiter.compare_and_swap(expected, new)
 
     def _note(self, trouble: str) -> None:
         if trouble and trouble != self._trouble:

@@ -34,6 +34,7 @@ class Loop:
         perform: begins one effect. Never blocks, never raises but InvariantViolation.
         on_step: looks at the node after each step, with the time. Never blocks.
         fence: called with the reason when the node must not go on: closes the volumes, at once.
+        listened_at_ms: when the heartbeats were last surely listened to.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Loop:
         perform: Callable[[AnyEffect], None],
         on_step: Callable[[State, int], None],
         fence: Callable[[str], None],
+        listened_at_ms: Callable[[], int | None] = lambda: None,
     ) -> None:
         self._node: Final = node
         self._clock_ms: Final = clock_ms
@@ -52,6 +54,7 @@ class Loop:
         self._perform: Final = perform
         self._on_step: Final = on_step
         self._fence: Final = fence
+        self._listened_at_ms: Final = listened_at_ms
         self._inbox: Final = Inbox()
 
     @property
@@ -90,7 +93,7 @@ class Loop:
             if wait_ms > 0:
                 await self._inbox.wait(until=trio.current_time() + wait_ms / 1000)
                 return
-            event = Tick()
+            event = Tick(listened_at_ms=self._listened_at_ms())
         now_ms = self._clock_ms()
         batch = self._node.step(event, now_ms)
         if batch.persist is not None:

@@ -38,18 +38,15 @@ _CHECKS: Final = {
 }
 
 
-def make_arbiter(config: ClusterConfig) -> Arbiter:
-    """The arbiter that the configuration names. Blocks: keys may be read for it.
+def make_arbiter(config: ClusterConfig) -> Arbiter | None:
+    """The arbiter that the configuration names, if any. Blocks: keys may be read for it.
 
     Raises:
         LocalUsageError: this version has no such arbiter, or it cannot be made so.
     """
     arbiter = config.arbiter
     if arbiter is None:
-        raise LocalUsageError(
-            "a cluster without an arbiter cannot be run by this version; `mirrorha witness` on any "
-            "third machine is one"
-        )
+        return None
     if arbiter.kind == "witness":
         keys = load_keys(Path(config.keys), node=config.me.name, cluster=config.name)
         return arbiters.WitnessArbiter(
@@ -59,8 +56,10 @@ def make_arbiter(config: ClusterConfig) -> Arbiter:
     return made
 
 
-def arbiter_text(arbiter: Arbiter) -> str:
+def arbiter_text(arbiter: Arbiter | None) -> str:
     """What both nodes compare, of an arbiter that the program made."""
+    if arbiter is None:
+        return "none"
     is_described = type(arbiter).__str__ is not object.__str__
     return f"{arbiter.kind} {arbiter}" if is_described else arbiter.kind
 

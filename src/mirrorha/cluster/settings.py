@@ -69,7 +69,9 @@ def volume_names(config: ClusterConfig) -> tuple[VolumeName, ...]:
     )
 
 
-def core_settings(config: ClusterConfig, paths: Sequence[HeartbeatPath]) -> Settings:
+def core_settings(
+    config: ClusterConfig, paths: Sequence[HeartbeatPath], *, has_arbiter: bool
+) -> Settings:
     """What the core needs; everything that can be set is set."""
     volumes = volume_names(config)
     timing, heartbeat = config.timing, config.heartbeat
@@ -91,6 +93,9 @@ def core_settings(config: ClusterConfig, paths: Sequence[HeartbeatPath]) -> Sett
         failover=config.failover,
         restart_limit=config.service.restart_limit,
         restart_window_ms=to_ms(config.service.restart_window_s),
+        arbiter=has_arbiter,
+        split_brain=config.split_brain,
+        split_policy=config.split_policy,
     )
 
 

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from mirrorha.core.messages import Adopt, AnyMessage, PeerState, Prepare, Record
+from mirrorha.core.messages import (
+    Adopt,
+    AnyMessage,
+    PeerState,
+    Prepare,
+    Record,
+    RegisterCopy,
+)
 from mirrorha.errors import PeerProtocolError
 from mirrorha.volume.ops import EPOCH_MAX
 from mirrorha.wire.codec import Codec
@@ -30,6 +37,10 @@ def check_message(message: AnyMessage) -> None:
             if message.held is not None:
                 _check_record(message.held)
             _check_number("top_epoch", message.top_epoch, most=EPOCH_MAX)
+        case RegisterCopy():
+            for record in (message.copy, message.proposed, message.promised, message.parted):
+                if record is not None:
+                    _check_record(record)
     epoch = getattr(message, "epoch", 0)
     _check_number("epoch", epoch, most=EPOCH_MAX)
 

@@ -118,6 +118,14 @@ async def modes_mean_what_they_mean(files: FileApi) -> None:
         await file.write(b"d")
         with _raises(io.UnsupportedOperation):
             await file.read()
+    async with files.open("a", "a+b") as file:
+        _same(await file.read(), b"Xbcd", "from the start")
+        await file.seek(1)
+        await file.write(b"e")
+        _same(file.tell(), 5, "behind what was appended")
+        _same(await file.pread(9, 0), b"Xbcde", "appended in spite of the position")
+        await file.pwrite(b"b", 1)
+        await file.truncate(4)
     async with files.open("a", "rb") as file:
         _same(await file.read(), b"Xbcd", "changed and appended")
         calls: list[Callable[[], Awaitable[object]]] = [

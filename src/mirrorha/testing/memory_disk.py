@@ -283,10 +283,10 @@ class MemoryDisk:
         if inode is None:
             return None
         first = request.first * BLOCK_BYTES
-        end = first + request.count * BLOCK_BYTES
-        content = bytes(inode.content[first:end])
+        end = min(first + request.count * BLOCK_BYTES, len(inode.content))
         blocks = [
-            content[start : start + BLOCK_BYTES] for start in range(0, len(content), BLOCK_BYTES)
+            bytes(inode.content[start : min(start + BLOCK_BYTES, end)])
+            for start in range(first, end, BLOCK_BYTES)
         ]
         return [
             xxhash.xxh3_128_digest(block, request.seed) if block != bytes(len(block)) else b""

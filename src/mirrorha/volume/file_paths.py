@@ -36,6 +36,27 @@ class Spot:
         return self.attributes is not None and self.attributes.kind is Kind.DIRECTORY
 
 
+def parts_below(root: PurePosixPath, path: Path) -> tuple[str, ...]:
+    """The names that lead from `root` to `path`, which is relative to it, or absolute below it.
+
+    Raises:
+        PathOutsideVolumeError: it leads elsewhere, or nowhere.
+    """
+    text = os.fspath(path)
+    if not isinstance(text, str):
+        raise LocalUsageError(f"a path is text, not {type(text).__name__}")
+    if "\0" in text:
+        raise PathOutsideVolumeError(f"{text!r} is no path: it contains a zero")
+    pure = PurePosixPath(text)
+    if pure.is_absolute():
+        if not pure.is_relative_to(root):
+            raise PathOutsideVolumeError(f"{text} does not lie in the volume {root}")
+        pure = pure.relative_to(root)
+    if ".." in pure.parts:
+        raise PathOutsideVolumeError(f"{text} has '..' in it: it could leave {root}")
+    return pure.parts
+
+
 @final
 class PathFinder:
     """Follows paths below `root`.
@@ -52,24 +73,8 @@ class PathFinder:
         self._query: Final = query
 
     def parts(self, path: Path) -> list[str]:
-        """The names that lead from the root to `path`.
-
-        Raises:
-            PathOutsideVolumeError: it leads elsewhere, or nowhere.
-        """
-        text = os.fspath(path)
-        if not isinstance(text, str):
-            raise LocalUsageError(f"a path is text, not {type(text).__name__}")
-        if "\0" in text:
-            raise PathOutsideVolumeError(f"{text!r} is no path: it contains a zero")
-        pure = PurePosixPath(text)
-        if pure.is_absolute():
-            if not pure.is_relative_to(self._root):
-                raise PathOutsideVolumeError(f"{text} does not lie in the volume {self._root}")
-            pure = pure.relative_to(self._root)
-        if ".." in pure.parts:
-            raise PathOutsideVolumeError(f"{text} has '..' in it: it could leave {self._root}")
-        return [from_python(part) for part in pure.parts]
+        """The names that lead from the root to `path`, as `parts_below`."""
+        return [from_python(part) for part in parts_below(self._root, path)]
 
     async def existing(self, path: Path, *, follow: bool = True) -> Attributes:
         """What is at `path`.

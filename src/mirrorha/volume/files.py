@@ -7,7 +7,6 @@ engine says so: on both nodes, where there are two.
 from __future__ import annotations
 
 import errno
-import io
 import os
 import weakref
 from pathlib import PurePosixPath
@@ -16,16 +15,18 @@ from typing import TYPE_CHECKING, Final, Protocol, final
 import msgspec
 import trio
 
-from mirrorha.errors import LocalUsageError, MirrorHAError, ensure
+from mirrorha.errors import MirrorHAError, ensure
 from mirrorha.volume.disk import Attributes, Entry, Kind, ListDirectory, ReadAttributes, ReadBytes
+from mirrorha.volume.file_modes import FileMode
 from mirrorha.volume.file_paths import PathFinder
 from mirrorha.volume.names import from_python, to_python
 from mirrorha.volume.op_checks import OWN_USER
+from mirrorha.volume.open_file import MirroredFile, Opening
 from mirrorha.volume.ops import Create, Mkdir, Rename, Rmdir, Symlink, Truncate, Unlink, Write
 from mirrorha.wire.limits import WRITE_BYTES_MAX
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable
 
     from mirrorha.volume.disk import AnyRequest
     from mirrorha.volume.file_api import Buffer, Path
@@ -87,7 +88,8 @@ class Files:
         self._temporaries = 0
 
     def open(self, path: Path, mode: str = "rb", *, permissions: int = 0o644) -> Opening:
-        return Opening(self, path, _Mode(mode), permissions)
+        wanted = FileMode(mode)
+        return Opening(lambda: self._open(path, wanted, permissions))
 
     async def mkdir(
         self,
@@ -177,9 +179,9 @@ class Files:
         permissions = 0o644 if spot.attributes is None else spot.attributes.mode
         fid, name = await self._create_temporary(spot.parent, permissions, path)
         try:
-            file = MirroredFile(self._engine, fid, _Mode("wb"), path, clock_ns=self._clock_ns)
-            await file.write(data)
-            await file.fsync()
+            handle = _StreamHandle(self._engine, fid, path, self._clock_ns, _Appending())
+            await MirroredFile(handle, FileMode("wb"), path).write(data)
+            await handle.sync()
             now_ns = self._clock_ns()
             rename = Rename(fid, spot.parent, name, spot.parent, spot.name, 0, now_ns)
             await self._change(rename, path)
@@ -192,19 +194,17 @@ class Files:
         attributes = await self._paths.existing(path)
         await self._engine.flush(attributes.fid)
 
-    async def _open(self, path: Path, mode: _Mode, permissions: int) -> MirroredFile:
+    async def _open(self, path: Path, mode: FileMode, permissions: int) -> MirroredFile:
         for _ in range(OPEN_ATTEMPTS_MAX):
             fid = await self._try_open(path, mode, permissions)
             if fid:
-                appending = None
-                if mode.appends:
-                    appending = self._appending.setdefault(fid, _Appending())
-                return MirroredFile(
-                    self._engine, fid, mode, path, clock_ns=self._clock_ns, appending=appending
-                )
+                # One for all who append to this file, for as long as one of them has it open.
+                appending = self._appending.setdefault(fid, _Appending())
+                handle = _StreamHandle(self._engine, fid, path, self._clock_ns, appending)
+                return MirroredFile(handle, mode, path)
         raise _error(errno.ESTALE, path)
 
-    async def _try_open(self, path: Path, mode: _Mode, permissions: int) -> int:
+    async def _try_open(self, path: Path, mode: FileMode, permissions: int) -> int:
         """The fid of the file, which may have been made; 0 if it comes and goes: try again."""
         spot = await self._paths.find(path, follow=not mode.is_exclusive)
         found = spot.attributes
@@ -274,175 +274,68 @@ class Files:
 
 
 @final
-class Opening:
-    """What `Files.open` gives. Nothing is opened before it is awaited or entered."""
+class _StreamHandle:
+    """A file that is reached through the engine.
 
-    def __init__(self, files: Files, path: Path, mode: _Mode, permissions: int) -> None:
-        self._files: Final = files
-        self._path: Final = path
-        self._mode: Final = mode
-        self._permissions: Final = permissions
-        self._file: MirroredFile | None = None
-
-    def __await__(self) -> Generator[object, object, MirroredFile]:
-        return self._open().__await__()
-
-    async def __aenter__(self) -> MirroredFile:
-        self._file = await self._open()
-        return self._file
-
-    async def __aexit__(self, *_: object) -> None:
-        if self._file is not None:
-            await self._file.aclose()
-
-    async def _open(self) -> MirroredFile:
-        return await self._files._open(self._path, self._mode, self._permissions)
-
-
-@final
-class MirroredFile:
-    """An open file of an unmounted volume. See `mirrorha.volume.file_api.OpenFile`.
-
-    A file that is removed while it is open can no longer be used: ESTALE.
+    One that is removed while it is open can no longer be used: ESTALE.
     """
 
     def __init__(
         self,
         engine: Engine,
         fid: int,
-        mode: _Mode,
         path: Path,
-        *,
         clock_ns: Callable[[], int],
-        appending: _Appending | None = None,
+        appending: _Appending,
     ) -> None:
         self._engine: Final = engine
         self._fid: Final = fid
-        self._mode: Final = mode
         self._path: Final = path
         self._clock_ns: Final = clock_ns
         self._appending: Final = appending
-        self._position = 0
-        self._moving: Final = trio.Lock()  # whoever moves the position
-        self._is_closed = False
-
-    async def read(self, size: int = -1) -> bytes:
-        self._check_readable()
-        async with self._moving:
-            data = await self._read(size, self._position)
-            self._position += len(data)
-            return data
-
-    async def write(self, data: Buffer) -> int:
-        self._check_writable()
-        async with self._moving:
-            if self._appending is None:
-                return await self._write(data, self._position, moves=True)
-            # Atomic towards others who append. Whoever extends the file otherwise at the same
-            # time competes for its end, as everywhere.
-            async with self._appending.lock:
-                return await self._write(data, await self._size(), moves=True)
 
     async def pread(self, length: int, offset: int) -> bytes:
-        self._check_readable()
-        if length < 0 or offset < 0:
-            raise _error(errno.EINVAL, self._path)
-        return await self._read(length, offset)
-
-    async def pwrite(self, data: Buffer, offset: int) -> int:
-        self._check_writable()
-        if offset < 0:
-            raise _error(errno.EINVAL, self._path)
-        return await self._write(data, offset, moves=False)
-
-    async def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._check_open()
-        if whence not in {os.SEEK_SET, os.SEEK_CUR, os.SEEK_END}:
-            raise _error(errno.EINVAL, self._path)
-        async with self._moving:
-            start = self._position if whence == os.SEEK_CUR else 0
-            if whence == os.SEEK_END:
-                start = await self._size()
-            if start + offset < 0:
-                raise _error(errno.EINVAL, self._path)
-            self._position = start + offset
-            return self._position
-
-    def tell(self) -> int:
-        self._check_open()
-        return self._position
-
-    async def truncate(self, size: int | None = None) -> int:
-        self._check_writable()
-        size_bytes = self._position if size is None else size
-        await _naming(self._engine, Truncate(self._fid, size_bytes, self._clock_ns()), self._path)
-        return size_bytes
-
-    async def fsync(self) -> None:
-        self._check_open()
-        await self._engine.flush(self._fid)
-
-    async def aclose(self) -> None:
-        self._is_closed = True
-        await trio.lowlevel.checkpoint()
-
-    async def __aenter__(self) -> MirroredFile:
-        self._check_open()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
-
-    async def _read(self, size: int, offset: int) -> bytes:
         parts: list[bytes] = []
-        left = size if size >= 0 else None
+        left = length if length >= 0 else None
         while left is None or left > 0 or not parts:
-            length = READ_BYTES_MAX if left is None else min(left, READ_BYTES_MAX)
-            data = await self._engine.query(ReadBytes(self._fid, offset, length))
+            size = READ_BYTES_MAX if left is None else min(left, READ_BYTES_MAX)
+            data = await self._engine.query(ReadBytes(self._fid, offset, size))
             if not isinstance(data, bytes):
                 raise _error(errno.ESTALE, self._path)
             parts.append(data)
-            if len(data) < length:
+            if len(data) < size:
                 break
-            offset += length
-            left = None if left is None else left - length
+            offset += size
+            left = None if left is None else left - size
         return b"".join(parts)
 
-    async def _write(self, data: Buffer, offset: int, *, moves: bool) -> int:
-        # A copy of what may change while it waits; of bytes there is none.
-        whole = data if isinstance(data, bytes) else bytes(data)
-        written = 0
-        while True:
-            part = whole[written : written + WRITE_BYTES_MAX]
-            op = Write(self._fid, offset + written, part, self._clock_ns())
-            done = await _naming(self._engine, op, self._path)
-            took = len(done.data) if isinstance(done, Write) else 0
-            ensure(took > 0 or not part, "a write that is not refused takes something")
-            written += took
-            if moves:
-                self._position = offset + written
-            if written == len(whole):
-                return written
+    async def pwrite(self, data: bytes, offset: int) -> int:
+        op = Write(self._fid, offset, data, self._clock_ns())
+        done = await _naming(self._engine, op, self._path)
+        return len(done.data) if isinstance(done, Write) else 0
 
-    async def _size(self) -> int:
+    async def append(self, data: bytes) -> tuple[int, int]:
+        # Atomic towards others who append. Whoever extends the file otherwise at the same time
+        # competes for its end, as everywhere.
+        async with self._appending.lock:
+            offset = await self.size()
+            took = await self.pwrite(data, offset)
+            return took, offset + took
+
+    async def truncate(self, size: int) -> None:
+        await _naming(self._engine, Truncate(self._fid, size, self._clock_ns()), self._path)
+
+    async def size(self) -> int:
         attributes = await self._engine.query(ReadAttributes(self._fid))
         if not isinstance(attributes, Attributes):
             raise _error(errno.ESTALE, self._path)
         return attributes.size_bytes
 
-    def _check_open(self) -> None:
-        if self._is_closed:
-            raise trio.ClosedResourceError(f"{os.fspath(self._path)} is closed")
+    async def sync(self) -> None:
+        await self._engine.flush(self._fid)
 
-    def _check_readable(self) -> None:
-        self._check_open()
-        if not self._mode.reads:
-            raise io.UnsupportedOperation(f"{os.fspath(self._path)} is not open for reading")
-
-    def _check_writable(self) -> None:
-        self._check_open()
-        if not self._mode.writes:
-            raise io.UnsupportedOperation(f"{os.fspath(self._path)} is not open for writing")
+    async def close(self) -> None:
+        """There is nothing to close."""
 
 
 @final
@@ -451,26 +344,6 @@ class _Appending:
 
     def __init__(self) -> None:
         self.lock: Final = trio.Lock()
-
-
-@final
-class _Mode:
-    """What a mode as "r+b" asks for."""
-
-    def __init__(self, text: str) -> None:
-        letters = set(text)
-        kinds = letters & set("rwxa")
-        if len(kinds) != 1 or len(letters) != len(text) or letters - set("rwxabt+"):
-            raise LocalUsageError(f"{text!r} is no mode; use one of rb r+b wb w+b xb x+b ab a+b")
-        if "b" not in letters or "t" in letters:
-            raise LocalUsageError(f"text is not supported, as in {text!r}: open in binary")
-        updates = "+" in letters
-        self.reads: Final = updates or "r" in kinds
-        self.writes: Final = updates or "r" not in kinds
-        self.creates: Final = "r" not in kinds
-        self.truncates: Final = "w" in kinds
-        self.is_exclusive: Final = "x" in kinds
-        self.appends: Final = "a" in kinds
 
 
 async def _naming(engine: Engine, op: AnyOp, path: Path) -> AnyOp | None:

@@ -65,6 +65,8 @@ _BESIDE: Final = frozenset({SyncFile, SyncTree, RetireTouched, ConfirmCheckpoint
 _LOOKING: Final = frozenset(
     {ReadBytes, HashBlocks, ListDirectory, ReadAttributes, Resolve, LoadTouched}
 )
+_DESCRIPTORS_MIN: Final = 16
+_DESCRIPTORS_MAX: Final = 4096
 _ZEROS: Final = bytes(BLOCK_BYTES)
 # Blocks are read together up to this many, for a system call costs as much as hashing one.
 _BLOCKS_AT_ONCE: Final = 16
@@ -87,7 +89,8 @@ class RealDisk:
         touched: Its touched log, in the state directory. Not closed by `close`.
         draw: A fid that was never used, for each file that the table does not know.
         idle_max: Descriptors kept open for the next use.
-        dirty_max: Descriptors kept open for what is not synced; one more, and all is synced.
+        dirty_max: Descriptors kept open for what is not synced; one more, and all is synced. By
+            default both depend on how many this process may open: half of them, together, at most.
         fsync: Makes a descriptor's file durable. Tests watch and fail it, `syncfs` and `pwrite`.
 
     Raises:
@@ -102,8 +105,8 @@ class RealDisk:
         touched: TouchedStore,
         *,
         draw: Callable[[], int],
-        idle_max: int = 256,
-        dirty_max: int = 256,
+        idle_max: int | None = None,
+        dirty_max: int | None = None,
         fsync: Callable[[int], None] = os.fsync,
         syncfs: Callable[[int], None] | None = sync_file_system if CAN_SYNC_FILE_SYSTEM else None,
         pwrite: Callable[[int, bytes, int], int] = os.pwrite,
@@ -117,8 +120,8 @@ class RealDisk:
         self._handles: Final = Handles(
             root_fd,
             self._tree,
-            idle_max=idle_max,
-            dirty_max=dirty_max,
+            idle_max=_share(8) if idle_max is None else idle_max,
+            dirty_max=_share(4) if dirty_max is None else dirty_max,
             fsync=fsync,
             syncfs=syncfs,
         )
@@ -307,6 +310,11 @@ class RealDisk:
             xattrs=xattrs,
             links=1 if node.kind is Kind.DIRECTORY else len(node.names),
         )
+
+
+def _share(part: int) -> int:
+    """A part of the descriptors that this process may open."""
+    return min(max(os.sysconf("SC_OPEN_MAX") // part, _DESCRIPTORS_MIN), _DESCRIPTORS_MAX)
 
 
 def _open_root(root: Path) -> int:

@@ -1,0 +1,93 @@
+"""Many rounds with two real nodes: `python benchmarks/campaign_pair.py --rounds 20 --kind cut`.
+
+Prints every round, then the median and the maximum of each figure, and what was lost. Needs root,
+`ip` and `nft`. Ends with 1 if an acknowledged transaction was lost or a round failed; then the
+directory with the logs is kept, and named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import shutil
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+from rich.console import Console
+from rich.table import Table
+
+HARNESS: Final = Path(__file__).parents[1] / "tests" / "pair" / "harness.py"
+FIGURES: Final = ("resumed_s", "silence_s", "mirrored_s", "late", "lost", "acknowledged", "load")
+
+
+def load_harness() -> Any:
+    """The tests' harness, which is no part of the installed package."""
+    spec = importlib.util.spec_from_file_location("pair_harness", HARNESS)
+    if spec is None or spec.loader is None:
+        raise SystemExit(f"{HARNESS} cannot be loaded")
+    harness = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = harness
+    spec.loader.exec_module(harness)
+    return harness
+
+
+def cell(figure: object) -> str:
+    return f"{figure:.3f}" if isinstance(figure, float) else str(figure)
+
+
+def report(rows: list[dict[str, Any]], console: Console) -> None:
+    """Every round, and below them the medians and the maxima."""
+    table = Table()
+    notes = list(dict.fromkeys(name for row in rows for name in row["notes"]))
+    for column in ("round", "primary", "served by", *FIGURES, *notes):
+        table.add_column(column, justify="right")
+    for number, row in enumerate(rows, start=1):
+        figures = [row[name] for name in FIGURES] + [row["notes"].get(name, "") for name in notes]
+        table.add_row(str(number), row["primary"], row["served_by"], *map(cell, figures))
+    table.add_section()
+    for name, fold in (("median", statistics.median), ("maximum", max)):
+        columns = [[row[figure] for row in rows] for figure in FIGURES]
+        columns += [[row["notes"].get(note) for row in rows] for note in notes]
+        folded = [
+            cell(fold(column)) if all(isinstance(x, int | float) for x in column) else ""
+            for column in columns
+        ]
+        table.add_row(name, "", "", *folded)
+    console.print(table)
+
+
+def main() -> int:
+    harness = load_harness()
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--kind", choices=sorted(harness.KINDS), required=True)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--workers", type=int, default=4, help="connections that write at once")
+    options = parser.parse_args()
+    root = Path(tempfile.mkdtemp(prefix="mirrorha-campaign-"))
+    rows: list[dict[str, Any]] = []
+    failure = ""
+    try:
+        for played in harness.play(
+            options.kind, root=root, rounds=options.rounds, workers=options.workers
+        ):
+            rows.append(attrs.asdict(played))
+    except harness.PairError as error:
+        failure = str(error)
+    console = Console(highlight=False, width=200 if not sys.stdout.isatty() else None)
+    if rows:
+        report(rows, console)
+    lost = max((row["lost"] for row in rows), default=0)
+    if failure or lost:
+        console.print(failure or f"{lost} acknowledged transactions were lost; logs: {root}")
+        return 1
+    shutil.rmtree(root)
+    console.print(f"{len(rows)} rounds of {options.kind}: no acknowledged transaction was lost.")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,513 @@
+"""One run of a node: its parts put together, run side by side, and ended in order."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, final
+
+import attrs
+import trio
+
+from mirrorha.cluster.authority import Authority
+from mirrorha.cluster.care import Care
+from mirrorha.cluster.feed import EventStream, Feed, NodeEvent
+from mirrorha.cluster.links import Links
+from mirrorha.cluster.loop import Loop
+from mirrorha.cluster.operations import Operations
+from mirrorha.cluster.performer import Performer
+from mirrorha.cluster.security import Security, load_security
+from mirrorha.cluster.settings import beat_paths, core_settings, dial_addresses, volume_names
+from mirrorha.cluster.status import View, VolumeView
+from mirrorha.cluster.store import MetaStore
+from mirrorha.cluster.volumes import Volumes
+from mirrorha.config import may_differ, must_agree, to_ms
+from mirrorha.containment import Raised, call, contain
+from mirrorha.core.change import RoleChange
+from mirrorha.core.events import BeatHeard, Command, Verb
+from mirrorha.core.meta import begin_incarnation
+from mirrorha.core.node import Node
+from mirrorha.core.words import Role
+from mirrorha.errors import LocalUsageError, StateError
+from mirrorha.net.heartbeat import HeartbeatThread, monotonic_ms
+from mirrorha.net.session_server import open_listeners
+from mirrorha.probe import HealthProbe, ProbeServer, ProbeState
+from mirrorha.service import ServiceState
+from mirrorha.state.boot import read_boot_id
+from mirrorha.state.history import History, HistoryEvent, open_history
+from mirrorha.state.lock import StateLock
+from mirrorha.state.meta import META_NAME
+from mirrorha.state.reserve import Reserve
+from mirrorha.volume.identity import layout_problems
+from mirrorha.wire.beat import Heart, Status
+from mirrorha.wire.hello import MAGIC, VERSION_MAX, VERSION_MIN, Hello
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from mirrorha.abc import Arbiter
+    from mirrorha.checks.runner import Checker
+    from mirrorha.config import ClusterConfig
+    from mirrorha.core.effects import AnyEffect
+    from mirrorha.core.meta import Meta
+    from mirrorha.core.state import State
+    from mirrorha.service import Phases
+
+_log: Final = logging.getLogger("mirrorha")
+
+#: How long the end of a node waits for its goodbye to leave, and for the arbiter to be released.
+GOODBYE_MS: Final = 200
+HISTORY_NAME: Final = "history.sqlite"
+RESERVE_NAME: Final = "reserve"
+#: Many times what the decisions need that lead a node whose disk is full out of its role.
+RESERVE_BYTES: Final = 4 * 1024 * 1024
+RELEASE_S: Final = 1.0
+
+
+@attrs.frozen(kw_only=True)
+class Seams:
+    """What tests replace: time, chance, and whether an ended node says goodbye."""
+
+    clock_ms: Callable[[], int] = monotonic_ms
+    wall_s: Callable[[], float] = time.time
+    rng: random.Random = attrs.field(factory=random.SystemRandom)
+    boot_id: Callable[[], str] = read_boot_id
+    says_goodbye: bool = True
+
+
+@attrs.frozen(kw_only=True)
+class Plan:
+    """What a node is made of, as its program said.
+
+    Attributes:
+        arbiter: None: the two nodes keep the register between them.
+        arbiter_text: what the arbiter is, in one line that both nodes compare.
+    """
+
+    config: ClusterConfig
+    arbiter: Arbiter | None
+    arbiter_text: str
+    phases: Phases
+    checkers: Sequence[Checker]
+    probe: HealthProbe | None
+    can_promote: Sequence[Callable[[], object]]
+    on_role: Sequence[Callable[[RoleChange], object]]
+
+
+@final
+class Runtime:
+    """A node between the begin and the end of one `run`.
+
+    Args:
+        feed: told of everything that happens.
+        changed: called after each step, for whoever waits for something.
+    """
+
+    def __init__(
+        self, plan: Plan, *, feed: Feed, changed: Callable[[], None], seams: Seams
+    ) -> None:
+        self._plan: Final = plan
+        self._config: Final = plan.config
+        self._feed: Final = feed
+        self._changed: Final = changed
+        self._seams: Final = seams
+        self._paths: Final = beat_paths(plan.config)
+        self._names: Final = volume_names(plan.config)
+        self._state_dir: Final = Path(plan.config.me.state_dir)
+        self._reserve: Final = Reserve(self._state_dir / RESERVE_NAME, size_bytes=RESERVE_BYTES)
+        self.history: History | None = None
+        self._store: Final = MetaStore(
+            self._state_dir / META_NAME,
+            limit_s=plan.config.timing.disk_max_s,
+            give_up_reserve=self._reserve.give_up,
+        )
+        self._silent = False
+        self._boot_id = ""
+        self._parts: _Parts | None = None
+        self.probe_port: int | None = None
+
+    # ---- for the public face ----
+
+    @property
+    def parts(self) -> _Parts | None:
+        """The parts, once the node runs."""
+        return self._parts
+
+    def view(self) -> View | None:
+        """What the status document is made from; None before the node runs."""
+        parts = self._parts
+        if parts is None:
+            return None
+        return View(
+            cluster=self._config.name,
+            state=parts.loop.state,
+            now_ms=self._seams.clock_ms(),
+            wall_s=self._seams.wall_s(),
+            volumes=[self._volume_view(parts, each.name, each.path) for each in self._names],
+            heartbeats=parts.beats.statistics(),
+            service=parts.care.service,
+            checks=parts.care.checks,
+            link_trouble=parts.links.refusal,
+            warnings=parts.links.warnings,
+            arbiter_kind=parts.authority.kind,
+            arbiter_trouble=parts.authority.trouble,
+            is_arbiter_reachable=parts.authority.is_reachable,
+        )
+
+    def _volume_view(self, parts: _Parts, name: str, path: str) -> VolumeView:
+        engine = parts.volumes.engine(name)
+        if engine is None:
+            return VolumeView(name=name, path=path)
+        machine = engine.machine
+        return VolumeView(
+            name=name,
+            path=path,
+            mode=machine.mode,
+            seq=machine.seq,
+            peer_seq=machine.peer_seq,
+            waiting=machine.waiting,
+        )
+
+    # ---- the run ----
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Run until cancelled.
+
+        Raises:
+            LocalUsageError, StateError: the node cannot be started.
+            InvariantViolation, StateError: it must not go on, and has been fenced.
+        """
+        security = await trio.to_thread.run_sync(
+            load_security, self._config, limiter=trio.CapacityLimiter(1)
+        )
+        lock = await StateLock.acquire(self._state_dir)
+        try:
+            async with open_history(
+                self._state_dir / HISTORY_NAME, make_room=self._reserve.give_up
+            ) as self.history:
+                await self._run_locked(security, task_status)
+        finally:
+            self.history = None
+            with trio.CancelScope(shield=True):
+                if await self._is_over():
+                    lock.release()
+                else:
+                    _log.error("a thread hangs in a disk: this program must end before it can run")
+
+    async def _run_locked(self, security: Security, task_status: trio.TaskStatus[None]) -> None:
+        node = await self._begin()
+        me = self._config.me
+        listeners = await open_listeners(me.addresses, me.port)
+        beats = self._start_beats(security, node.state.meta)
+        try:
+            async with trio.open_nursery() as nursery:
+                parts = self._parts = self._assemble(nursery, node, security, beats)
+                await nursery.start(parts.care.run)
+                nursery.start_soon(parts.links.run, listeners)
+                nursery.start_soon(parts.volumes.run)
+                nursery.start_soon(self._take_beats, parts)
+                nursery.start_soon(self._announce, self._feed.open())
+                if self._plan.probe is not None:
+                    server = ProbeServer(self._plan.probe, lambda: self._probe_state(parts))
+                    self.probe_port = await nursery.start(server.run)
+                parts.loop.give(Command(operation="", verb=Verb.START))
+                nursery.start_soon(parts.loop.run)
+                task_status.started()
+        finally:
+            for listener in listeners:
+                listener.socket.close()
+            with trio.CancelScope(shield=True):
+                await self._end(beats)
+
+    async def _begin(self) -> Node:
+        """Begin an incarnation; durable before anything else happens."""
+        roots = [Path(each.path) for each in self._names]
+        problems = await trio.to_thread.run_sync(
+            layout_problems, roots, self._state_dir, limiter=trio.CapacityLimiter(1)
+        )
+        if problems:
+            raise LocalUsageError("; ".join(problems))
+        self._boot_id = self._seams.boot_id()
+        found = await self._store.load(node=self._config.me.name)
+        await trio.to_thread.run_sync(self._keep_reserve, limiter=trio.CapacityLimiter(1))
+        meta, boot = begin_incarnation(
+            found, boot_id=self._boot_id, at_least=to_ms(self._seams.wall_s())
+        )
+        node = Node(
+            core_settings(self._config, self._paths, has_arbiter=self._plan.arbiter is not None),
+            meta,
+            boot,
+            rng=self._seams.rng,
+            now_ms=self._seams.clock_ms(),
+        )
+        await self._store.save(node.state.meta)
+        _log.info("%s starts, incarnation %d after %s", meta.node, meta.incarnation, boot.value)
+        return node
+
+    def _keep_reserve(self) -> None:
+        try:
+            if not self._reserve.keep():
+                _log.warning("%s has no room for a reserve", self._state_dir)
+        except OSError as error:
+            raise StateError(f"state_dir {self._state_dir} cannot be used: {error}") from error
+
+    def _start_beats(self, security: Security, meta: Meta) -> HeartbeatThread:
+        config = self._config
+        heart = Heart(
+            cluster=config.name,
+            node=config.me.name,
+            peer=config.peer.name,
+            key=security.heartbeat_key,
+            incarnation=meta.incarnation,
+        )
+        return HeartbeatThread.start(
+            self._paths,
+            heart,
+            pulse_ms=to_ms(config.heartbeat.pulse_s),
+            timeout_ms=to_ms(config.heartbeat.timeout_s),
+            clock_ms=self._seams.clock_ms,
+        )
+
+    def _assemble(
+        self, nursery: trio.Nursery, node: Node, security: Security, beats: HeartbeatThread
+    ) -> _Parts:
+        config, plan, seams = self._config, self._plan, self._seams
+        loop = Loop(
+            node,
+            clock_ms=seams.clock_ms,
+            persist=self._store.save,
+            perform=self._perform,
+            on_step=self._stepped,
+            fence=self._fence,
+            listened_at_ms=lambda: beats.listened_at_ms,
+        )
+        volumes = self._make_volumes(loop)
+        links = self._make_links(loop, volumes, security)
+        care = Care(
+            config,
+            phases=plan.phases,
+            checkers=plan.checkers,
+            can_promote=plan.can_promote,
+            give=loop.give,
+        )
+        authority = Authority(plan.arbiter, loop.give)
+        operations = Operations(loop.give)
+        performer = Performer(
+            nursery,
+            loop=loop,
+            authority=authority,
+            links=links,
+            volumes=volumes,
+            care=care,
+            beats=beats,
+            operations=operations,
+            paths=self._paths,
+            isolation=config.isolation,
+            clock_ms=seams.clock_ms,
+            told=self._happened,
+        )
+        return _Parts(
+            loop=loop,
+            volumes=volumes,
+            links=links,
+            care=care,
+            authority=authority,
+            operations=operations,
+            beats=beats,
+            performer=performer,
+            incarnation=node.state.meta.incarnation,
+        )
+
+    def _make_volumes(self, loop: Loop) -> Volumes:
+        return Volumes(
+            self._config,
+            self._names,
+            give=loop.give,
+            state=lambda: loop.state,
+            opened=self._opened,
+            slow=self._slow,
+            clock_ms=self._seams.clock_ms,
+            rng=self._seams.rng,
+            make_room=self._reserve.give_up,
+        )
+
+    def _make_links(self, loop: Loop, volumes: Volumes, security: Security) -> Links:
+        config = self._config
+        return Links(
+            loop,
+            dials=config.me.name < config.peer.name,
+            addresses=dial_addresses(config),
+            tls=security.tls,
+            hello=self._hello(loop),
+            stream_end=volumes.engine,
+            volumes=[each.name for each in self._names],
+            note=self._note,
+            rng=self._seams.rng,
+        )
+
+    def _hello(self, loop: Loop) -> Callable[[str, str], Hello]:
+        config = self._config
+        agree = must_agree(config, arbiter=self._plan.arbiter_text)
+        differ = may_differ(config)
+
+        def make(kind: str, volume: str) -> Hello:
+            meta = loop.state.meta
+            return Hello(
+                magic=MAGIC,
+                version_min=VERSION_MIN,
+                version_max=VERSION_MAX,
+                cluster=config.name,
+                cluster_id=meta.cluster_id,
+                node=config.me.name,
+                peer=config.peer.name,
+                kind=kind,
+                volume=volume,
+                incarnation=str(meta.incarnation),
+                boot_id=self._boot_id,
+                must_agree=agree,
+                may_differ=differ,
+            )
+
+        return make
+
+    async def _end(self, beats: HeartbeatThread) -> None:
+        """After everything else: nothing is acknowledged or served any more. Bounded."""
+        parts = self._parts
+        if parts is not None:
+            parts.operations.end()
+        self._feed.end()
+        stopped = parts is not None and parts.care.service.state is ServiceState.STOPPED
+        limiter = trio.CapacityLimiter(1)
+        if stopped and self._seams.says_goodbye:
+            # True by now: every change is answered and the service stopped.
+            await trio.to_thread.run_sync(
+                lambda: beats.say_goodbye(wait_ms=GOODBYE_MS), limiter=limiter
+            )
+        await trio.to_thread.run_sync(beats.stop, limiter=limiter)
+        if self._plan.arbiter is not None:
+            with trio.move_on_after(RELEASE_S):
+                await contain(self._plan.arbiter.aclose)
+
+    async def _is_over(self) -> bool:
+        """Whether no thread of this run can write anything any more."""
+        parts, self._parts = self._parts, None
+        volumes_idle = parts is None or await parts.volumes.wait_idle()
+        return await self._store.close() and volumes_idle
+
+    # ---- in between; the parts exist before any of them runs ----
+
+    def _perform(self, effect: AnyEffect) -> None:
+        if self._parts is not None:
+            self._parts.performer.perform(effect)
+
+    def _note(self, rule: str, text: str) -> None:
+        if self._parts is not None:
+            self._parts.performer.note(rule, text)
+
+    def _opened(self) -> None:
+        if self._parts is not None:
+            self._parts.links.volumes_changed()
+
+    def _slow(self, name: str) -> None:
+        if self._parts is not None:
+            self._parts.links.drop_stream(name)
+
+    async def _take_beats(self, parts: _Parts) -> None:
+        async for heard in parts.beats:
+            parts.loop.give(
+                BeatHeard(path=heard.path, beat=heard.facts, heard_at_ms=heard.heard_at_ms)
+            )
+            if not parts.links.is_open:
+                parts.links.nudge()
+
+    def _stepped(self, state: State, now_ms: int) -> None:
+        """After each step of the core. Never blocks."""
+        parts = self._parts
+        if parts is None:
+            return
+        parts.beats.note_alive()
+        parts.beats.set_status(
+            Status(role=state.role, epoch=state.epoch, stopping=state.hold_service)
+        )
+        if state.meta.incarnation != parts.incarnation:
+            parts.incarnation = state.meta.incarnation
+            parts.beats.renew(state.meta.incarnation)
+            parts.links.drop_all("this node goes on as a new incarnation")
+        self._watch_link(parts, state, now_ms)
+        parts.care.look(state)
+        self._changed()
+
+    def _watch_link(self, parts: _Parts, state: State, now_ms: int) -> None:
+        """A session that cannot be alive any more is dropped, so that a new one is dialled."""
+        newest = state.detector.incarnation or 0
+        if 0 < parts.links.incarnation < newest:
+            parts.links.drop_all("the peer runs as a newer incarnation")
+        silent = state.detector.verdict(now_ms).silent
+        if silent and not self._silent:
+            parts.links.drop_all("the peer is silent on every path")
+        self._silent = silent
+
+    def _fence(self, why: str) -> None:
+        """The node must not go on: nothing is acknowledged from here on, and the peer may know."""
+        parts = self._parts
+        if parts is not None:
+            parts.volumes.close_all(why)
+            parts.beats.say_goodbye()
+
+    def _happened(self, event: NodeEvent) -> None:
+        self._feed.tell(event)
+        if self.history is not None:
+            self.history.record(
+                HistoryEvent(
+                    kind=event.kind,
+                    at_ms=to_ms(event.at_s),
+                    node=event.node,
+                    epoch=event.epoch,
+                    role=event.role,
+                    rule=event.rule,
+                    text=event.text,
+                    from_role=event.from_role,
+                )
+            )
+        if event.kind == "role" and event.role is Role.STOP and self._parts is not None:
+            self._parts.volumes.close_for_now()
+
+    async def _announce(self, events: EventStream) -> None:
+        """Tell the program of changes of role, one after the other."""
+        limiter = trio.CapacityLimiter(1)
+        async for event in events:
+            if not isinstance(event, NodeEvent) or event.from_role is None:
+                continue
+            change = RoleChange(
+                cluster=self._config.name,
+                node=event.node,
+                epoch=event.epoch,
+                from_role=event.from_role,
+                to_role=event.role,
+                why=event.text,
+            )
+            for function in self._plan.on_role:
+                outcome = await contain(partial(call, function, change, limiter=limiter))
+                if isinstance(outcome, Raised):
+                    _log.warning("on_role: %s", outcome.text)
+
+    def _probe_state(self, parts: _Parts) -> ProbeState:
+        return parts.care.probe_state(parts.loop.state, now_ms=self._seams.clock_ms())
+
+
+@attrs.define(kw_only=True, eq=False)
+class _Parts:
+    """What runs side by side."""
+
+    loop: Loop
+    volumes: Volumes
+    links: Links
+    care: Care
+    authority: Authority
+    operations: Operations
+    beats: HeartbeatThread
+    performer: Performer
+    incarnation: int

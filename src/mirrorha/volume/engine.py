@@ -1,0 +1,386 @@
+"""The trio driver of a volume's machine: its disk in threads, its stream in a session.
+
+One trio loop owns the machine. Every event is given to it at once, and its effects performed in
+order; nothing here waits for a disk or for the network.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections import deque
+from typing import TYPE_CHECKING, Final, Protocol, final
+
+import attrs
+import trio
+
+from mirrorha.core.orders import AnyOrder, AnyReport, Close
+from mirrorha.errors import (
+    InvariantViolation,
+    NotPrimaryError,
+    OutcomeUnknownError,
+    PeerError,
+    PeerProtocolError,
+    VolumeError,
+    ensure,
+)
+from mirrorha.volume.events import (
+    AnyEvent,
+    Change,
+    DiskCall,
+    DiskDone,
+    Failure,
+    Flush,
+    Lane,
+    LinkDown,
+    LinkUp,
+    Ordered,
+    Received,
+    Reply,
+    Reported,
+    ResetLink,
+    Send,
+    Tick,
+)
+from mirrorha.volume.lane_thread import LaneThread
+from mirrorha.volume.stream_codec import STREAM_CODEC, STREAM_KIND
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mirrorha.core.words import Mode
+    from mirrorha.volume.disk import AnyRequest, Disk
+    from mirrorha.volume.machine import Volume
+    from mirrorha.volume.ops import AnyOp
+    from mirrorha.wire.frames import Frame
+
+_log: Final = logging.getLogger(__name__)
+
+TICK_S: Final = 0.1
+#: How long the end of a volume waits for its threads. What hangs longer hangs in the kernel.
+END_S: Final = 5.0
+
+
+class StreamSession(Protocol):
+    """What a volume needs of the session that carries its stream."""
+
+    def send_frame_nowait(self, kind: int, *parts: bytes | memoryview) -> None: ...
+    async def send_frame(self, kind: int, *parts: bytes | memoryview) -> None: ...
+    async def receive_frame(self) -> Frame: ...
+
+
+@attrs.define(eq=False)
+class _Waiter:
+    """A caller, and what came of what it asked for."""
+
+    done: trio.Event = attrs.field(factory=trio.Event)
+    reply: Reply | None = None
+    result: object = None
+    failure: str = ""
+
+
+@attrs.define(eq=False)
+class _StreamLink:
+    """The session in use, and what waits for room in it."""
+
+    session: StreamSession
+    scope: trio.CancelScope
+    waiting: deque[bytes] = attrs.field(factory=deque)
+    has_waiting: trio.Event = attrs.field(factory=trio.Event)
+
+
+@final
+class Engine:
+    """Runs one volume on one node, in one trio loop.
+
+    Args:
+        name: for threads and logs.
+        machine: the volume's decisions. Its disk's touched log was loaded into it.
+        disk: performs requests, in threads of this engine, the syncs beside the rest.
+        clock_ms: the clock of everything that the machine is told.
+        report: takes what the node must know. Never blocks.
+        primary: the node that may write now, as far as is known, for who came to the wrong one.
+        end_s: how long the end waits for the threads.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        machine: Volume,
+        disk: Disk,
+        *,
+        clock_ms: Callable[[], int],
+        report: Callable[[AnyReport], None],
+        primary: Callable[[], str | None] = lambda: None,
+        end_s: float = END_S,
+    ) -> None:
+        self.name: Final = name
+        self._machine: Final = machine
+        self._disk: Final = disk
+        self._clock_ms: Final = clock_ms
+        self._report: Final = report
+        self._primary: Final = primary
+        self._end_s: Final = end_s
+        self._tokens = 0
+        self._waiters: dict[int, _Waiter] = {}
+        self._link: _StreamLink | None = None
+        self._lanes: tuple[LaneThread, ...] = ()
+        self._closed = ""
+        self._fault: BaseException | None = None
+        self._broken: Final = trio.Event()
+        self._performers: Final[dict[type, Callable[..., None]]] = {
+            Send: self._send,
+            DiskCall: self._call,
+            Reply: self._reply,
+            Reported: self._tell,
+            ResetLink: self._reset,
+        }
+
+    # ---- the node's side; never blocking ----
+
+    @property
+    def machine(self) -> Volume:
+        """To be read only."""
+        return self._machine
+
+    @property
+    def mode(self) -> Mode | None:
+        """How changes are acknowledged; None if this volume does not serve."""
+        return self._machine.mode
+
+    def order(self, order: AnyOrder) -> None:
+        """Carry out an order of the node. Once closed for good, orders are void."""
+        if not self._closed:
+            self._step(Ordered(order))
+
+    def close(self, why: str) -> None:
+        """Acknowledge nothing any more, for good: everything pending is answered now.
+
+        Never blocks, and never fails: also for a node that must not go on.
+        """
+        if self._closed:
+            return
+        self._step(Ordered(Close(why=why, primary=None)))
+        self._closed = why or "the volume was closed"
+        self._abandon(self._closed)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Drive the volume until cancelled; then close it and wait for its threads, bounded.
+
+        Raises:
+            InvariantViolation: the machine found a bug; everything pending has been answered.
+            VolumeError: cancelled, and a thread hangs in the kernel: the directory is still in
+                use by this process.
+        """
+        tree = LaneThread(f"{self.name}-tree", perform=self._disk.perform, deliver=self._take)
+        sync = LaneThread(f"{self.name}-sync", perform=self._disk.perform, deliver=self._take)
+        self._lanes = (tree, sync)
+        try:
+            task_status.started()
+            await self._tick()
+        finally:
+            self.close("this node ends")
+            await self._end()
+
+    async def run_stream(self, session: StreamSession) -> None:
+        """Carry the stream both ways until the session ends or is cancelled.
+
+        Raises:
+            PeerError: why it ended; in a group perhaps.
+        """
+        with trio.CancelScope() as scope:
+            link = _StreamLink(session, scope)
+            if self._link is not None:
+                self._unlink(self._link)
+            self._link = link
+            self._step(LinkUp())
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._send_waiting, link)
+                    await self._receive(session)
+            finally:
+                self._unlink(link)
+
+    # ---- callers ----
+
+    async def change(self, op: AnyOp) -> AnyOp | None:
+        """Make a change; return what was done, once it is acknowledged.
+
+        Cancelled, it may still be made.
+
+        Raises:
+            OSError: the file system refused it.
+            NotPrimaryError: this node does not serve; nothing was changed.
+            OutcomeUnknownError: it may or may not survive.
+        """
+        return self._outcome(await self._ask(lambda token: Change(token, op)))
+
+    async def flush(self, fid: int) -> None:
+        """Return once `fid` is durable, on both disks where there are two. Raises as `change`."""
+        self._outcome(await self._ask(lambda token: Flush(token, fid)))
+
+    async def query(self, request: AnyRequest) -> object:
+        """Perform a request that changes nothing, after every change made before it.
+
+        Raises:
+            OSError: the disk failed, or the volume is closed.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if self._closed or not self._lanes:
+            raise OSError(errno.EIO, self._closed or "the volume is not open yet")
+        self._tokens -= 1
+        token = self._tokens
+        waiter = self._waiters[token] = _Waiter()
+        self._lanes[Lane.TREE].submit(token, request)
+        await self._wait(token, waiter)
+        if waiter.failure:
+            raise OSError(errno.EIO, waiter.failure)
+        return waiter.result
+
+    def _outcome(self, reply: Reply) -> AnyOp | None:
+        """What a reply means to its caller."""
+        match reply.failure:
+            case Failure.NONE:
+                return reply.op
+            case Failure.ERRNO:
+                raise OSError(reply.errno, os.strerror(reply.errno))
+            case Failure.NOT_PRIMARY:
+                raise NotPrimaryError(primary=reply.primary or self._primary(), why=reply.why)
+            case Failure.UNKNOWN:
+                raise OutcomeUnknownError(
+                    f"{reply.why or 'the volume was closed'}: whether this change survives is not "
+                    "known; read it back on the node that serves before you repeat it"
+                )
+
+    async def _ask(self, make: Callable[[int], Change | Flush]) -> Reply:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if self._closed:
+            raise NotPrimaryError(primary=self._primary(), why=self._closed)
+        self._tokens -= 1
+        token = -self._tokens
+        waiter = self._waiters[token] = _Waiter()
+        self._step(make(token))
+        await self._wait(token, waiter)
+        ensure(waiter.reply is not None, "a caller is woken with a reply")
+        return waiter.reply  # type: ignore[return-value]
+
+    async def _wait(self, token: int, waiter: _Waiter) -> None:
+        try:
+            await waiter.done.wait()
+        finally:
+            self._waiters.pop(token, None)
+
+    # ---- the machine ----
+
+    def _step(self, *events: AnyEvent) -> None:
+        """Give events to the machine and perform what it asks for. Never raises."""
+        if self._fault is not None:
+            return
+        try:
+            for effect in self._machine.step_all(events, self._clock_ms()):
+                self._performers[type(effect)](effect)
+        except Exception as error:
+            self._break(error)
+
+    def _break(self, error: Exception) -> None:
+        """A bug: whatever the machine would say now means nothing. Nothing is acknowledged."""
+        self._fault = error
+        self._abandon("a bug in mirrorha stopped this volume")
+        if self._link is not None:
+            self._link.scope.cancel()
+        self._broken.set()
+
+    def _abandon(self, why: str) -> None:
+        for token, waiter in self._waiters.items():
+            if token > 0:
+                waiter.reply = waiter.reply or Reply(token, Failure.UNKNOWN, why=why)
+            else:
+                waiter.failure = waiter.failure or why
+            waiter.done.set()
+
+    def _reply(self, effect: Reply) -> None:
+        waiter = self._waiters.get(effect.token)
+        if waiter is not None:  # else it was cancelled
+            waiter.reply = effect
+            waiter.done.set()
+
+    def _tell(self, effect: Reported) -> None:
+        self._report(effect.report)
+
+    async def _tick(self) -> None:
+        while self._fault is None:
+            with trio.move_on_after(TICK_S):
+                await self._broken.wait()
+            self._step(Tick())
+        raise InvariantViolation(f"{self.name}: {self._fault}") from self._fault
+
+    async def _end(self) -> None:
+        for lane in self._lanes:
+            lane.stop()
+        with trio.CancelScope(shield=True), trio.move_on_after(self._end_s) as scope:
+            for lane in self._lanes:
+                await lane.wait_ended()
+        if scope.cancelled_caught:
+            raise VolumeError(f"{self.name}: a request to the disk hangs; the volume stays in use")
+
+    # ---- the disk ----
+
+    def _call(self, effect: DiskCall) -> None:
+        lane = Lane.SYNC if effect.lane is Lane.SYNC else Lane.TREE
+        self._lanes[lane].submit(effect.token, effect.request)
+
+    def _take(self, done: list[DiskDone]) -> None:
+        mine = [each for each in done if each.token > 0]
+        for each in done:
+            waiter = self._waiters.get(each.token) if each.token < 0 else None
+            if waiter is not None:
+                waiter.result, waiter.failure = each.result, each.failure
+                waiter.done.set()
+        if mine:
+            self._step(*mine)
+
+    # ---- the stream ----
+
+    def _send(self, effect: Send) -> None:
+        link = self._link
+        if link is None:
+            return
+        encoded = STREAM_CODEC.encode(effect.message)  # type: ignore[arg-type]
+        if not link.waiting:
+            try:
+                link.session.send_frame_nowait(STREAM_KIND, encoded)
+            except trio.WouldBlock:
+                pass
+            except PeerError:
+                return  # whoever receives there learns of it
+            else:
+                return
+        link.waiting.append(encoded)
+        link.has_waiting.set()
+
+    async def _send_waiting(self, link: _StreamLink) -> None:
+        """Send what found no room. The machine's windows bound how much that is."""
+        while True:
+            await link.has_waiting.wait()
+            link.has_waiting = trio.Event()
+            while link.waiting:
+                await link.session.send_frame(STREAM_KIND, link.waiting[0])
+                link.waiting.popleft()
+
+    async def _receive(self, session: StreamSession) -> None:
+        while True:
+            frame = await session.receive_frame()
+            if frame.kind != STREAM_KIND:
+                raise PeerProtocolError(f"the peer sends frames of kind {frame.kind} on a stream")
+            self._step(Received(STREAM_CODEC.decode(frame.body)))
+
+    def _unlink(self, link: _StreamLink) -> None:
+        if self._link is link:
+            self._link = None
+            self._step(LinkDown())
+
+    def _reset(self, effect: ResetLink) -> None:
+        _log.warning("%s: the stream is closed: %s", self.name, effect.why)
+        if self._link is not None:
+            self._link.scope.cancel()

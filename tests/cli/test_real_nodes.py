@@ -1,0 +1,219 @@
+"""Two `mirrorha run` and a witness on loopback: what a person does, by commands alone."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mirrorha.cli import exits
+from tests.api.fake_node import document
+from tests.cli.cli_support import ENVIRONMENT, Cli, free_ports
+
+pytestmark = pytest.mark.slow
+
+CONFIG = """
+[cluster]
+name = "orders"
+keys = "{root}/keys"
+
+[[node]]
+name = "paris"
+addresses = ["127.0.0.1"]
+port = {ports[0]}
+state_dir = "{root}/paris"
+
+[[node]]
+name = "lyon"
+addresses = ["127.0.0.1"]
+port = {ports[1]}
+state_dir = "{root}/lyon"
+api = "127.0.0.1:9503"
+
+[arbiter]
+kind = "witness"
+address = "127.0.0.1:{ports[2]}"
+
+[[volume]]
+path = {{ paris = "{root}/data-paris", lyon = "{root}/data-lyon" }}
+mount = false
+
+[service]
+start = ["/bin/sh", "-c", "sleep 0.5; echo $MIRRORHA_NODE >> {root}/started"]
+stop = ["/bin/true"]
+
+[heartbeat]
+pulse = "100ms"
+timeout = "1s"
+"""
+LIMIT = "40s"
+
+
+class Pair:
+    """Two nodes and a witness; what was started ends with the test."""
+
+    def __init__(self, root: Path, ended: ExitStack) -> None:
+        self.cli = Cli(root)
+        self._ended = ended
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def spawn(self, name: str, *words: str) -> None:
+        """Start `mirrorha` with these words, under `name`."""
+        # Into a file: a pipe that nobody reads would stop the node.
+        log = self._ended.enter_context((self.cli.root / f"{name}.log").open("ab"))
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mirrorha.cli", *words],
+            env=ENVIRONMENT,
+            stdout=log,
+            stderr=log,
+        )
+        self._ended.callback(process.wait, 10)
+        self._ended.callback(process.kill)
+        self._processes[name] = process
+
+    def run(self, node: str) -> None:
+        self.spawn(node, "run", *self.cli.options(node))
+
+    def end(self, name: str, number: int) -> int:
+        self._processes[name].send_signal(number)
+        return self._processes[name].wait(40)
+
+    def ask(self, node: str, *words: str, code: int = 0) -> Any:
+        result = self.cli.run(*words, "--json", node=node)
+        assert result.exit_code == code, f"{words}: {result.output}\n{self.log(node)}"
+        return json.loads(result.stdout)
+
+    def wait(self, node: str, role: str) -> None:
+        self.ask(node, "wait", "--role", role, "--timeout", LIMIT)
+
+    def log(self, name: str) -> str:
+        return (self.cli.root / f"{name}.log").read_text()
+
+    def started(self) -> list[str]:
+        """Where the service was started, in order."""
+        return (self.cli.root / "started").read_text().splitlines()
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Pair]:
+    with ExitStack() as ended:
+        pair = Pair(tmp_path, ended)
+        ports = free_ports(3)
+        pair.cli.config.write_text(CONFIG.format(root=tmp_path, ports=ports))
+        for name in ("data-paris", "data-lyon"):
+            (tmp_path / name).mkdir()
+        pair.cli.json("keys", "init")
+        pair.spawn(
+            "witness",
+            *("witness", "--state-dir", str(tmp_path / "witness")),
+            *("--listen", f"127.0.0.1:{ports[2]}"),
+            *("--keys", str(tmp_path / "keys" / "orders-witness.keys")),
+        )
+        yield pair
+
+
+def check_fake(fake: Any, real: Any) -> None:
+    """The fake node's document has no key that the real one has not, at any depth."""
+    if isinstance(fake, dict) and isinstance(real, dict):
+        assert set(fake) <= set(real)
+        for key in fake:
+            check_fake(fake[key], real[key])
+    elif isinstance(fake, list) and isinstance(real, list) and fake and real:
+        check_fake(fake[0], real[0])
+
+
+def test_the_life_of_a_pair(pair: Pair) -> None:
+    (pair.cli.root / "data-paris" / "invoice").write_text("17 francs")
+    pair.run("paris")
+    pair.run("lyon")
+    pair.wait("paris", "PRIM")
+    pair.wait("lyon", "SECOND")
+    assert (pair.cli.root / "data-lyon" / "invoice").read_text() == "17 francs"
+    status = pair.ask("paris", "status")
+    assert (status["role"], status["colour"], status["data"]) == ("PRIM", "green", "up_to_date")
+    assert status["peer"]["name"] == "lyon"
+    check_fake(document(), status)
+    assert status["arbiter"]["register"]["in_sync"] == ["lyon", "paris"]
+    assert pair.ask("paris", "health")["state"] == "OK"
+
+    assert "lyon" in pair.ask("paris", "swap")["text"]
+    pair.wait("lyon", "PRIM")
+    assert pair.ask("paris", "is-primary", code=exits.FAILED)["role"] == "SECOND"
+    refused = pair.ask("paris", "restart", code=exits.FAILED)
+    assert "SECOND" in refused["detail"]
+    pair.ask("lyon", "restart")  # while its first start there is still under way
+    assert pair.ask("lyon", "status")["service"]["state"] == "started"
+    assert pair.started() == ["paris", "lyon"], "a service that is being started is not restarted"
+    pair.ask("lyon", "restart")
+    assert pair.started() == ["paris", "lyon", "lyon"]
+
+    assert pair.end("lyon", signal.SIGKILL) == -signal.SIGKILL
+    pair.wait("paris", "ALONE")
+    pair.ask("lyon", "status", code=exits.NOT_RUNNING)
+    assert pair.ask("paris", "health", code=1)["state"] == "WARNING"
+    pair.run("lyon")
+    pair.wait("lyon", "SECOND")
+    pair.wait("paris", "PRIM")
+
+    pair.ask("paris", "stop")
+    assert pair.ask("paris", "status")["role"] == "STOP"
+    pair.wait("lyon", "ALONE")
+    pair.ask("paris", "start")
+    pair.wait("paris", "SECOND")
+    rules = [event["rule"] for event in pair.ask("paris", "history")["events"]]
+    assert "won-alone" in rules
+
+    assert pair.end("paris", signal.SIGTERM) == 0
+    assert pair.end("lyon", signal.SIGTERM) == 0
+    assert pair.end("witness", signal.SIGTERM) == 0
+    for name in ("paris", "lyon", "witness"):
+        assert "Traceback" not in pair.log(name)
+
+
+def test_two_that_both_hold_files_wait_for_a_person(pair: Pair) -> None:
+    (pair.cli.root / "data-paris" / "invoice").write_text("17 francs")
+    (pair.cli.root / "data-lyon" / "letter").write_text("dear all")
+    pair.run("paris")
+    pair.run("lyon")
+    pair.wait("paris", "WAIT")
+    late = pair.ask("paris", "wait", "--role", "ALONE", "--timeout", "3s", code=exits.TIMED_OUT)
+    assert "mirrorha init" in late["detail"]
+    pair.ask("paris", "init", "--from", "paris", "--yes")
+    pair.wait("paris", "ALONE")
+    assert (pair.cli.root / "data-lyon" / "letter").exists(), "deleted without being asked"
+    pair.ask("lyon", "resync", "lyon", "--full", "--yes")
+    pair.wait("lyon", "SECOND")
+    held = {path.name for path in (pair.cli.root / "data-lyon").glob("[!.]*")}
+    assert held == {"invoice"}
+
+
+def test_a_node_without_keys_says_what_to_do(pair: Pair) -> None:
+    (pair.cli.root / "keys" / "orders-paris.keys").unlink()
+    process = pair.cli.spawn("run")
+    try:
+        _, log = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == exits.FAILED
+    assert "mirrorha keys init" in log
+    assert "Traceback" not in log
+
+
+def test_a_second_run_of_a_node_is_refused(pair: Pair) -> None:
+    pair.run("paris")
+    pair.ask("paris", "wait", "--role", "WAIT", "--timeout", LIMIT)
+    process = pair.cli.spawn("run")
+    try:
+        _, log = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == exits.FAILED
+    assert "another process" in log
+    assert pair.ask("paris", "status")["role"] == "WAIT"
