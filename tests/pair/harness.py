@@ -40,6 +40,9 @@ WITNESS_HOST: Final = "127.0.0.3"
 TIMEOUT_S: Final = 1.0  # the heartbeat timeout in the demonstration's configuration
 STEP_S: Final = 30.0
 ROUND_S: Final = 90.0  # beyond this a round is stuck, and its processes are killed
+BLOCK_S: Final = 4.0  # see blockable_node.py
+NODE_MODULE: Final = "tests.pair.blockable_node"
+CHECKOUT: Final = Path(__file__).parents[2]
 TABLE: Final = "cut"
 
 
@@ -168,7 +171,7 @@ class Pair:
         port = str(self.place.service_ports[name])
         arguments = ["--config", str(self.place.config), "--node", name, "--port", port]
         arguments += ["--broken"] if self._broken else []
-        await self.nodes[name].start(nursery, "mirrorha.cli.demo.node", *arguments)
+        await self.nodes[name].start(nursery, NODE_MODULE, *arguments)
 
     async def close(self) -> None:
         with trio.CancelScope(shield=True):
@@ -397,6 +400,27 @@ async def leave(pair: Pair, nursery: trio.Nursery) -> Round:
     return played
 
 
+async def block(pair: Pair, nursery: trio.Nursery) -> Round:
+    """The primary's event loop is blocked for longer than the timeout; its heartbeats go on."""
+    del nursery
+    name = pair.primary()
+    epoch = pair.status(name)["epoch"]
+    at_s = time.monotonic()
+    os.kill(pair.nodes[name].pid, signal.SIGUSR1)
+    await trio.sleep(BLOCK_S)
+    await pair.wait(
+        "the client is served again",
+        lambda: bool(pair.record.since(at_s + BLOCK_S)),
+    )
+    await trio.sleep(TIMEOUT_S)  # time enough to decide something late
+    await pair.wait("the nodes mirror", pair.is_mirrored)
+    played = Round(kind="block", primary=name, served_by=pair.primary())
+    pair.judge(played, at_s)
+    played.mirrored_s = played.resumed_s
+    played.notes["decisions"] = pair.status(played.served_by)["epoch"] - epoch
+    return played
+
+
 Kind = Callable[[Pair, trio.Nursery], Awaitable[Round]]
 KINDS: Final[dict[str, Kind]] = {
     "kill": kill,
@@ -405,6 +429,7 @@ KINDS: Final[dict[str, Kind]] = {
     "swap": swap,
     "isolate": isolate,
     "leave": leave,
+    "block": block,
 }
 
 
@@ -477,7 +502,11 @@ def play(
         command += ["--kind", kind, "--rounds", str(rounds), "--workers", str(workers)]
         command += ["--root", str(root)]
         command += ["--broken"] if broken else []
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as inside:
+        paths = [str(CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment
+        ) as inside:
             limit = threading.Timer(at_most_s or STEP_S + rounds * ROUND_S, inside.kill)
             limit.start()
             try:

@@ -68,6 +68,13 @@ def test_a_primary_that_leaves_hands_over_at_once(tmp_path: Path) -> None:
     assert played.resumed_s < 1
 
 
+def test_a_blocked_event_loop_is_no_death(tmp_path: Path) -> None:
+    played = play_one("block", tmp_path)
+    assert played.silence_s > TIMEOUT_S  # it was blocked
+    assert played.served_by == played.primary
+    assert played.notes["decisions"] == 0
+
+
 def test_a_ledger_that_answers_too_early_is_seen_to_lose(tmp_path: Path) -> None:
     """Else a round without losses would say nothing."""
     require_netns()

@@ -682,7 +682,7 @@ class TestClose:
 class TestTime:
     def test_a_peer_that_leaves_us_waiting_is_slow_then_stuck_once_each(self) -> None:
         pair, source, _, fid = mirrored(VolumeSettings(peer_slow_max_ms=3_000))
-        pair.tick(60_000)
+        pair.jump(60_000)
         pair.give(source, write(5, fid))
         applied(pair, source)
         pair.tick(1_499)
@@ -710,6 +710,16 @@ class TestTime:
         pair.give(source, Received(messages.Ack(1, 9)))
         pair.tick(1_600)
         assert troubles(source) == [StopReason.STREAM_SLOW] * 2
+
+    def test_a_loop_that_was_late_judges_nobody_by_that_time(self) -> None:
+        pair, source, _, fid = mirrored(VolumeSettings(peer_slow_max_ms=3_000))
+        pair.tick(1_000)
+        pair.give(source, write(5, fid))
+        applied(pair, source)
+        pair.jump(4_000)
+        assert troubles(source) == []
+        pair.tick(3_000)
+        assert troubles(source) == [StopReason.STREAM_SLOW, StopReason.PEER_STUCK]
 
     def test_a_flush_that_the_peer_does_not_answer_counts(self) -> None:
         pair, source, _, fid = mirrored()

@@ -92,7 +92,7 @@ class Source:
         self._begin_due = False
         self._replaying = False  # since the order, until the follower has all that was pending
         self._replay_to = 0
-        self._progress_ms = 0
+        self._progress_ms = self._watched_ms = 0
         self._slow_reported = self._stuck_reported = False
 
     # ---- orders --------------------------------------------------------------------------------
@@ -446,7 +446,15 @@ class Source:
         self._slow_reported = self._stuck_reported = False
 
     def _watch_peer(self) -> None:
-        """Report a follower, or a stream, that leaves us waiting."""
+        """Report a follower, or a stream, that leaves us waiting.
+
+        Not when this loop was late itself: what the follower said may lie there unread. It is
+        judged from now on.
+        """
+        late_ms = self._out.now_ms - self._watched_ms
+        self._watched_ms = self._out.now_ms
+        if 2 * late_ms >= self._settings.peer_slow_max_ms:
+            self._progress_ms = self._out.now_ms
         since_ms = self._peer_owes_since_ms() if self.stance in MIRRORING else None
         if since_ms is None:
             return
