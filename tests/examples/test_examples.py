@@ -66,6 +66,10 @@ class Program:
         return self.process.wait(STOP_S)
 
     def close(self) -> None:
+        """End it, and give it the time to end what it had started itself."""
+        self.process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(STOP_S)
         self.process.kill()
         self.process.wait()
         self._reader.join()
