@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any, final
+from typing import Any, Protocol, final
 
 import attrs
 
@@ -31,15 +31,29 @@ class Durable:
     platters: dict[str, Platter | Shelf]
 
 
+class ServiceOfNode(Protocol):
+    """What is started and stopped in the place of the simulated service.
+
+    `done` takes what came of it, whenever that is; what comes after the node was killed is void.
+    """
+
+    def start(self, effect: e.StartService, done: Callable[[v.AnyEvent], None]) -> None: ...
+    def stop(self, effect: e.StopService, done: Callable[[v.AnyEvent], None]) -> None: ...
+
+
 @final
 class SimNode:
     """Performs what the core asks, in its order: persist first, then the rest.
 
     Args:
         hub: what connects the nodes: arbiter, network, oracle. See `pair.Pair`.
+        service: what is started and stopped here; a simulated one if None.
     """
 
-    def __init__(self, world: World, settings: Settings, hub: Any) -> None:
+    def __init__(
+        self, world: World, settings: Settings, hub: Any, service: ServiceOfNode | None = None
+    ) -> None:
+        self._service = service
         self.world, self.settings, self.hub = world, settings, hub
         self.name = settings.node
         self.durable = Durable(
@@ -285,8 +299,8 @@ class SimNode:
                 self.world.count(f"rule {effect.rule}")
                 self.hub.noted(self, effect.rule)
                 self.world.say(f"{self.name} {effect.rule}: {effect.text}")
-            case _:
-                pass
+            case e.CommandDone():
+                self.hub.commands[effect.operation] = effect
 
     def _answer(self, life: int, event: v.AnyEvent) -> None:
         if self.life == life:
@@ -300,6 +314,9 @@ class SimNode:
             return
         self.running = True
         self.service_token = effect.token
+        if self._service is not None:
+            self._service.start(effect, lambda event: self._answer(life, event))
+            return
         failed = self.world.chance(self.fail_service)
 
         def done() -> None:
@@ -314,10 +331,17 @@ class SimNode:
     def _stop_service(self, effect: e.StopService) -> None:
         life = self.life
 
-        def done() -> None:
+        def stopped(event: v.AnyEvent) -> None:
             if self.life == life:
                 self.running = False
-                self._answer(life, v.ServiceStopped(token=effect.token))
+                self._answer(life, event)
+
+        if self._service is not None:
+            self._service.stop(effect, stopped)
+            return
+
+        def done() -> None:
+            stopped(v.ServiceStopped(token=effect.token))
 
         self.world.after(self.world.between(0, 100), done)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import Final, final
 
 import attrs
 
+from mirrorha.core import effects as e
 from mirrorha.core import events as v
 from mirrorha.core import orders as o
 from mirrorha.core.messages import AnyMessage, Standing
@@ -16,7 +18,7 @@ from mirrorha.core.settings import Settings
 from mirrorha.core.words import Mode
 from mirrorha.testing.sim.arbiter import SimArbiter
 from mirrorha.testing.sim.model_volume import Message, Platter
-from mirrorha.testing.sim.node import SimNode
+from mirrorha.testing.sim.node import ServiceOfNode, SimNode
 from mirrorha.testing.sim.oracle import Oracle
 from mirrorha.testing.sim.production_volume import Shelf
 from mirrorha.testing.sim.shared import SharedRegister
@@ -46,7 +48,11 @@ class Net:
 
 @final
 class Pair:
-    """The hub: arbiter, network, client and invariants around two `SimNode`s."""
+    """The hub: arbiter, network, client and invariants around two `SimNode`s.
+
+    Args:
+        services: by node, what is started and stopped in the place of a simulated service.
+    """
 
     def __init__(
         self,
@@ -54,6 +60,7 @@ class Pair:
         mode: str = "arbiter",
         *,
         production: bool = False,
+        services: Mapping[str, ServiceOfNode] | None = None,
         **settings: object,
     ) -> None:
         self.world = world
@@ -69,7 +76,7 @@ class Pair:
             settings = {"arbiter": False, "split_brain": mode, **settings}
         self.link = 0
         self._links = 0
-        self._stream_life = {"a": 0, "b": 0}
+        self._stream_life: Counter[str] = Counter()
         self.streams_up: set[str] = set()
         self._last_ms: dict[tuple[str, str], int] = {}
         self.nodes: dict[str, SimNode] = {}
@@ -82,9 +89,11 @@ class Pair:
                 **settings,
             }
             made = Settings(node=name, peer=peer, first=NAMES[0], **options)  # type: ignore[arg-type]
-            self.nodes[name] = SimNode(world, made, self)
+            service = services[name] if services is not None else None
+            self.nodes[name] = SimNode(world, made, self, service)
         if mode != "arbiter":
             self.shared = SharedRegister(world, self.nodes, is_available=mode == "available")
+        self.commands: dict[str, e.CommandDone] = {}
         self._value = 0
         self.writing = True
         world.after(1, self._connect_loop)

@@ -107,6 +107,7 @@ class ProductionVolume:
         self._free_ms = dict.fromkeys(v.Lane, 0)
         self._tokens = 0
         self._wanted: dict[int, tuple[int, AnyOp]] = {}  # token -> the client's number, its op
+        self._askers: dict[int, Callable[[v.Reply], None]] = {}
         self._epoch = 0
         self._tick()
 
@@ -170,7 +171,22 @@ class ProductionVolume:
     def _now_ns(self) -> int:
         return self.world.now_ms * 1_000_000
 
+    def ask(
+        self,
+        make: Callable[[int], v.Change | v.Flush],
+        answer: Callable[[v.Reply], None],
+    ) -> None:
+        """A caller from outside the simulation wants something. `answer` is called once, or never:
+        when this incarnation ends before."""
+        self._tokens += 1
+        self._askers[self._tokens] = answer
+        self._take(make(self._tokens))
+
     def _answered(self, reply: v.Reply) -> None:
+        asker = self._askers.pop(reply.token, None)
+        if asker is not None:
+            asker(reply)
+            return
         value, op = self._wanted.pop(reply.token)
         if not value:
             return

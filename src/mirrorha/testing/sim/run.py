@@ -47,7 +47,7 @@ def run_seed(
         production: drive the production volume machines on memory disks, not the model volume.
     """
     world = World(seed, trace=trace)
-    pair = Pair(world, mode, production=production, **_settings(world, mode))
+    pair = Pair(world, mode, production=production, services=None, **_settings(world, mode))
     problem = ""
     try:
         _play(world, pair, faulty_ms)

@@ -48,6 +48,19 @@ class World:
             self._take()()
         self.now_ms = max(self.now_ms, end_ms)
 
+    def next_ms(self) -> int | None:
+        """When the next event is due; None if there is none."""
+        return self._queue[0][0] if self._queue else None
+
+    def run_next(self) -> None:
+        """Run the next event. Time passes until then."""
+        self._take()()
+
+    def pass_until(self, end_ms: int) -> None:
+        """Let time pass, but not beyond the next event: that is to be run first."""
+        due_ms = self.next_ms()
+        self.now_ms = max(self.now_ms, end_ms if due_ms is None else min(end_ms, due_ms))
+
     def _take(self) -> Callable[[], None]:
         """The next action. Many thousands of them at one instant are a loop that never ends."""
         at_ms, _, action = heapq.heappop(self._queue)
