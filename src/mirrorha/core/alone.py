@@ -145,7 +145,8 @@ def explain(turn: Turn, found: Register, why: Bar) -> str:
         Bar.GAVE_UP: _gave_up(turn),
         Bar.UNCLEAN: (
             "this node's operating system crashed while both were in sync: acknowledged writes "
-            f"may be missing here. Waiting for {s.other}; 'mirrorha force-primary' overrides"
+            f"may be missing here. Waiting for {s.other}; to serve with what is here, set "
+            'after_power_loss = "serve" and start this node again'
         ),
         Bar.SICK: f"this node's disk failed: {s.sick}",
         Bar.NO_VOLUME: s.problem,

@@ -122,7 +122,7 @@ def why_not(turn: Turn) -> str:
     if not is_in_session(s):
         return (
             f"both nodes were in sync and this one was not alone last: waiting for {other}, "
-            "for it may have gone on; 'mirrorha force-primary' overrides"
+            "for it may have gone on. Start it; no command overrides this yet"
         )
     if _is_available(s):
         return (
@@ -131,7 +131,7 @@ def why_not(turn: Turn) -> str:
         )
     return (
         f"{other} is lost, and nothing proves that it stopped (split_brain = 'consistent'): it "
-        "must come back, or a fencer confirm its stop; 'mirrorha force-primary' overrides"
+        "must come back. No command overrides this yet; an arbiter would spare the wait"
     )
 
 

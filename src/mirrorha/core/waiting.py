@@ -134,7 +134,10 @@ def _with_peer(turn: Turn, found: Register) -> None:
     if source == s.me:
         alone.begin(turn, "both nodes are there; this copy goes on", proven=True, chosen=True)
     elif source is None:
-        s.why = "neither node may go on by itself: 'mirrorha force-primary' on one of them"
+        s.why = (
+            "neither node holds what the register says it holds (old disk images?): a person must "
+            "restore the newer disk of one of them; no command overrides this yet"
+        )
     else:
         s.why = f"both nodes are there: {source} goes on, this node is brought up to date"
 
