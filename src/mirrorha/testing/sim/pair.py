@@ -326,6 +326,10 @@ class Pair:
             known = nonce in meta.nonces() or now.epoch <= meta.seen_epoch
             if not known and not counts["image restored"] and not counts["register lost"]:
                 raise Violation(f"5.0 epoch {now.epoch} landed without the nonce of {name} on disk")
+        if all(now.epoch < node.durable.meta.seen_epoch for node in self.nodes.values()):
+            # An old create-if-absent that landed after the register was lost: both nodes have
+            # seen a higher epoch and refuse it, so no promise rests on it.
+            return
         self.oracle.landed(before or self.last_register, now)
 
     def _lost(self, register: Register | None) -> None:
