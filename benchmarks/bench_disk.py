@@ -17,10 +17,10 @@ from pathlib import Path
 
 from mirrorha.testing.memory_disk import MemoryDisk
 from mirrorha.volume.disk import AnyRequest, Apply, Disk, HashBlocks, ReadBytes, SyncFile, SyncTree
-from mirrorha.volume.ids import IdTable
+from mirrorha.volume.local_disk.disk import RealDisk
+from mirrorha.volume.local_disk.ids import IdTable
+from mirrorha.volume.local_disk.touched_store import TouchedStore
 from mirrorha.volume.ops import ROOT_FID, Create, Rename, Unlink, Write, make_fid
-from mirrorha.volume.real_disk import RealDisk
-from mirrorha.volume.touched_store import TouchedStore
 
 ROUNDS = 5
 T0 = 1_700_000_000_000_000_000

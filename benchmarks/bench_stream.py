@@ -26,10 +26,10 @@ from mirrorha.volume.events import (
     Reply,
     Send,
 )
-from mirrorha.volume.machine import Volume
 from mirrorha.volume.ops import Write
-from mirrorha.volume.pending import VolumeSettings
-from mirrorha.volume.resync_interface import ResyncSide, ResyncSourceSide
+from mirrorha.volume.stream.machine import Volume
+from mirrorha.volume.stream.pending import VolumeSettings
+from mirrorha.volume.stream.resync_interface import ResyncSide, ResyncSourceSide
 from mirrorha.volume.touched import TouchedState, TouchKey
 
 ROUNDS = 7

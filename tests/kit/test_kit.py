@@ -19,8 +19,8 @@ from mirrorha.core.words import Role
 from mirrorha.errors import LocalUsageError, NotPrimaryError, OutcomeUnknownError
 from mirrorha.testing.kit import SimulatedPair, open_pair
 from mirrorha.testing.sim.world import Violation, World
-from mirrorha.volume.file_api import OpenFile
-from mirrorha.volume.files import Files
+from mirrorha.volume.files.api import OpenFile
+from mirrorha.volume.files.streamed import Files
 
 ROOT: Final = Path(__file__).parents[2]
 EXAMPLE: Final = ROOT / "examples/test_my_app.py"

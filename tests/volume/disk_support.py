@@ -7,10 +7,10 @@ import os
 from typing import TYPE_CHECKING, Any, final
 
 from mirrorha.volume.disk import Apply, Outcome
-from mirrorha.volume.ids import IdTable
+from mirrorha.volume.local_disk.disk import RealDisk
+from mirrorha.volume.local_disk.ids import IdTable
+from mirrorha.volume.local_disk.touched_store import TouchedStore
 from mirrorha.volume.ops import ROOT_FID, Create, Mkdir, make_fid
-from mirrorha.volume.real_disk import RealDisk
-from mirrorha.volume.touched_store import TouchedStore
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -18,10 +18,10 @@ from mirrorha.core.orders import BecomeTarget, NearlyEqual, Progress, StartResyn
 from mirrorha.volume.disk import AnyRequest, Apply, Disk, Outcome, RecordTouched
 from mirrorha.volume.events import DiskCall, DiskDone, Lane, Received, Reported, Send, Tick
 from mirrorha.volume.ops import AnyOp
-from mirrorha.volume.resync_interface import ResyncEffect, ResyncEvent, ResyncStatus
-from mirrorha.volume.resync_messages import AnyResyncMessage, Content, FromSource, FromTarget
-from mirrorha.volume.resync_source import ResyncSource
-from mirrorha.volume.resync_target import ResyncTarget
+from mirrorha.volume.resync.messages import AnyResyncMessage, Content, FromSource, FromTarget
+from mirrorha.volume.resync.source import ResyncSource
+from mirrorha.volume.resync.target import ResyncTarget
+from mirrorha.volume.stream.resync_interface import ResyncEffect, ResyncEvent, ResyncStatus
 from mirrorha.volume.touched import TouchKey, touches
 from mirrorha.wire.limits import FRAME_BYTES_MAX, FRAME_HEADER_BYTES
 from tests.volume.resync_trees import snapshot

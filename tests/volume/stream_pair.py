@@ -42,8 +42,6 @@ from mirrorha.volume.events import (
     Send,
     Tick,
 )
-from mirrorha.volume.machine import Volume
-from mirrorha.volume.messages import Message, StreamMessage
 from mirrorha.volume.ops import (
     ROOT_FID,
     AnyOp,
@@ -54,8 +52,10 @@ from mirrorha.volume.ops import (
     Unlink,
     Write,
 )
-from mirrorha.volume.pending import VolumeSettings
-from mirrorha.volume.resync_interface import ResyncEffect, ResyncEvent, ResyncStatus
+from mirrorha.volume.stream.machine import Volume
+from mirrorha.volume.stream.messages import Message, StreamMessage
+from mirrorha.volume.stream.pending import VolumeSettings
+from mirrorha.volume.stream.resync_interface import ResyncEffect, ResyncEvent, ResyncStatus
 from mirrorha.volume.touched import (
     INODE,
     NAMES,

@@ -10,10 +10,10 @@ import pytest
 
 from mirrorha.testing.check_disk import DISK_CASES
 from mirrorha.testing.memory_disk import MemoryDisk
-from mirrorha.volume.ids import IdTable
+from mirrorha.volume.local_disk.disk import RealDisk
+from mirrorha.volume.local_disk.ids import IdTable
+from mirrorha.volume.local_disk.touched_store import TouchedStore
 from mirrorha.volume.ops import make_fid
-from mirrorha.volume.real_disk import RealDisk
-from mirrorha.volume.touched_store import TouchedStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mirrorha.volume.disk import DiskError, Kind
-from mirrorha.volume.ids import IdTable, Row
-from mirrorha.volume.syscalls import identify
+from mirrorha.volume.local_disk.ids import IdTable, Row
+from mirrorha.volume.local_disk.syscalls import identify
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -29,8 +29,8 @@ from mirrorha.volume.disk import (
     SyncFile,
     SyncTree,
 )
+from mirrorha.volume.local_disk.disk import RealDisk
 from mirrorha.volume.ops import ROOT_FID, Link, Rename, Symlink, Unlink, Write
-from mirrorha.volume.real_disk import RealDisk
 from mirrorha.volume.touched import TouchedState
 from tests.requirements import require_root
 from tests.volume.disk_support import T0, Home, create, do, drawn, fid, mkdir

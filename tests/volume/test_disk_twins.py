@@ -12,10 +12,10 @@ from mirrorha.testing.check_disk import take_snapshot
 from mirrorha.testing.disk_requests import RandomRequests
 from mirrorha.testing.memory_disk import MemoryDisk
 from mirrorha.volume.disk import LIMBO_FID, Apply, Kind, ListDirectory, Outcome
-from mirrorha.volume.ids import IdTable
+from mirrorha.volume.local_disk.disk import RealDisk
+from mirrorha.volume.local_disk.ids import IdTable
+from mirrorha.volume.local_disk.touched_store import TouchedStore
 from mirrorha.volume.ops import ROOT_FID, Rmdir, SetAttributes, Unlink
-from mirrorha.volume.real_disk import RealDisk
-from mirrorha.volume.touched_store import TouchedStore
 
 if TYPE_CHECKING:
     from pathlib import Path

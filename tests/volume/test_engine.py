@@ -15,10 +15,10 @@ from mirrorha.testing.memory_disk import MemoryDisk
 from mirrorha.volume.disk import Apply, DiskError, LoadTouched, ReadBytes
 from mirrorha.volume.engine import Engine
 from mirrorha.volume.lane_thread import LaneThread
-from mirrorha.volume.machine import Volume
 from mirrorha.volume.ops import ROOT_FID, Create, Write
-from mirrorha.volume.pending import VolumeSettings
-from mirrorha.volume.resyncs import ComparingResyncs
+from mirrorha.volume.resync.sides import ComparingResyncs
+from mirrorha.volume.stream.machine import Volume
+from mirrorha.volume.stream.pending import VolumeSettings
 
 if TYPE_CHECKING:
     from mirrorha.volume.disk import AnyRequest

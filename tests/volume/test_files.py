@@ -16,8 +16,8 @@ from mirrorha.testing.check_files import FILE_CASES
 from mirrorha.testing.direct_engine import DirectEngine
 from mirrorha.testing.memory_disk import MemoryDisk
 from mirrorha.volume.disk import Apply, Outcome
-from mirrorha.volume.files import Files
-from mirrorha.volume.mounted_files import MountedFiles
+from mirrorha.volume.files.mounted import MountedFiles
+from mirrorha.volume.files.streamed import Files
 from mirrorha.volume.ops import Create, Truncate, Unlink, Write
 from tests.volume.disk_support import T0, Home
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
     from mirrorha.volume.disk import AnyRequest
-    from mirrorha.volume.file_api import FileApi
-    from mirrorha.volume.open_file import MirroredFile, Opening
+    from mirrorha.volume.files.api import FileApi
+    from mirrorha.volume.files.open_file import MirroredFile, Opening
     from mirrorha.volume.ops import AnyOp
 
 

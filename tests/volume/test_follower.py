@@ -18,13 +18,13 @@ from mirrorha.core.orders import (
     StopReason,
     Trouble,
 )
-from mirrorha.volume import messages
 from mirrorha.volume.disk import ApplyAll, RecordTouched, SyncFile, SyncTree
 from mirrorha.volume.events import Change, Lane, Received
-from mirrorha.volume.flushing import FILES_MAX
-from mirrorha.volume.follower import BATCH_OPS_MAX, JOBS_MAX
-from mirrorha.volume.messages import CHAIN_START, Ack, At, Begin, Nack, Ops, chain
 from mirrorha.volume.ops import ROOT_FID, AnyOp, Create, Unlink, Write
+from mirrorha.volume.stream import messages
+from mirrorha.volume.stream.flushing import FILES_MAX
+from mirrorha.volume.stream.follower import BATCH_OPS_MAX, JOBS_MAX
+from mirrorha.volume.stream.messages import CHAIN_START, Ack, At, Begin, Nack, Ops, chain
 from mirrorha.volume.touched import NAMES
 from tests.volume.stream_pair import Node, Pair, decode
 

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mirrorha.errors import VolumeError
-from mirrorha.volume.identity import Contents, Standing, count, inspect, layout_problems, mark
+from mirrorha.volume.local_disk.identity import (
+    Contents,
+    Standing,
+    count,
+    inspect,
+    layout_problems,
+    mark,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path

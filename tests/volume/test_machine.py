@@ -33,7 +33,7 @@ from mirrorha.core.orders import (
 )
 from mirrorha.core.words import Mode
 from mirrorha.errors import InvariantViolation
-from mirrorha.volume import messages, ops
+from mirrorha.volume import ops
 from mirrorha.volume.events import (
     AnyEvent,
     Change,
@@ -48,10 +48,11 @@ from mirrorha.volume.events import (
     Received,
     Tick,
 )
-from mirrorha.volume.messages import StreamMessage
 from mirrorha.volume.ops import ROOT_FID, AnyOp, Create, Write
-from mirrorha.volume.pending import Stance, VolumeSettings
-from mirrorha.volume.resync_interface import ResyncEffect, ResyncEvent, ResyncStatus
+from mirrorha.volume.stream import messages
+from mirrorha.volume.stream.messages import StreamMessage
+from mirrorha.volume.stream.pending import Stance, VolumeSettings
+from mirrorha.volume.stream.resync_interface import ResyncEffect, ResyncEvent, ResyncStatus
 from mirrorha.volume.touched import INODE, TouchedState, TouchKey
 from tests.volume.stream_pair import Copied, Node, Pair
 

@@ -13,7 +13,6 @@ from mirrorha.testing.check_disk import take_snapshot
 from mirrorha.testing.memory_disk import MemoryDisk
 from mirrorha.volume.disk import LoadTouched
 from mirrorha.volume.events import Change, Failure, Flush
-from mirrorha.volume.machine import Volume
 from mirrorha.volume.ops import (
     ROOT_FID,
     AnyOp,
@@ -29,7 +28,8 @@ from mirrorha.volume.ops import (
     Unlink,
     Write,
 )
-from mirrorha.volume.pending import VolumeSettings
+from mirrorha.volume.stream.machine import Volume
+from mirrorha.volume.stream.pending import VolumeSettings
 from mirrorha.volume.touched import TouchedState
 from tests.volume.disk_support import Home
 from tests.volume.stream_pair import Node, Pair, TinyDisk, TinyResyncs

@@ -45,7 +45,7 @@ from mirrorha.volume.ops import (
     Unlink,
     Write,
 )
-from mirrorha.volume.pending import SOURCE, VolumeSettings
+from mirrorha.volume.stream.pending import SOURCE, VolumeSettings
 from mirrorha.wire.limits import SEGMENT_BYTES
 from tests.volume.stream_pair import Node, Pair, demand
 

@@ -13,7 +13,7 @@ import trio
 import trio.testing
 
 from mirrorha.errors import NotPrimaryError
-from mirrorha.volume.mounted_files import KernelHandle, MountedFiles, open_in_thread
+from mirrorha.volume.files.mounted import KernelHandle, MountedFiles, open_in_thread
 from tests.requirements import require_root
 
 

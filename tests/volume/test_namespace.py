@@ -22,10 +22,10 @@ from mirrorha.volume.disk import (
     ReadBytes,
 )
 from mirrorha.volume.events import DiskCall, Lane
-from mirrorha.volume.namespace import Asked, Job, Namespace
 from mirrorha.volume.ops import ROOT_FID, AnyOp, Create, Link, Mkdir, Symlink, Write, make_fid
-from mirrorha.volume.resync_messages import Listing, Named
-from mirrorha.volume.task import Steps, Tasks
+from mirrorha.volume.resync.messages import Listing, Named
+from mirrorha.volume.resync.namespace import Asked, Job, Namespace
+from mirrorha.volume.resync.task import Steps, Tasks
 
 ROOT: Final = Attributes(ROOT_FID, Kind.DIRECTORY, 0o755, 0, 0, 0, 7)
 

@@ -24,9 +24,8 @@ from mirrorha.volume.ops import (
     Write,
     make_fid,
 )
-from mirrorha.volume.resync_interface import ResyncStatus
-from mirrorha.volume.resync_listing import all_of
-from mirrorha.volume.resync_messages import (
+from mirrorha.volume.resync.listing import all_of
+from mirrorha.volume.resync.messages import (
     BYTES_WINDOW,
     ENTRIES_WINDOW,
     Compare,
@@ -36,8 +35,9 @@ from mirrorha.volume.resync_messages import (
     Listing,
     Settle,
 )
-from mirrorha.volume.resync_session import SILENCE_MAX_MS
-from mirrorha.volume.resync_target import SYNC_BYTES
+from mirrorha.volume.resync.session import SILENCE_MAX_MS
+from mirrorha.volume.resync.target import SYNC_BYTES
+from mirrorha.volume.stream.resync_interface import ResyncStatus
 from mirrorha.volume.touched import INODE, NAMES, touches
 from mirrorha.wire.limits import BLOCK_BYTES, SEGMENT_BYTES
 from tests.volume.resync_pair import Pair, difference

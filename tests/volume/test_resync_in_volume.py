@@ -42,12 +42,12 @@ from mirrorha.volume.events import (
     Send,
     Tick,
 )
-from mirrorha.volume.machine import Volume
-from mirrorha.volume.messages import StreamMessage
 from mirrorha.volume.ops import Create, Mkdir, Symlink
-from mirrorha.volume.pending import VolumeSettings
-from mirrorha.volume.resync_messages import FromSource, FromTarget
-from mirrorha.volume.resyncs import ComparingResyncs
+from mirrorha.volume.resync.messages import FromSource, FromTarget
+from mirrorha.volume.resync.sides import ComparingResyncs
+from mirrorha.volume.stream.machine import Volume
+from mirrorha.volume.stream.messages import StreamMessage
+from mirrorha.volume.stream.pending import VolumeSettings
 from mirrorha.volume.touched import TouchedState
 from tests.volume.resync_pair import difference
 from tests.volume.resync_trees import Application, twin

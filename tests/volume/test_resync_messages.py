@@ -12,10 +12,8 @@ import pytest
 from mirrorha.errors import PeerProtocolError
 from mirrorha.testing.memory_disk import MemoryDisk
 from mirrorha.volume.disk import LIMBO_FID, Apply, Attributes, Kind
-from mirrorha.volume.messages import StreamMessage
 from mirrorha.volume.ops import ROOT_FID, Create, Write, make_fid
-from mirrorha.volume.resync_interface import ResyncStatus
-from mirrorha.volume.resync_messages import (
+from mirrorha.volume.resync.messages import (
     ASKED_MAX,
     CONTENT_BYTES_MAX,
     FILES_MAX,
@@ -50,6 +48,8 @@ from mirrorha.volume.resync_messages import (
     check_from_source,
     check_from_target,
 )
+from mirrorha.volume.stream.messages import StreamMessage
+from mirrorha.volume.stream.resync_interface import ResyncStatus
 from mirrorha.volume.touched import TouchKey
 from mirrorha.wire.limits import BLOCK_BYTES
 from tests.volume.resync_pair import Pair, difference

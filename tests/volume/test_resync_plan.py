@@ -9,10 +9,9 @@ import msgspec
 import pytest
 
 from mirrorha.volume.disk import Attributes, Kind
-from mirrorha.volume.fid_set import FidSet
-from mirrorha.volume.namespace import Job
 from mirrorha.volume.ops import make_fid
-from mirrorha.volume.resync_messages import (
+from mirrorha.volume.resync.fid_set import FidSet
+from mirrorha.volume.resync.messages import (
     CONTENT_BLOCKS_MAX,
     LISTING_BYTES,
     RANGES_MAX,
@@ -22,7 +21,8 @@ from mirrorha.volume.resync_messages import (
     attribute_bytes,
     named_bytes,
 )
-from mirrorha.volume.resync_plan import (
+from mirrorha.volume.resync.namespace import Job
+from mirrorha.volume.resync.plan import (
     Run,
     chunks,
     differences,
@@ -33,7 +33,7 @@ from mirrorha.volume.resync_plan import (
     pieces_without_zeros,
     plan_of,
 )
-from mirrorha.volume.resync_target import _pieces
+from mirrorha.volume.resync.target import _pieces
 from mirrorha.volume.touched import INODE, NAMES, tail
 from mirrorha.wire.limits import BLOCK_BYTES
 

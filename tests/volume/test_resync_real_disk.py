@@ -11,9 +11,9 @@ from typing import Final
 import pytest
 
 from mirrorha.volume.disk import LIMBO_FID, ListDirectory, SyncTree
+from mirrorha.volume.local_disk.disk import RealDisk
 from mirrorha.volume.ops import ROOT_FID, Create, Truncate, Write
-from mirrorha.volume.real_disk import RealDisk
-from mirrorha.volume.resync_interface import ResyncStatus
+from mirrorha.volume.stream.resync_interface import ResyncStatus
 from mirrorha.wire.limits import BLOCK_BYTES
 from tests.volume.disk_support import Home, create, do, fid
 from tests.volume.resync_pair import Pair, difference

@@ -23,7 +23,6 @@ from mirrorha.core.orders import (
     Trouble,
 )
 from mirrorha.core.words import Ack as Level
-from mirrorha.volume import messages
 from mirrorha.volume.disk import Apply, RecordTouched, SyncFile, SyncTree
 from mirrorha.volume.events import (
     Change,
@@ -47,7 +46,8 @@ from mirrorha.volume.ops import (
     Unlink,
     Write,
 )
-from mirrorha.volume.pending import VolumeSettings
+from mirrorha.volume.stream import messages
+from mirrorha.volume.stream.pending import VolumeSettings
 from mirrorha.volume.touched import RETIRED_MAX
 from tests.volume.stream_pair import Node, Pair, decode
 

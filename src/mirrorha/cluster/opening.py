@@ -12,11 +12,11 @@ import attrs
 
 from mirrorha.errors import VolumeError
 from mirrorha.volume.disk import LoadTouched
-from mirrorha.volume.identity import Standing, VolumeIdentity
-from mirrorha.volume.ids import IdTable
-from mirrorha.volume.real_disk import RealDisk
+from mirrorha.volume.local_disk.disk import RealDisk
+from mirrorha.volume.local_disk.identity import Standing, VolumeIdentity
+from mirrorha.volume.local_disk.ids import IdTable
+from mirrorha.volume.local_disk.touched_store import TouchedStore
 from mirrorha.volume.touched import INODE, NAMES, TouchedState, TouchKey, tail
-from mirrorha.volume.touched_store import TouchedStore
 
 if TYPE_CHECKING:
     import random

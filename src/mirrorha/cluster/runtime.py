@@ -41,7 +41,7 @@ from mirrorha.state.history import History, HistoryEvent, open_history
 from mirrorha.state.lock import StateLock
 from mirrorha.state.meta import META_NAME
 from mirrorha.state.reserve import Reserve
-from mirrorha.volume.identity import layout_problems
+from mirrorha.volume.local_disk.identity import layout_problems
 from mirrorha.wire.beat import Heart, Status
 from mirrorha.wire.hello import MAGIC, VERSION_MAX, VERSION_MIN, Hello
 

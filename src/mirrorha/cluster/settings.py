@@ -13,7 +13,7 @@ from mirrorha.core.words import Ack
 from mirrorha.errors import LocalUsageError
 from mirrorha.net.paths import Endpoint, heartbeat_paths
 from mirrorha.net.session_dial import AddressPair
-from mirrorha.volume.pending import VolumeSettings
+from mirrorha.volume.stream.pending import VolumeSettings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

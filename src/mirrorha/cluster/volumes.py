@@ -15,11 +15,11 @@ from mirrorha.core.events import VolumeReported, VolumesInspected
 from mirrorha.core.health import primary_of
 from mirrorha.core.orders import AnyOrder, AnyReport, BecomeTarget, Close, StopReason, Trouble
 from mirrorha.errors import VolumeError
-from mirrorha.volume import identity
 from mirrorha.volume.disk import DiskError
 from mirrorha.volume.engine import Engine
-from mirrorha.volume.machine import Volume
-from mirrorha.volume.resyncs import ComparingResyncs
+from mirrorha.volume.local_disk import identity
+from mirrorha.volume.resync.sides import ComparingResyncs
+from mirrorha.volume.stream.machine import Volume
 
 if TYPE_CHECKING:
     import random

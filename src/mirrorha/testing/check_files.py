@@ -22,7 +22,7 @@ import trio
 
 from mirrorha.errors import LocalUsageError, PathOutsideVolumeError, ensure
 from mirrorha.volume.disk import Kind
-from mirrorha.volume.file_api import FileApi
+from mirrorha.volume.files.api import FileApi
 
 _MIB: Final = 1 << 20
 

@@ -24,7 +24,7 @@ _DRAWING: Final = (Create, Mkdir, Symlink)
 
 @final
 class DirectEngine:
-    """An engine for `mirrorha.volume.files.Files`.
+    """An engine for `mirrorha.volume.files.streamed.Files`.
 
     Args:
         disk: Where everything goes. One that blocks needs `in_threads`.
@@ -43,7 +43,7 @@ class DirectEngine:
         self.flushed: Final[list[int]] = []
 
     async def change(self, op: AnyOp) -> AnyOp | None:
-        """See `mirrorha.volume.files.Engine`."""
+        """See `mirrorha.volume.files.streamed.Engine`."""
         if self.refuses:
             await trio.lowlevel.checkpoint()
             raise NotPrimaryError(primary=None)
@@ -59,7 +59,7 @@ class DirectEngine:
         return outcome.done
 
     async def flush(self, fid: int) -> None:
-        """See `mirrorha.volume.files.Engine`."""
+        """See `mirrorha.volume.files.streamed.Engine`."""
         if self.refuses:
             await trio.lowlevel.checkpoint()
             raise NotPrimaryError(primary=None)
@@ -67,7 +67,7 @@ class DirectEngine:
         self.flushed.append(fid)
 
     async def query(self, request: AnyRequest) -> object:
-        """See `mirrorha.volume.files.Engine`."""
+        """See `mirrorha.volume.files.streamed.Engine`."""
         return await self._perform(request)
 
     async def _perform(self, request: AnyRequest) -> object:

@@ -30,7 +30,7 @@ from mirrorha.testing.sim.pair import NAMES, Pair
 from mirrorha.testing.sim.production_volume import Shelf
 from mirrorha.testing.sim.world import World
 from mirrorha.volume.disk import Kind
-from mirrorha.volume.files import Files
+from mirrorha.volume.files.streamed import Files
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator

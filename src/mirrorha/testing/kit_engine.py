@@ -107,7 +107,7 @@ class _Waiter:
 
 @final
 class SimEngine:
-    """An engine for `mirrorha.volume.files.Files`: one life of one node's volume.
+    """An engine for `mirrorha.volume.files.streamed.Files`: one life of one node's volume.
 
     Args:
         primary: the node that serves now, as far as is known.
@@ -132,15 +132,15 @@ class SimEngine:
             waiter.done.set()
 
     async def change(self, op: AnyOp) -> AnyOp | None:
-        """See `mirrorha.volume.files.Engine`."""
+        """See `mirrorha.volume.files.streamed.Engine`."""
         return self._outcome(await self._ask(lambda token: Change(token, op), type(op).__name__))
 
     async def flush(self, fid: int) -> None:
-        """See `mirrorha.volume.files.Engine`."""
+        """See `mirrorha.volume.files.streamed.Engine`."""
         self._outcome(await self._ask(lambda token: Flush(token, fid), "Flush"))
 
     async def query(self, request: AnyRequest) -> object:
-        """See `mirrorha.volume.files.Engine`."""
+        """See `mirrorha.volume.files.streamed.Engine`."""
         await trio.lowlevel.checkpoint()
         store = self._node.durable.platters[VOLUME]
         if not self.is_alive or not isinstance(store, Shelf):

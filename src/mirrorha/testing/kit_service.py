@@ -16,7 +16,7 @@ from mirrorha.errors import LocalUsageError
 if TYPE_CHECKING:
     from mirrorha.core import effects as e
     from mirrorha.testing.kit_engine import Drive
-    from mirrorha.volume.files import Files
+    from mirrorha.volume.files.streamed import Files
 
 #: As in production by default.
 PHASE_S: Final = 60.0

@@ -25,6 +25,7 @@ from mirrorha.errors import (
     VolumeError,
     ensure,
 )
+from mirrorha.volume.codec import STREAM_CODEC, STREAM_KIND
 from mirrorha.volume.events import (
     AnyEvent,
     Change,
@@ -44,15 +45,14 @@ from mirrorha.volume.events import (
     Tick,
 )
 from mirrorha.volume.lane_thread import LaneThread
-from mirrorha.volume.stream_codec import STREAM_CODEC, STREAM_KIND
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mirrorha.core.words import Mode
     from mirrorha.volume.disk import AnyRequest, Disk
-    from mirrorha.volume.machine import Volume
     from mirrorha.volume.ops import AnyOp
+    from mirrorha.volume.stream.machine import Volume
     from mirrorha.wire.frames import Frame
 
 _log: Final = logging.getLogger(__name__)

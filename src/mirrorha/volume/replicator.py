@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Final, final
 
 from mirrorha.errors import NotPrimaryError
-from mirrorha.volume.files import Files
+from mirrorha.volume.files.streamed import Files
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +23,7 @@ class Replicator:
     """A replicated directory. Every write is on both nodes before it returns, where there are two.
 
     Paths are relative to the directory, or absolute ones below it. Methods are those of
-    `mirrorha.volume.file_api.FileApi`, all of them asynchronous but `open`:
+    `mirrorha.volume.files.api.FileApi`, all of them asynchronous but `open`:
     `async with data.open("journal", "r+b") as file: await file.write(b"…"); await file.fsync()`.
 
     Made by `Cluster.replicate`. Writes raise `NotPrimaryError` on a node that may not write, and

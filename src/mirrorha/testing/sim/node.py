@@ -20,7 +20,7 @@ from mirrorha.core.words import Boot
 from mirrorha.testing.sim.model_volume import ModelVolume, Platter
 from mirrorha.testing.sim.production_volume import ProductionVolume, Shelf
 from mirrorha.testing.sim.world import Violation, World
-from mirrorha.volume.resyncs import ComparingResyncs
+from mirrorha.volume.resync.sides import ComparingResyncs
 
 
 @attrs.define

@@ -19,7 +19,6 @@ from mirrorha.testing.memory_disk import MemoryDisk
 from mirrorha.testing.sim.world import World
 from mirrorha.volume import events as v
 from mirrorha.volume.disk import DiskError, LoadTouched, Resolve, SyncTree
-from mirrorha.volume.machine import Volume
 from mirrorha.volume.ops import (
     EPOCH_MAX,
     FID_COUNTER_BITS,
@@ -31,8 +30,9 @@ from mirrorha.volume.ops import (
     Write,
     make_fid,
 )
-from mirrorha.volume.pending import VolumeSettings
-from mirrorha.volume.resync_interface import Resyncs
+from mirrorha.volume.stream.machine import Volume
+from mirrorha.volume.stream.pending import VolumeSettings
+from mirrorha.volume.stream.resync_interface import Resyncs
 from mirrorha.volume.touched import TouchedState
 
 SLOTS: Final = 16

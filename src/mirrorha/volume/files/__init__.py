@@ -1,0 +1,1 @@
+"""The file API of applications: on a mounted volume or through the stream."""

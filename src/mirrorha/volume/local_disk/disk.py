@@ -1,0 +1,388 @@
+"""A directory of this machine as a volume's disk."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING, Final, final
+
+import xxhash
+
+from mirrorha.errors import VolumeError
+from mirrorha.volume.disk import (
+    AnyRequest,
+    Applied,
+    Apply,
+    ApplyAll,
+    Attributes,
+    ClearLimbo,
+    ConfirmCheckpoint,
+    DiskError,
+    Entry,
+    Found,
+    HashBlocks,
+    Kind,
+    ListDirectory,
+    LoadTouched,
+    Many,
+    Outcome,
+    Place,
+    PunchHole,
+    ReadAttributes,
+    ReadBytes,
+    RecordTouched,
+    Relabel,
+    Resolve,
+    RetireTouched,
+    SetAside,
+    SyncFile,
+    SyncTree,
+)
+from mirrorha.volume.local_disk.applying import OpApplier
+from mirrorha.volume.local_disk.handles import OPEN_DIRECTORY, Handles, as_owner
+from mirrorha.volume.local_disk.limbo import Limbo
+from mirrorha.volume.local_disk.naming import NameApplier
+from mirrorha.volume.local_disk.owners import Owners
+from mirrorha.volume.local_disk.syscalls import CAN_SYNC_FILE_SYSTEM, FATAL, sync_file_system
+from mirrorha.volume.local_disk.tree import Tree
+from mirrorha.volume.local_disk.walk import load_tree
+from mirrorha.volume.names import bytes_of, is_mirrored_xattr, text_of
+from mirrorha.wire.limits import BLOCK_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from mirrorha.volume.local_disk.ids import IdTable
+    from mirrorha.volume.local_disk.touched_store import TouchedStore
+    from mirrorha.volume.local_disk.tree import Node
+    from mirrorha.volume.touched import TouchedState
+
+# What may be performed in another thread, beside the rest. Of many, each speaks for itself.
+_BESIDE: Final = frozenset({SyncFile, SyncTree, RetireTouched, ConfirmCheckpoint, Many})
+# What changes nothing, so that nothing later depends on it.
+_LOOKING: Final = frozenset(
+    {ReadBytes, HashBlocks, ListDirectory, ReadAttributes, Resolve, LoadTouched}
+)
+_DESCRIPTORS_MIN: Final = 16
+_DESCRIPTORS_MAX: Final = 4096
+_ZEROS: Final = bytes(BLOCK_BYTES)
+# Blocks are read together up to this many, for a system call costs as much as hashing one.
+_BLOCKS_AT_ONCE: Final = 16
+
+
+@final
+class RealDisk:
+    """The directory `root`. Everything blocks: it lives in a thread.
+
+    One thread performs requests; syncs and checkpoints may run beside it in another. Nobody else
+    may change the directory meanwhile. Opened once, never by a path again: it goes on to
+    work when something is mounted over it.
+
+    A request that only looks, and fails for another reason than the device (no descriptor is free),
+    raises DiskError too, but the disk goes on. Every other DiskError is final.
+
+    Args:
+        root: The volume's directory.
+        ids: Its table of ids, in the state directory. Not closed by `close`.
+        touched: Its touched log, in the state directory. Not closed by `close`.
+        draw: A fid that was never used, for each file that the table does not know.
+        idle_max: Descriptors kept open for the next use.
+        dirty_max: Descriptors kept open for what is not synced; one more, and all is synced. By
+            default both depend on how many this process may open: half of them, together, at most.
+        fsync: Makes a descriptor's file durable. Tests watch and fail it, `syncfs` and `pwrite`.
+
+    Raises:
+        VolumeError: the directory cannot be opened or read.
+        DiskError: the table of ids cannot be written.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        ids: IdTable,
+        touched: TouchedStore,
+        *,
+        draw: Callable[[], int],
+        idle_max: int | None = None,
+        dirty_max: int | None = None,
+        fsync: Callable[[int], None] = os.fsync,
+        syncfs: Callable[[int], None] | None = sync_file_system if CAN_SYNC_FILE_SYSTEM else None,
+        pwrite: Callable[[int, bytes, int], int] = os.pwrite,
+    ) -> None:
+        self._root: Final = root
+        self._ids: Final = ids
+        self._touched: Final = touched
+        self._failure: str | None = None
+        root_fd = _open_root(root)
+        self._tree: Final = Tree(root_inode=os.fstat(root_fd).st_ino)
+        self._handles: Final = Handles(
+            root_fd,
+            self._tree,
+            idle_max=_share(8) if idle_max is None else idle_max,
+            dirty_max=_share(4) if dirty_max is None else dirty_max,
+            fsync=fsync,
+            syncfs=syncfs,
+        )
+        try:
+            self._found: Final = self._load(draw)
+        except OSError as error:
+            self._handles.close()
+            raise VolumeError(f"{root}: cannot be read: {error}") from error
+        except BaseException:
+            self._handles.close()
+            raise
+        self._owners: Final = Owners()
+        names = NameApplier(self._tree, self._handles, ids, self._owners)
+        self._ops: Final = OpApplier(self._tree, self._handles, names, self._owners, pwrite=pwrite)
+        self._limbo: Final = Limbo(self._tree, self._handles, ids)
+        self._table: Final = self._performers()
+
+    @property
+    def found(self) -> Found:
+        """What was found when the disk was opened."""
+        return self._found
+
+    def perform(self, request: AnyRequest) -> object:
+        """Carry out one request. See `mirrorha.volume.disk`."""
+        if self._failure is not None:
+            raise DiskError(self._failure)
+        try:
+            return self._perform(request)
+        except DiskError as error:
+            self._failure = f"{self._root}: {error}"
+            raise DiskError(self._failure) from error
+        except OSError as error:
+            text = f"{self._root}: {type(request).__name__}: {error}"
+            if error.errno in FATAL or type(request) not in _LOOKING:
+                self._failure = text
+            raise DiskError(text) from error
+
+    def _perform(self, request: AnyRequest) -> object:
+        if type(request) not in _BESIDE:
+            self._handles.trim()
+        return self._table[type(request)](request)
+
+    def _perform_many(self, request: Many) -> list[object]:
+        return [self._perform(one) for one in request.requests]
+
+    def close(self) -> None:
+        """Close every descriptor. Syncs nothing. Idempotent."""
+        self._failure = self._failure or f"{self._root}: the disk is closed"
+        self._handles.close()
+
+    def _load(self, draw: Callable[[], int]) -> Found:
+        # A process before us may have left changes in the page cache only, and they would look
+        # clean to us.
+        sync_file_system(self._handles.root.fd)
+        was_known = self._ids.is_known
+        found = load_tree(self._tree, self._handles, self._ids, draw=draw)
+        if not was_known and len(self._tree.nodes) == 1:
+            # Else a log that is new was lost: the directory was a volume before.
+            self._touched.begin()
+        return found
+
+    def _performers(self) -> dict[type, Callable[..., object]]:
+        return {
+            Many: self._perform_many,
+            Apply: self._apply,
+            ApplyAll: self._apply_all,
+            PunchHole: self._punch_hole,
+            RecordTouched: self._record_touched,
+            RetireTouched: self._retire_touched,
+            ConfirmCheckpoint: self._confirm_checkpoint,
+            LoadTouched: self._load_touched,
+            SyncFile: self._sync_file,
+            SyncTree: self._sync_tree,
+            ReadBytes: self._read_bytes,
+            HashBlocks: self._hash_blocks,
+            ListDirectory: self._list_directory,
+            ReadAttributes: self._read_attributes,
+            Resolve: self._resolve,
+            SetAside: self._limbo.set_aside,
+            Place: self._limbo.place,
+            Relabel: self._limbo.relabel,
+            ClearLimbo: self._clear_limbo,
+        }
+
+    def _apply(self, request: Apply) -> Outcome:
+        try:
+            return self._ops.apply(request.op)
+        except OSError as error:
+            if error.errno is None or error.errno in FATAL:
+                raise
+            return Outcome(None, error.errno)
+
+    def _apply_all(self, request: ApplyAll) -> Applied:
+        for count, op in enumerate(request.ops):
+            self._handles.trim()
+            outcome = self._apply(Apply(op))
+            if outcome.errno or outcome.done != op:
+                return Applied(count, outcome.errno)
+        return Applied(len(request.ops))
+
+    def _punch_hole(self, request: PunchHole) -> Outcome:
+        try:
+            self._ops.punch_hole(request)
+        except OSError as error:
+            if error.errno is None or error.errno in FATAL:
+                raise
+            return Outcome(None, error.errno)
+        return Outcome(None)
+
+    def _record_touched(self, request: RecordTouched) -> None:
+        self._touched.record(request.keys)
+
+    def _retire_touched(self, request: RetireTouched) -> None:
+        self._touched.retire(request.keys, epoch=request.epoch, seq=request.seq)
+
+    def _confirm_checkpoint(self, request: ConfirmCheckpoint) -> None:
+        self._touched.confirm(epoch=request.epoch, seq=request.seq)
+
+    def _load_touched(self, _: LoadTouched) -> TouchedState:
+        return self._touched.load()
+
+    def _sync_file(self, request: SyncFile) -> None:
+        self._handles.sync_file(request.fid)
+        self._ids.flush()
+
+    def _sync_tree(self, _: SyncTree) -> None:
+        self._handles.sync_tree()
+        self._ids.flush()
+
+    def _clear_limbo(self, _: ClearLimbo) -> int:
+        return self._limbo.clear()
+
+    def _resolve(self, request: Resolve) -> tuple[int, str, int] | None:
+        return self._tree.resolve(request.path)
+
+    def _list_directory(self, request: ListDirectory) -> list[Entry] | None:
+        node = self._tree.listed(request.fid)
+        if node is None:
+            return None
+        return [Entry(name, child.fid, child.kind) for name, child in node.children.items()]
+
+    def _file(self, fid: int) -> Node | None:
+        node = self._tree.nodes.get(fid)
+        return node if node is not None and node.kind is Kind.FILE else None
+
+    def _read_bytes(self, request: ReadBytes) -> bytes | None:
+        node = self._file(request.fid)
+        if node is None:
+            return None
+        fd = self._handles.get(node).fd
+        return _read(fd, request.offset, request.length)
+
+    def _hash_blocks(self, request: HashBlocks) -> list[bytes] | None:
+        node = self._file(request.fid)
+        if node is None:
+            return None
+        fd = self._handles.get(node).fd
+        return _hash(fd, request.first, request.count, request.seed)
+
+    def _read_attributes(self, request: ReadAttributes) -> Attributes | None:
+        node = self._tree.nodes.get(request.fid)
+        if node is None:
+            return None
+        target, xattrs = "", {}
+        if node.kind is Kind.SYMLINK:
+            name = node.names[0]
+            directory_fd = self._handles.get(name.parent).fd
+            raw = bytes_of(name.name)
+            status = os.stat(raw, dir_fd=directory_fd, follow_symlinks=False)
+            target = text_of(os.readlink(raw, dir_fd=directory_fd))
+        else:
+            fd = self._handles.get(node).fd
+            status = os.fstat(fd)
+            xattrs = as_owner(fd, lambda: _xattrs(fd))
+        uid, gid = self._owners.seen(status.st_uid, status.st_gid)
+        is_file = node.kind is Kind.FILE
+        return Attributes(
+            fid=node.fid,
+            kind=node.kind,
+            mode=stat.S_IMODE(status.st_mode),
+            uid=uid,
+            gid=gid,
+            size_bytes=status.st_size if is_file else 0,
+            mtime_ns=status.st_mtime_ns,
+            target=target,
+            xattrs=xattrs,
+            links=1 if node.kind is Kind.DIRECTORY else len(node.names),
+        )
+
+
+def _share(part: int) -> int:
+    """A part of the descriptors that this process may open."""
+    return min(max(os.sysconf("SC_OPEN_MAX") // part, _DESCRIPTORS_MIN), _DESCRIPTORS_MAX)
+
+
+def _open_root(root: Path) -> int:
+    try:
+        # What leads to the directory may be a symlink; it may not be one itself.
+        path = os.path.join(os.path.realpath(root.parent), root.name)
+        return os.open(path, OPEN_DIRECTORY)
+    except OSError as error:
+        raise VolumeError(f"{root}: {error.strerror}") from error
+
+
+def _read(fd: int, offset: int, length: int) -> bytes:
+    data = os.pread(fd, length, offset)
+    if len(data) in {0, length}:
+        return data
+    # Short before the end of the file: the kernel reads no more than 2 GiB at once.
+    parts = [data]
+    while data:
+        offset, length = offset + len(data), length - len(data)
+        data = os.pread(fd, length, offset)
+        parts.append(data)
+    return b"".join(parts)
+
+
+def _hash(fd: int, first: int, count: int, seed: int) -> list[bytes]:
+    size_bytes = os.fstat(fd).st_size
+    end = min(first + count, -(-size_bytes // BLOCK_BYTES))
+    digests: list[bytes] = []
+    block = first
+    while block < end:
+        data_block = min(_next_data(fd, block * BLOCK_BYTES, size_bytes) // BLOCK_BYTES, end)
+        if data_block > block:
+            digests += [b""] * (data_block - block)
+            block = data_block
+            continue
+        some = min(_BLOCKS_AT_ONCE, end - block)
+        data = _read(fd, block * BLOCK_BYTES, some * BLOCK_BYTES)
+        digests += [
+            _digest(data[start : start + BLOCK_BYTES], seed)
+            for start in range(0, len(data), BLOCK_BYTES)
+        ]
+        block += some
+    return digests
+
+
+def _digest(block: bytes, seed: int) -> bytes:
+    if block == (_ZEROS if len(block) == BLOCK_BYTES else bytes(len(block))):
+        return b""
+    return xxhash.xxh3_128_digest(block, seed)
+
+
+def _next_data(fd: int, offset: int, size_bytes: int) -> int:
+    """Where the next data is, from `offset` on; the size if there is none."""
+    if not hasattr(os, "SEEK_DATA"):
+        return offset
+    try:
+        return os.lseek(fd, offset, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return size_bytes + BLOCK_BYTES
+        return offset
+
+
+def _xattrs(fd: int) -> dict[str, bytes]:
+    try:
+        names = [text_of(os.fsencode(name)) for name in os.listxattr(fd)]
+        return {name: os.getxattr(fd, bytes_of(name)) for name in names if is_mirrored_xattr(name)}
+    except OSError as error:
+        if error.errno == errno.EOPNOTSUPP:
+            return {}
+        raise

@@ -1,0 +1,318 @@
+"""Open descriptors of a real disk, and which of them hold what is not durable yet.
+
+A descriptor with unsynced changes stays open until they are synced: closed earlier, it would take
+a writeback error with it. Idle ones are kept for the next use, up to a limit.
+
+One thread changes and opens; another may sync at the same time. What both touch (the tree's
+names, the sets of descriptors) is changed under `lock` only, which is never held during a system
+call that can take long. The sync works on duplicates of descriptors: they share the original's
+error state, and the original may be closed meanwhile.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Final, TypeVar, final
+
+from mirrorha.errors import ensure
+from mirrorha.volume.disk import DiskError, Kind
+from mirrorha.volume.names import LIMBO_NAME, bytes_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mirrorha.volume.local_disk.tree import Node, Tree
+
+T = TypeVar("T")
+
+_COMMON: Final = os.O_NOFOLLOW | os.O_CLOEXEC
+OPEN_FILE: Final = os.O_RDWR | os.O_NONBLOCK | os.O_NOCTTY | _COMMON
+OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | _COMMON
+# From here on one syncfs is cheaper than that many journal commits.
+MANY: Final = 64
+
+
+@final
+class Handle:
+    """An open file or directory. `mtime_ns` is a file's, as it was last seen or set."""
+
+    __slots__ = ("dirty", "fd", "fragile_mode", "is_owner", "mtime_ns", "node")
+
+    def __init__(self, node: Node, fd: int, *, mode: int, mtime_ns: int, is_owner: bool) -> None:
+        self.node = node
+        self.fd = fd
+        self.mtime_ns = mtime_ns
+        self.is_owner = is_owner  # its times can be set
+        self.dirty = False
+        self.note_mode(mode)
+
+    def note_mode(self, mode: int) -> None:
+        """Note the mode. `fragile_mode` is what to set again after each write, or 0.
+
+        The kernel takes set-user-id bits away when somebody else than root writes. Whether they go
+        stands in an op of its own, or they would go on one node and stay on the other.
+        """
+        is_fragile = mode & (stat.S_ISUID | stat.S_ISGID) and os.geteuid() != 0
+        self.fragile_mode = stat.S_IMODE(mode) if is_fragile else 0
+
+
+@final
+class Handles:
+    """The descriptors of one disk.
+
+    Args:
+        root_fd: The volume's root. Taken over: `close` closes it.
+        tree: Where every fid is.
+        idle_max: Descriptors kept open though everything in them is durable.
+        dirty_max: As many may hold unsynced changes; then all are synced.
+        fsync: Makes a descriptor's file durable. Tests watch and fail it, as `syncfs`.
+        syncfs: The same with a whole file system, or None if that cannot be had.
+    """
+
+    def __init__(
+        self,
+        root_fd: int,
+        tree: Tree,
+        *,
+        idle_max: int,
+        dirty_max: int,
+        fsync: Callable[[int], None],
+        syncfs: Callable[[int], None] | None,
+    ) -> None:
+        self.lock: Final = threading.Lock()
+        self.open: Final[dict[int, Handle]] = {}
+        self._tree: Final = tree
+        self._idle: Final[OrderedDict[int, Handle]] = OrderedDict()
+        self._dirty: Final[dict[int, Handle]] = {}
+        self._idle_max: Final = idle_max
+        self._dirty_max: Final = dirty_max
+        self._fsync: Final = fsync
+        self._syncfs: Final = syncfs
+        self._syncing: Final = threading.Lock()
+        self._user: Final = os.geteuid()
+        self.device: Final = os.fstat(root_fd).st_dev
+        self.root: Final = Handle(tree.root, root_fd, mode=0, mtime_ns=0, is_owner=True)
+        # Not among the idle ones, so never closed: everything else is reached through it.
+        self.open[tree.root.fid] = self.root
+
+    def get(self, node: Node) -> Handle:
+        """An open descriptor for a file or directory, valid until the next `trim`.
+
+        Raises:
+            OSError: ESTALE, something else is in its place: changed behind our back; or what
+                opening says.
+        """
+        handle = self.open.get(node.fid)
+        if handle is not None:
+            self._touch(handle)
+            return handle
+        ensure(node.kind is not Kind.SYMLINK, "a symlink is not opened")
+        above = []
+        while node.fid not in self.open:
+            above.append(node)
+            node = self._tree.root if node is self._tree.limbo else node.names[0].parent
+        handle = self.open[node.fid]
+        while above:
+            outer = handle
+            try:
+                handle = self._open_in(outer, above.pop())
+            finally:
+                if outer.node.fid not in self.open:
+                    os.close(outer.fd)
+        self.adopt(handle)
+        return handle
+
+    def adopt(self, handle: Handle) -> None:
+        """Keep a descriptor that was just opened."""
+        with self.lock:
+            self.open[handle.node.fid] = handle
+            self._idle[handle.node.fid] = handle
+
+    def trim(self) -> None:
+        """Close what is too much. Between two requests, when no descriptor is in use.
+
+        Not when one is opened: a sync beside us can make any number of others idle, and the one
+        that the request opened first the oldest of them.
+
+        Raises:
+            DiskError: too much was not durable, and could not be made so.
+        """
+        if len(self._dirty) >= self._dirty_max:
+            self.sync_tree()
+        if len(self._idle) > self._idle_max:
+            with self.lock:
+                while len(self._idle) > self._idle_max:
+                    fid, oldest = self._idle.popitem(last=False)
+                    del self.open[fid]
+                    os.close(oldest.fd)
+
+    def mark_dirty(self, handle: Handle) -> None:
+        """Note a change that was made through `handle`. After the change, never before.
+
+        A sync that began in between has then covered the change, or the mark survives it.
+        """
+        with self.lock:
+            self.mark_dirty_locked(handle)
+
+    def mark_dirty_locked(self, handle: Handle) -> None:
+        """`mark_dirty` for who holds `lock` already."""
+        handle.dirty = True
+        self._idle.pop(handle.node.fid, None)
+        self._dirty[handle.node.fid] = handle
+
+    def forget_locked(self, fid: int) -> None:
+        """Close what has no name any more: nothing of it needs to become durable."""
+        handle = self.open.pop(fid, None)
+        if handle is not None:
+            self._idle.pop(fid, None)
+            self._dirty.pop(fid, None)
+            handle.dirty = False
+            os.close(handle.fd)
+
+    def relabel_locked(self, fid: int, new_fid: int) -> None:
+        """Follow a node's new id."""
+        for table in (self.open, self._idle, self._dirty):
+            handle = table.pop(fid, None)
+            if handle is not None:
+                table[new_fid] = handle
+
+    def sync_file(self, fid: int) -> None:
+        """Make one file or directory durable, with the names that lead to it. Blocks.
+
+        Raises:
+            DiskError: it could not be done; what is durable is unknown.
+        """
+        with self._syncing:
+            with self.lock:
+                jobs = self._jobs_for(fid)
+                through = self._tree.changes
+            self._perform(jobs, through)
+
+    def sync_tree(self) -> None:
+        """Make all changes durable. Blocks.
+
+        Raises:
+            DiskError: it could not be done; what is durable is unknown.
+        """
+        with self._syncing:
+            with self.lock:
+                through = self._tree.changes
+                left = list(self._dirty.values())
+            if len(left) >= MANY and self._syncfs is not None:
+                self._sync_file_system(self._syncfs, through)
+                return
+            while left:
+                with self.lock:
+                    some, left = left[:MANY], left[MANY:]
+                    jobs = [self._job(handle) for handle in some if handle.dirty]
+                self._perform(jobs, through)
+
+    def close(self) -> None:
+        """Close every descriptor. Syncs nothing."""
+        with self._syncing, self.lock:
+            for handle in self.open.values():
+                os.close(handle.fd)
+            self.open.clear()
+            self._idle.clear()
+            self._dirty.clear()
+
+    def _touch(self, handle: Handle) -> None:
+        if not handle.dirty:
+            with self.lock:
+                if handle.node.fid in self._idle:
+                    self._idle.move_to_end(handle.node.fid)
+
+    def _jobs_for(self, fid: int) -> list[tuple[Node, int]]:
+        node = self._tree.nodes.get(fid)
+        if node is None:
+            return []
+        needed = {fid}
+        for name in self._tree.chain(node):
+            for directory in (name.parent, name.left):
+                if directory is not None and name.change > directory.synced_through:
+                    needed.add(directory.fid)
+        handles = [self._dirty[one] for one in sorted(needed) if one in self._dirty]
+        return [self._job(handle) for handle in handles]
+
+    def _job(self, handle: Handle) -> tuple[Node, int]:
+        self._clean_locked(handle)
+        return handle.node, os.dup(handle.fd)
+
+    def _clean_locked(self, handle: Handle) -> None:
+        handle.dirty = False
+        del self._dirty[handle.node.fid]
+        if handle is not self.root:
+            self._idle[handle.node.fid] = handle
+
+    def _perform(self, jobs: list[tuple[Node, int]], through: int) -> None:
+        try:
+            for _, fd in jobs:
+                self._fsync(fd)
+        except OSError as error:
+            raise DiskError(f"fsync failed: {error.strerror}") from error
+        finally:
+            for _, fd in jobs:
+                os.close(fd)
+        for node, _ in jobs:
+            node.synced_through = max(node.synced_through, through)
+
+    def _sync_file_system(self, syncfs: Callable[[int], None], through: int) -> None:
+        with self.lock:
+            handles = list(self._dirty.values())
+            for handle in handles:
+                self._clean_locked(handle)
+        try:
+            syncfs(self.root.fd)
+        except OSError as error:
+            raise DiskError(f"syncfs failed: {error.strerror}") from error
+        for handle in handles:
+            handle.node.synced_through = max(handle.node.synced_through, through)
+
+    def _open_in(self, directory: Handle, node: Node) -> Handle:
+        name = LIMBO_NAME.encode() if node is self._tree.limbo else bytes_of(node.names[0].name)
+        if node.kind is Kind.DIRECTORY:
+            fd = os.open(name, OPEN_DIRECTORY, dir_fd=directory.fd)
+        else:
+            fd = self._open_file(name, directory.fd)
+        status = os.fstat(fd)
+        if (status.st_ino, status.st_dev) != (node.inode, self.device):
+            os.close(fd)
+            raise OSError(errno.ESTALE, "the file was replaced behind the volume's back")
+        is_owner = self._user in (0, status.st_uid)
+        return Handle(node, fd, mode=status.st_mode, mtime_ns=status.st_mtime_ns, is_owner=is_owner)
+
+    def _open_file(self, name: bytes, directory_fd: int) -> int:
+        try:
+            return os.open(name, OPEN_FILE, dir_fd=directory_fd)
+        except PermissionError:
+            path_fd = os.open(name, os.O_PATH | _COMMON, dir_fd=directory_fd)
+            try:
+                path = f"/proc/self/fd/{path_fd}"
+                return as_owner(path_fd, lambda: os.open(path, OPEN_FILE & ~os.O_NOFOLLOW))
+            finally:
+                os.close(path_fd)
+
+
+def as_owner(fd: int, action: Callable[[], T]) -> T:
+    """Do something with a file that its mode may forbid even its owner.
+
+    The owner may write to a read-only file that it opened before it made it so, and a follower has
+    no such descriptor any more. So it takes the right for a moment.
+
+    Raises:
+        OSError: as `action`, and whoever is not the owner is refused.
+    """
+    try:
+        return action()
+    except PermissionError:
+        path = f"/proc/self/fd/{fd}"  # works for descriptors that only stand for a path, too
+        mode = stat.S_IMODE(os.fstat(fd).st_mode)
+        os.chmod(path, mode | stat.S_IRUSR | stat.S_IWUSR)
+        try:
+            return action()
+        finally:
+            os.chmod(path, mode)

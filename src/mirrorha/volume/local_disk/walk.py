@@ -1,0 +1,123 @@
+"""The walk at the opening of a real disk: every file of the directory gets its fid.
+
+Blocks for as long as it takes to look at every name once.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING, Final, final
+
+from mirrorha.errors import ensure
+from mirrorha.volume.disk import Found, Kind
+from mirrorha.volume.local_disk.ids import Row
+from mirrorha.volume.local_disk.syscalls import identify
+from mirrorha.volume.local_disk.tree import Node, Tree
+from mirrorha.volume.names import HIDDEN_NAMES, LIMBO_NAME, MARKER_NAME, text_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mirrorha.volume.local_disk.handles import Handles
+    from mirrorha.volume.local_disk.ids import IdTable
+    from mirrorha.volume.local_disk.syscalls import Identity
+
+_KINDS: Final = {
+    stat.S_IFREG: Kind.FILE,
+    stat.S_IFDIR: Kind.DIRECTORY,
+    stat.S_IFLNK: Kind.SYMLINK,
+}
+
+
+def load_tree(tree: Tree, handles: Handles, ids: IdTable, *, draw: Callable[[], int]) -> Found:
+    """Fill `tree` with what the directory holds, and bring the table of ids up to it, durably.
+
+    Args:
+        tree: Has its root and nothing else.
+        handles: Opens the tree's directories.
+        ids: The table of ids of the time before.
+        draw: A new fid for each file that the table does not know.
+
+    Raises:
+        OSError: a directory cannot be read.
+        DiskError: the table of ids cannot be written.
+    """
+    root = identify(handles.root.fd)
+    rows = ids.load(root)
+    if rows is None:
+        ids.start_anew()
+    walk = _Walk(tree, handles, rows or [], draw)
+    walk.run()
+    ids.store(root, new=walk.new, stale=walk.stale())
+    return Found(
+        rebuilt=rows is None and bool(walk.new),
+        unknown=tuple(row.fid for row in walk.new),
+        limbo=len(tree.limbo.children),
+        skipped=tuple(walk.skipped),
+    )
+
+
+@final
+class _Walk:
+    def __init__(
+        self, tree: Tree, handles: Handles, rows: list[Row], draw: Callable[[], int]
+    ) -> None:
+        self.new: Final[list[Row]] = []
+        self.skipped: Final[list[str]] = []
+        self._tree: Final = tree
+        self._handles: Final = handles
+        self._rows: Final = {(row.inode, row.birth_ns, row.kind): row.fid for row in rows}
+        self._fids: Final = {row.fid for row in rows}
+        self._draw: Final = draw
+        self._by_inode: Final[dict[int, Node]] = {}  # files and symlinks, by their first name
+
+    def run(self) -> None:
+        todo = [(self._tree.root, "")]
+        while todo:
+            directory, path = todo.pop()
+            self._handles.trim()
+            handle = self._handles.get(directory)
+            with os.scandir(handle.fd) as entries:
+                names = [os.fsencode(entry.name) for entry in entries]
+            for raw in names:
+                found = self._visit(directory, raw, path, identify(handle.fd, raw))
+                if found is not None:
+                    todo.append((found, f"{path}{text_of(raw)}/"))
+
+    def stale(self) -> set[int]:
+        """Fids whose file is gone."""
+        return self._fids - self._tree.nodes.keys()
+
+    def _visit(self, directory: Node, raw: bytes, path: str, seen: Identity) -> Node | None:
+        name = text_of(raw)
+        if directory is self._tree.root and name in HIDDEN_NAMES:
+            return self._visit_hidden(name, seen)
+        kind = _KINDS.get(stat.S_IFMT(seen.mode))
+        foreign = seen.is_mount_root or seen.device != self._handles.device
+        if kind is None or foreign or name in HIDDEN_NAMES:
+            self.skipped.append(path + name)
+            return None
+        node = None if kind is Kind.DIRECTORY else self._by_inode.get(seen.inode)
+        if node is None:
+            node = Node(self._fid_of(seen, kind), kind, seen.inode)
+            self._by_inode[seen.inode] = node
+        self._tree.find(node, directory, name)
+        return node if kind is Kind.DIRECTORY else None
+
+    def _visit_hidden(self, name: str, seen: Identity) -> Node | None:
+        if name == LIMBO_NAME and stat.S_ISDIR(seen.mode):
+            self._tree.limbo.inode = seen.inode
+            return self._tree.limbo
+        if name != MARKER_NAME:
+            self.skipped.append(name)
+        return None
+
+    def _fid_of(self, seen: Identity, kind: Kind) -> int:
+        known = self._rows.get((seen.inode, seen.birth_ns, kind))
+        if known is not None:
+            return known
+        fid = self._draw()
+        ensure(fid not in self._fids and fid not in self._tree.nodes, "a drawn id is new")
+        self.new.append(Row(fid, seen.inode, seen.birth_ns, kind))
+        return fid

@@ -1,0 +1,1 @@
+"""Bringing an outdated copy up to date by comparing, while the application writes."""

@@ -1,0 +1,139 @@
+"""What a resync's source sends: how much of it may be under way, how fast, and how far it is."""
+
+from __future__ import annotations
+
+from typing import Final, final
+
+from mirrorha.core.orders import Progress
+from mirrorha.errors import PeerProtocolError
+from mirrorha.volume.resync.messages import (
+    BYTES_WINDOW,
+    CONTENT_BYTES_MAX,
+    ENTRIES_WINDOW,
+    Done,
+)
+from mirrorha.volume.resync.task import Pool, Steps, Take, Tasks
+
+# A resync slower than this ends too late to protect anything: on a volume of 1 TB after 12 days.
+RATE_MIN_BYTES_PER_S: Final = 1024 * 1024
+# So much of a second may be sent at once; ticks come ten times a second.
+_BURSTS_PER_S: Final = 4
+_UNLIMITED: Final = 1 << 60
+
+PROGRESS_EVERY_MS: Final = 200
+
+
+@final
+class Outgoing:
+    """The windows of what the target has yet to confirm, and the limit of bytes a second."""
+
+    def __init__(self, tasks: Tasks) -> None:
+        self._entries: Final = Pool(tasks, ENTRIES_WINDOW)
+        self._bytes: Final = Pool(tasks, BYTES_WINDOW)
+        self._allowance: Final = Pool(tasks, _UNLIMITED)
+        self.rate_bytes_per_s = 0
+        self._refilled_ms = 0
+        self._owed_entries = 0
+        self._owed_bytes = 0
+
+    def set_rate(self, rate_bytes_per_s: int) -> None:
+        """Send at most so much content a second, 0: as much as can be. Takes effect at once.
+
+        Anything below RATE_MIN_BYTES_PER_S counts as that.
+        """
+        self.rate_bytes_per_s = rate_bytes_per_s and max(rate_bytes_per_s, RATE_MIN_BYTES_PER_S)
+        burst_bytes = max(self.rate_bytes_per_s // _BURSTS_PER_S, CONTENT_BYTES_MAX)
+        self._allowance.resize(burst_bytes if self.rate_bytes_per_s else _UNLIMITED)
+
+    def refill(self, now_ms: int) -> None:
+        """Allow what the time since the last call allows."""
+        allowed_bytes = (now_ms - self._refilled_ms) * self.rate_bytes_per_s // 1000
+        if not self.rate_bytes_per_s:
+            self._refilled_ms = now_ms
+        elif allowed_bytes > 0:
+            self._refilled_ms = now_ms
+            self._allowance.put(min(allowed_bytes, self._allowance.taken))
+
+    def take_entries(self, count: int) -> Steps[None]:
+        """Wait until `count` entries may be sent."""
+        yield Take(self._entries, count)
+        self._owed_entries += count
+
+    def take_bytes(self, count: int) -> Steps[None]:
+        """Wait until `count` bytes of content may be sent."""
+        yield Take(self._bytes, count)
+        yield Take(self._allowance, count)
+        self._owed_bytes += count
+
+    def give_back(self, count: int) -> None:
+        """Of what was taken, so many bytes are not sent."""
+        self._owed_bytes -= count
+        self._bytes.put(count)
+
+    def take_back(self, done: Done) -> None:
+        """The target is done with something.
+
+        Raises:
+            PeerProtocolError: with more than it was sent.
+        """
+        if done.entries > self._owed_entries or done.sent_bytes > self._owed_bytes:
+            raise PeerProtocolError("the target did more than it was asked to")
+        self._owed_entries -= done.entries
+        self._owed_bytes -= done.sent_bytes
+        self._entries.put(done.entries)
+        self._bytes.put(done.sent_bytes)
+
+
+@final
+class Counts:
+    """How far a resync is, in files and bytes."""
+
+    def __init__(self, session: int) -> None:
+        self._session: Final = session
+        self._total_bytes = 0
+        self._total_files = 0
+        self._done_bytes = 0
+        self._done_files = 0
+        self._sent_bytes = 0
+        self._reported: Progress | None = None
+        self._reported_ms = 0
+
+    def found(self, size_bytes: int) -> None:
+        """A file of which so much is to be compared."""
+        self._total_files += 1
+        self._total_bytes += size_bytes
+
+    def compared(self, size_bytes: int) -> None:
+        self._done_bytes += size_bytes
+
+    def sent(self, size_bytes: int) -> None:
+        self._sent_bytes += size_bytes
+
+    def finished(self, files: int) -> None:
+        self._done_files += files
+
+    def end_pass(self) -> None:
+        """All that was found is done, whatever became of it."""
+        self._done_bytes = self._total_bytes
+        self._done_files = self._total_files
+
+    def progress(self) -> Progress:
+        """All figures."""
+        return Progress(
+            session=self._session,
+            done_bytes=min(self._done_bytes, self._total_bytes),
+            total_bytes=self._total_bytes,
+            files_left=max(0, self._total_files - self._done_files),
+            sent_bytes=self._sent_bytes,
+        )
+
+    def report(self, now_ms: int, *, at_once: bool) -> Progress | None:
+        """What to report now, None if nothing has changed or, unless `at_once`, only just."""
+        progress = self.progress()
+        is_due = (
+            at_once or self._reported is None or now_ms - self._reported_ms >= PROGRESS_EVERY_MS
+        )
+        if progress == self._reported or not is_due:
+            return None
+        self._reported, self._reported_ms = progress, now_ms
+        return progress
