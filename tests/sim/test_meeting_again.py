@@ -47,3 +47,14 @@ def test_who_is_told_that_the_primary_was_stopped_waits_for_nothing() -> None:
     assert world.run_while(
         lambda: standing(follower) is not Standing.SOURCE, at_most_ms=quick_ms - 100
     )
+
+
+def test_a_takeover_does_not_wait_for_the_pace_of_the_watch() -> None:
+    """The register was read a moment before, as it is now and then: it is read again at once."""
+    world, source, follower = mirrored_pair()
+    assert follower.node is not None
+    state = follower.node.state
+    retry_ms = state.settings.arbiter_retry_ms
+    state.ask_next_ms = world.now_ms + 10 * retry_ms
+    source.give(v.Command(operation="", verb=v.Verb.STOP))
+    assert world.run_while(lambda: standing(follower) is not Standing.SOURCE, at_most_ms=retry_ms)

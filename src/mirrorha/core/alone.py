@@ -62,7 +62,7 @@ def on_frozen(turn: Turn, decision: Decision) -> None:
         turn.gather(lambda token: Sync(token=token), Stage.SYNC)
     elif decision.stage is Stage.SYNC:
         turn.enter(decision, Stage.ASK)
-        turn.ask()
+        turn.ask_now()
 
 
 def on_read(turn: Turn, decision: Decision, found: Register | Gone) -> None:
@@ -108,7 +108,7 @@ def on_cas(turn: Turn, decision: Decision, outcome: CasOutcome) -> None:
         turn.note("cas-unknown", f"the arbiter did not answer for epoch {record.epoch}")
     turn.enter(decision, Stage.ASK)
     if outcome is CasOutcome.REFUSED:
-        s.ask_next_ms = turn.now_ms
+        turn.ask_now()
 
 
 def act(turn: Turn, found: Register) -> None:

@@ -82,7 +82,7 @@ def on_fencer(turn: Turn, event: FencerAnswered) -> None:
     if event.stopped:
         pair.stopped = s.paired
         turn.note("fenced", f"{s.other} is confirmed to be stopped")
-        _ask_now(turn)
+        turn.ask_now()
 
 
 def on_isolation(turn: Turn, event: IsolationChecked) -> None:
@@ -94,7 +94,7 @@ def on_isolation(turn: Turn, event: IsolationChecked) -> None:
     pair.check_ms = turn.now_ms + CHECK_EVERY_MS
     if event.all_answered:
         pair.isolated_ms = turn.now_ms
-        _ask_now(turn)
+        turn.ask_now()
 
 
 def forget(turn: Turn) -> None:
@@ -146,8 +146,3 @@ def _is_silent(turn: Turn) -> bool:
 
 def _is_lost(turn: Turn) -> bool:
     return turn.s.detector.verdict_of(turn.s.paired, turn.now_ms).lost
-
-
-def _ask_now(turn: Turn) -> None:
-    turn.s.ask_next_ms = turn.now_ms
-    turn.ask()

@@ -118,7 +118,7 @@ def poll_reconcile(turn: Turn, decision: Decision) -> None:
 
 def on_reconcile_frozen(turn: Turn, decision: Decision) -> None:
     turn.enter(decision, Stage.ASK)
-    turn.ask()
+    turn.ask_now()
 
 
 def on_reconcile_read(turn: Turn, decision: Decision, found: Register | Gone) -> None:

@@ -316,8 +316,7 @@ def _on_orphan(
     s = turn.s
     if outcome is CasOutcome.UNKNOWN and sent is not None:
         s.unresolved.append(sent)  # until a read shows that its base is no longer the register
-    s.ask_next_ms = turn.now_ms
-    turn.ask()
+    turn.ask_now()
 
 
 # ---- the volumes ----

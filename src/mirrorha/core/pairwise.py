@@ -159,8 +159,7 @@ def _install(turn: Turn, record: Register) -> None:
     if s.pair.proposed is not None and s.pair.proposed != record:
         _withdraw(turn)
     if s.me not in record.in_sync and s.standing in (Standing.SOURCE, Standing.FOLLOWER):
-        s.ask_next_ms = turn.now_ms
-        turn.ask()  # so that the rest of this node learns of it
+        turn.ask_now()  # so that the rest of this node learns of it
 
 
 def _withdraw(turn: Turn) -> None:

@@ -95,8 +95,7 @@ def on_cas(turn: Turn, decision: Decision, outcome: CasOutcome) -> None:
         s.decision = None
         turn.note_frozen()
         turn.order(Freeze(token=0))
-        s.ask_next_ms = turn.now_ms
-        turn.ask()
+        turn.ask_now()
 
 
 def settle(turn: Turn) -> None:

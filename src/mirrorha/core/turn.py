@@ -104,6 +104,11 @@ class Turn:
         s.ask_next_ms = self.now_ms + s.settings.arbiter_retry_ms
         self.do(ReadRegister(s.asked))
 
+    def ask_now(self) -> None:
+        """Read the register for a decision: the pace of the watch must not hold it up."""
+        self.s.ask_next_ms = self.now_ms
+        self.ask()
+
     def cas(self, base: Register | None, record: Register) -> None:
         """Send one attempt. Its nonces are durable on every node it names before this is called.
 
