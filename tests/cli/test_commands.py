@@ -24,7 +24,7 @@ from mirrorha.api import SOCKET_NAME
 from mirrorha.cli import client, exits, place
 from mirrorha.cli.app import COMMANDS, mirrorha
 from mirrorha.cli.looking import verdict
-from mirrorha.cluster.status import not_running
+from mirrorha.cluster.at_rest import not_running
 from mirrorha.config import load_toml
 from tests.api.fake_node import FakeEvent, FakeGap, document
 from tests.cli.cli_support import ENVIRONMENT, ROOT, Cli, Running

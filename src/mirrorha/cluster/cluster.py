@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, final
 
+import attrs
 import trio
 
-from mirrorha.cluster import making
+from mirrorha.cluster.at_rest import Document, not_running
 from mirrorha.cluster.feed import EventStream, Feed
-from mirrorha.cluster.runtime import Plan, Runtime, Seams
-from mirrorha.cluster.settings import volume_names, with_volumes
-from mirrorha.cluster.status import Document, document, not_running
 from mirrorha.config import ClusterConfig, VolumeConfig, check_authority
 from mirrorha.core.events import Verb
 from mirrorha.core.state import ServiceState
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
 
     from mirrorha.abc import Arbiter
     from mirrorha.checks.runner import Checker
-    from mirrorha.cluster.runtime import _Parts
+    from mirrorha.cluster.runtime import Runtime, Seams, _Parts
     from mirrorha.core.change import RoleChange
     from mirrorha.core.state import State
     from mirrorha.probe import HealthProbe
@@ -63,7 +61,7 @@ class Cluster:
         self._config = config
         self._me: Final = config.me.name
         self._arbiter: Final = arbiter
-        self._seams = Seams()
+        self._seams: Seams | None = None  # the real ones
         self._feed: Final = Feed()
         self._changed: Final = trio.lowlevel.ParkingLot()
         self._runtime: Runtime | None = None
@@ -84,7 +82,7 @@ class Cluster:
     @property
     def config(self) -> ClusterConfig:
         """The configuration, with what was added to it."""
-        return with_volumes(self._config, self._added)
+        return _with_volumes(self._config, self._added)
 
     @property
     def node(self) -> str:
@@ -113,7 +111,7 @@ class Cluster:
             mount=mount,
             exclude=exclude,  # type: ignore[arg-type]
         )
-        with_volumes(self._config, [*self._added, volume])
+        _with_volumes(self._config, [*self._added, volume])
         self._added.append(volume)
         return self._replicator(path)
 
@@ -191,11 +189,11 @@ class Cluster:
             StateError, InvariantViolation: it must not go on, and has stopped serving.
         """
         self._check_idle()
-        # In a thread: keys are read for it.
-        plan = await trio.to_thread.run_sync(self._plan, limiter=trio.CapacityLimiter(1))
-        self._runtime = Runtime(plan, feed=self._feed, changed=self._wake, seams=self._seams)
+        # In a thread: keys are read for it, and all that a running node needs is imported.
+        runtime = await trio.to_thread.run_sync(self._assemble, limiter=trio.CapacityLimiter(1))
+        self._runtime = runtime
         try:
-            await self._runtime.run(task_status=task_status)
+            await runtime.run(task_status=task_status)
         except BaseExceptionGroup as group:
             raise _plainest(group) from None
         finally:
@@ -204,12 +202,10 @@ class Cluster:
 
     def status(self) -> Document:
         """The status document: plain values, JSON-able, of schema 1. Never blocks."""
-        view = self._runtime.view() if self._runtime else None
-        if view is None:
-            return not_running(
-                cluster=self._config.name, node=self._me, volumes=list(self._replicators)
-            )
-        return document(view)
+        found = self._runtime.document() if self._runtime else None
+        return found or not_running(
+            cluster=self._config.name, node=self._me, volumes=list(self._replicators)
+        )
 
     @property
     def role(self) -> Role:
@@ -360,11 +356,14 @@ class Cluster:
         name = next(each.name for each in parts.volumes.names if each.path == path)
         return parts.volumes.engine(name)
 
-    def _plan(self) -> Plan:
+    def _assemble(self) -> Runtime:
+        # Whoever only puts a node together does not pay for the parts of a running one.
+        from mirrorha.cluster import making  # noqa: PLC0415
+        from mirrorha.cluster.runtime import Plan, Runtime, Seams  # noqa: PLC0415
+
         config = self.config
-        volume_names(config)
         arbiter = self._arbiter or making.make_arbiter(config)
-        return Plan(
+        plan = Plan(
             config=config,
             arbiter=arbiter,
             arbiter_text=making.arbiter_text(arbiter),
@@ -376,6 +375,20 @@ class Cluster:
             can_promote=tuple(self._can_promote),
             on_role=tuple(self._on_role),
         )
+        return Runtime(plan, feed=self._feed, changed=self._wake, seams=self._seams or Seams())
+
+
+def _with_volumes(config: ClusterConfig, volumes: Sequence[VolumeConfig]) -> ClusterConfig:
+    """The configuration with what the program replicates besides; all of it is checked again.
+
+    Raises:
+        ConfigError: they contradict it, or each other.
+    """
+    if not volumes:
+        return config
+    both = (*config.volumes, *volumes)
+    # mypy takes the converter's type variable for a type.
+    return attrs.evolve(config, volumes=both)  # type: ignore[arg-type]
 
 
 def _once(what: str, before: object, function: Any) -> Any:

@@ -21,7 +21,7 @@ from mirrorha.cluster.operations import Operations
 from mirrorha.cluster.performer import Performer
 from mirrorha.cluster.security import Security, load_security
 from mirrorha.cluster.settings import beat_paths, core_settings, dial_addresses, volume_names
-from mirrorha.cluster.status import View, VolumeView
+from mirrorha.cluster.status import View, VolumeView, document
 from mirrorha.cluster.store import MetaStore
 from mirrorha.cluster.volumes import Volumes
 from mirrorha.config import may_differ, must_agree, to_ms
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
     from mirrorha.abc import Arbiter
     from mirrorha.checks.runner import Checker
+    from mirrorha.cluster.at_rest import Document
     from mirrorha.config import ClusterConfig
     from mirrorha.core.effects import AnyEffect
     from mirrorha.core.meta import Meta
@@ -136,11 +137,12 @@ class Runtime:
         """The parts, once the node runs."""
         return self._parts
 
-    def view(self) -> View | None:
-        """What the status document is made from; None before the node runs."""
+    def document(self) -> Document | None:
+        """The status document; None before the node runs."""
         parts = self._parts
-        if parts is None:
-            return None
+        return None if parts is None else document(self._view(parts))
+
+    def _view(self, parts: _Parts) -> View:
         return View(
             cluster=self._config.name,
             state=parts.loop.state,

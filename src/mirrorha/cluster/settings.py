@@ -18,7 +18,7 @@ from mirrorha.volume.stream.pending import VolumeSettings
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mirrorha.config import ClusterConfig, NodeConfig, VolumeConfig
+    from mirrorha.config import ClusterConfig, NodeConfig
     from mirrorha.net.paths import HeartbeatPath
 
 _ID_CHARS: Final = 32
@@ -125,19 +125,6 @@ def dial_addresses(config: ClusterConfig) -> tuple[AddressPair, ...]:
 
     paths = sorted(beat_paths(config), key=rank)
     return tuple(AddressPair(path.local, path.peer, path.peer_port) for path in paths)
-
-
-def with_volumes(config: ClusterConfig, volumes: Sequence[VolumeConfig]) -> ClusterConfig:
-    """The configuration with what the program replicates besides; all of it is checked again.
-
-    Raises:
-        ConfigError: they contradict it, or each other.
-    """
-    if not volumes:
-        return config
-    both = (*config.volumes, *volumes)
-    # mypy takes the converter's type variable for a type.
-    return attrs.evolve(config, volumes=both)  # type: ignore[arg-type]
 
 
 def _endpoint(node: NodeConfig) -> Endpoint:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
 import attrs
 
+from mirrorha.cluster.at_rest import SCHEMA, Document
 from mirrorha.core.health import colour_of, colour_of_peer, data_of, data_of_peer
 from mirrorha.core.messages import Standing
 from mirrorha.core.orders import Progress
 from mirrorha.core.register import Register
-from mirrorha.core.words import Colour, Data, Mode, Role
+from mirrorha.core.words import Mode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     from mirrorha.core.state import Decision, State
     from mirrorha.net.heartbeat import PathStatistics
     from mirrorha.service import ServiceStatus
-
-SCHEMA: Final = 1
-Document = dict[str, Any]
 
 
 @attrs.frozen(kw_only=True)
@@ -106,45 +104,6 @@ def document(view: View) -> Document:
         "warnings": list(view.warnings),
         "incarnation": s.meta.incarnation,
         "generation": s.meta.generation,
-    }
-
-
-def not_running(*, cluster: str, node: str, volumes: Sequence[str]) -> Document:
-    """The same document for a node whose `run` is not under way."""
-    return {
-        "schema": SCHEMA,
-        "cluster": cluster,
-        "node": node,
-        "role": Role.STOP.value,
-        "colour": Colour.RED.value,
-        "data": Data.CONSISTENT.value,
-        "epoch": 0,
-        "since": None,
-        "why": "the node is not running",
-        "running": False,
-        "operation": None,
-        "heartbeats": [],
-        "service": {"state": "stopped", "text": "", "restarts": 0, "restart_limit": 0},
-        "peer": None,
-        "volumes": [
-            {
-                "path": path,
-                "mode": None,
-                "data": Data.CONSISTENT.value,
-                "seq": 0,
-                "peer_seq": None,
-                "waiting": 0,
-                "resync": None,
-            }
-            for path in volumes
-        ],
-        "checks": [],
-        "switches": [],
-        "arbiter": None,
-        "paused": False,
-        "warnings": [],
-        "incarnation": 0,
-        "generation": "",
     }
 
 
