@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from mirrorha.net.paths import HeartbeatPath
 
 _ID_CHARS: Final = 32
+#: An idle node's wake-ups are what it costs; nothing here is more urgent than a beat.
+_CALM_TICK_MS: Final = 250
 
 
 @attrs.frozen(kw_only=True)
@@ -83,6 +85,7 @@ def core_settings(
         paths=tuple(path.name for path in paths),
         pulse_ms=to_ms(heartbeat.pulse_s),
         timeout_ms=to_ms(heartbeat.timeout_s),
+        calm_tick_ms=_CALM_TICK_MS,
         wait_peer_ms=to_ms(timing.wait_peer_s),
         freeze_max_ms=to_ms(timing.freeze_max_s),
         fence_delay_ms=to_ms(timing.fence_delay_s),

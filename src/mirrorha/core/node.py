@@ -79,8 +79,6 @@ from mirrorha.core.words import Boot, Mode, Role
 if TYPE_CHECKING:
     import random
 
-TICK_MS = 100
-
 
 @final
 class Node:
@@ -132,7 +130,20 @@ class Node:
 
     def next_deadline_ms(self) -> int:
         """When to give a `Tick` at the latest."""
-        return min(self._s.now_ms + TICK_MS, self._s.detector.next_deadline_ms())
+        s = self._s
+        tick_ms = s.settings.calm_tick_ms if _is_calm(s) else s.settings.tick_ms
+        return min(s.now_ms + tick_ms, s.detector.next_deadline_ms())
+
+
+def _is_calm(s: State) -> bool:
+    """Whether no step of ours, and no answer that we wait for, can be due soon."""
+    is_well = not s.frozen and s.link and s.peer is not None and not s.peer.frozen
+    is_served = s.role is Role.SECOND or s.service is ServiceState.ON
+    is_whole = len(s.streams) == len(s.settings.volumes)
+    is_settled = s.decision is None and not s.unresolved
+    return bool(
+        s.role in (Role.PRIM, Role.SECOND) and is_well and is_served and is_whole and is_settled
+    )
 
 
 def _take(turn: Turn, event: AnyEvent) -> None:  # noqa: C901, PLR0912 - one line for each event

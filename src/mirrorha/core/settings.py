@@ -17,6 +17,8 @@ class Settings:
         volumes: the volumes' names (their paths as configured).
         paths: the heartbeat paths' names.
         pulse_ms, timeout_ms: heartbeats.
+        tick_ms, calm_tick_ms: how often a node steps without news; in a mirrored pair with
+            nothing under way, where the detector foresees what silence may bring.
         wait_peer_ms: how long a starting member waits for the peer, if the register names both.
         freeze_max_ms: how long changes may wait for authority before they fail.
         fence_delay_ms: between a takeover and the service's start, unless death was proven.
@@ -45,6 +47,8 @@ class Settings:
     paths: tuple[str, ...]
     pulse_ms: int = 250
     timeout_ms: int = 3_000
+    tick_ms: int = 100
+    calm_tick_ms: int = 100
     wait_peer_ms: int = 30_000
     freeze_max_ms: int = 60_000
     fence_delay_ms: int = 500

@@ -58,6 +58,8 @@ if TYPE_CHECKING:
 _log: Final = logging.getLogger(__name__)
 
 TICK_S: Final = 0.1
+#: While nothing is under way. What begins is looked after that much later, once.
+REST_TICK_S: Final = 0.5
 #: How long the end of a volume waits for its threads. What hangs longer hangs in the kernel.
 END_S: Final = 5.0
 
@@ -310,7 +312,7 @@ class Engine:
 
     async def _tick(self) -> None:
         while self._fault is None:
-            with trio.move_on_after(TICK_S):
+            with trio.move_on_after(REST_TICK_S if self._machine.is_at_rest else TICK_S):
                 await self._broken.wait()
             self._step(Tick())
         raise InvariantViolation(f"{self.name}: {self._fault}") from self._fault

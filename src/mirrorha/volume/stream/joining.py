@@ -78,6 +78,11 @@ class Joining:
         self._session: _Session | None = None
         self._peer_ready: Ready | None = None  # kept: it may come before our order does
 
+    @property
+    def is_under_way(self) -> bool:
+        """Whether a session has begun, or is to, and has not ended."""
+        return self._session is not None and self._session.phase is not _Phase.DONE
+
     # ---- orders --------------------------------------------------------------------------------
 
     def start(self, order: StartResync) -> None:

@@ -186,6 +186,12 @@ class Volume:
         return self._source.waiting
 
     @property
+    def is_at_rest(self) -> bool:
+        """Whether nothing is under way that a tick would have to look after soon."""
+        busy = self._joining.is_under_way or self._freeze is not None or self._syncs
+        return not busy and self._source.is_at_rest and self._out.tree_is_idle()
+
+    @property
     def counts(self) -> Counts:
         """What was refused or ignored."""
         return self._out.counts

@@ -200,6 +200,12 @@ class Source:
         return len(self._waiting)
 
     @property
+    def is_at_rest(self) -> bool:
+        """Whether no change and no flush waits for anything, the follower included."""
+        owed = self._window or self._flusher.waits_for_peer_since_ms is not None
+        return not (self._waiting or self._applying or owed)
+
+    @property
     def applying(self) -> int:
         """Changes that were admitted and are not applied yet."""
         return len(self._applying)
