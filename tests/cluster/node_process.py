@@ -47,7 +47,7 @@ async def write_on(node: TestNode) -> None:
 
 async def main(base: str, name: str, *rest: str) -> None:
     ports = tuple(int(port) for port in rest if port.isdigit())
-    with trio.move_on_after(60):
+    with trio.move_on_after(240):
         async with trio.open_nursery() as nursery:
             site = Site(Path(base), ports=ports, changes=CHANGES)
             node = TestNode(site, name, nursery)

@@ -21,11 +21,10 @@ from mirrorha.errors import (
     NotPrimaryError,
     OutcomeUnknownError,
     PeerError,
-    PeerProtocolError,
     VolumeError,
     ensure,
 )
-from mirrorha.volume.codec import STREAM_CODEC, STREAM_KIND
+from mirrorha.volume.codec import decode, encode
 from mirrorha.volume.events import (
     AnyEvent,
     Change,
@@ -88,7 +87,7 @@ class _StreamLink:
 
     session: StreamSession
     scope: trio.CancelScope
-    waiting: deque[bytes] = attrs.field(factory=deque)
+    waiting: deque[tuple[int, tuple[bytes, ...]]] = attrs.field(factory=deque)
     has_waiting: trio.Event = attrs.field(factory=trio.Event)
 
 
@@ -348,17 +347,17 @@ class Engine:
         link = self._link
         if link is None:
             return
-        encoded = STREAM_CODEC.encode(effect.message)  # type: ignore[arg-type]
+        kind, parts = encode(effect.message)  # type: ignore[arg-type]
         if not link.waiting:
             try:
-                link.session.send_frame_nowait(STREAM_KIND, encoded)
+                link.session.send_frame_nowait(kind, *parts)
             except trio.WouldBlock:
                 pass
             except PeerError:
                 return  # whoever receives there learns of it
             else:
                 return
-        link.waiting.append(encoded)
+        link.waiting.append((kind, parts))
         link.has_waiting.set()
 
     async def _send_waiting(self, link: _StreamLink) -> None:
@@ -367,15 +366,13 @@ class Engine:
             await link.has_waiting.wait()
             link.has_waiting = trio.Event()
             while link.waiting:
-                await link.session.send_frame(STREAM_KIND, link.waiting[0])
+                kind, parts = link.waiting[0]
+                await link.session.send_frame(kind, *parts)
                 link.waiting.popleft()
 
     async def _receive(self, session: StreamSession) -> None:
         while True:
-            frame = await session.receive_frame()
-            if frame.kind != STREAM_KIND:
-                raise PeerProtocolError(f"the peer sends frames of kind {frame.kind} on a stream")
-            self._step(Received(STREAM_CODEC.decode(frame.body)))
+            self._step(Received(decode(await session.receive_frame())))
 
     def _unlink(self, link: _StreamLink) -> None:
         if self._link is link:

@@ -1,0 +1,105 @@
+"""Messages of the stream in frames: large writes go uncopied, and nothing else passes for one."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mirrorha.errors import PeerProtocolError
+from mirrorha.volume.codec import BULK_BYTES_MIN, BULK_KIND, STREAM_KIND, decode, encode
+from mirrorha.volume.ops import Truncate, Write
+from mirrorha.volume.stream.messages import Ack, Ops, chain
+from mirrorha.wire.frames import Frame
+
+
+def write(size: int, offset: int = 8192) -> Write:
+    return Write(fid=7, offset=offset, data=bytes(range(256)) * (size // 256), mtime_ns=5)
+
+
+def ops(*made: Write | Truncate) -> Ops:
+    return Ops(epoch=3, generation="g", first_seq=9, prev=11, ops=list(made))
+
+
+def carried(message: object) -> tuple[int, object]:
+    """The kind of the frame, and what comes out of it."""
+    kind, parts = encode(message)  # type: ignore[arg-type]
+    return kind, decode(Frame(kind, memoryview(b"".join(parts)).toreadonly()))
+
+
+@pytest.mark.parametrize("size", [256, BULK_BYTES_MIN - 256, BULK_BYTES_MIN, 1 << 20])
+def test_a_write_arrives_as_it_was_sent(size: int) -> None:
+    sent = ops(write(size))
+    kind, arrived = carried(sent)
+    assert isinstance(arrived, Ops)
+    assert kind == (BULK_KIND if size >= BULK_BYTES_MIN else STREAM_KIND)
+    assert msgspec.structs.replace(arrived, ops=[]) == msgspec.structs.replace(sent, ops=[])
+    (one,) = arrived.ops
+    assert isinstance(one, Write)
+    assert (one.fid, one.offset, one.mtime_ns) == (7, 8192, 5)
+    assert bytes(one.data) == write(size).data
+    assert chain(one, 77) == chain(write(size), 77)
+
+
+def test_the_data_of_a_large_write_is_not_copied() -> None:
+    large = write(1 << 20)
+    _, parts = encode(ops(large))
+    assert parts[1] is large.data
+
+
+@pytest.mark.parametrize("message", [ops(write(1 << 17), write(256)), Ack(epoch=1, seq=2)])
+def test_all_other_messages_are_one_body(message: object) -> None:
+    assert carried(message) == (STREAM_KIND, message)
+
+
+@given(st.integers(0, 63), st.integers(-1, 1))
+def test_the_chain_tells_writes_apart(bit: int, by: int) -> None:
+    one = write(4096)
+    other = bytearray(one.data)
+    other[bit] ^= 1
+    assert chain(msgspec.structs.replace(one, data=bytes(other)), 1) != chain(one, 1)
+    moved = msgspec.structs.replace(one, offset=one.offset + by)
+    assert (chain(moved, 1) == chain(one, 1)) == (by == 0)
+    assert chain(one, 1) != chain(one, 2)
+
+
+def test_the_chain_tells_a_write_of_nothing_from_other_ops() -> None:
+    assert chain(Write(7, 0, b"", 5), 1) != chain(Truncate(7, 0, 5), 1)
+
+
+def bulk(head: bytes, data: bytes = b"x" * 9, length: int | None = None) -> Frame:
+    said = len(head) if length is None else length
+    return Frame(BULK_KIND, memoryview(said.to_bytes(2, "big") + head + data))
+
+
+HEAD = msgspec.msgpack.encode(ops(Write(7, 0, b"", 5)))
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        Frame(BULK_KIND, memoryview(b"")),
+        Frame(BULK_KIND, memoryview(b"\xff")),
+        bulk(HEAD, length=len(HEAD) + 5),
+        bulk(HEAD, length=0xFFFF),
+        bulk(HEAD[:-1]),
+        bulk(msgspec.msgpack.encode(Ack(1, 2))),
+        bulk(msgspec.msgpack.encode(ops())),
+        bulk(msgspec.msgpack.encode(ops(Truncate(7, 0, 5)))),
+        bulk(msgspec.msgpack.encode(ops(Write(7, 0, b"has some", 5)))),
+        bulk(msgspec.msgpack.encode(ops(Write(7, 0, b"", 5), Write(7, 0, b"", 5)))),
+        Frame(BULK_KIND + 1, memoryview(HEAD)),
+    ],
+)
+def test_what_is_no_large_write_is_refused(frame: Frame) -> None:
+    with pytest.raises(PeerProtocolError):
+        decode(frame)
+
+
+@given(st.sampled_from([STREAM_KIND, BULK_KIND]), st.binary(max_size=300))
+def test_garbage_is_a_message_or_refused(kind: int, body: bytes) -> None:
+    try:
+        decode(Frame(kind, memoryview(body)))
+    except PeerProtocolError:
+        return
