@@ -1,6 +1,6 @@
 """What a mirrored write costs a program, beside what the wire alone costs, in one run.
 
-    python benchmarks/bench_sdk.py [--seconds S] [--delay-ms MS] [--json]
+    python benchmarks/bench_sdk.py [--rounds N] [--seconds S] [--delay-ms MS] [--json]
 
 Two nodes in two processes on the loopback, TLS, `ack = "applied"`, through the public file API. The
 wire alone is a session of the library's own (TLS, frames, checksums) between two processes that
@@ -42,7 +42,6 @@ from tests.cluster.rig import Site, TestNode, free_ports, wait_until  # noqa: E4
 PAGE_BYTES = 4096
 BLOCK_BYTES = 1 << 20
 FILE_BYTES = 1 << 23
-ROUNDS = 5
 LIMIT_S = 240
 
 # What is asked of each ratio.
@@ -212,7 +211,7 @@ def medians(rounds: list[dict[str, float]]) -> dict[str, float]:
 
 
 def show(title: str, found: dict[str, float], asked: dict[str, float]) -> None:
-    print(f"{title}, medians of {ROUNDS} rounds (load {os.getloadavg()[0]:.2f}):")
+    print(f"{title}, medians of all rounds (load {os.getloadavg()[0]:.2f}):")
     for name, value in found.items():
         wanted = f"   asked: at least {asked[name]:g}" if name in asked else ""
         print(f"  {name:44} {value:12.2f}{wanted}")
@@ -237,13 +236,14 @@ async def measure(
     ports: list[int],
     late: list[int],
     one_round: object,
+    rounds_max: int,
 ) -> dict[str, float]:
     """All rounds, through whatever is between these ports."""
     rounds: list[dict[str, float]] = []
 
     async def use(channel: Channel) -> None:
         async with open_pair(directory, ports, late) as data:
-            for _ in range(ROUNDS):
+            for _ in range(rounds_max):
                 rounds.append(await one_round(channel, data))  # type: ignore[operator]
 
     with trio.fail_after(LIMIT_S):
@@ -251,7 +251,7 @@ async def measure(
     return medians(rounds)
 
 
-def in_a_directory(delay_ms: float, one_round: object) -> dict[str, float]:
+def in_a_directory(delay_ms: float, one_round: object, rounds_max: int) -> dict[str, float]:
     """Measure with a fresh pair and a fresh echo."""
     with (
         tempfile.TemporaryDirectory(prefix="mirrorha-bench-") as name,
@@ -272,7 +272,7 @@ def in_a_directory(delay_ms: float, one_round: object) -> dict[str, float]:
                 echo_port = late[2]
             connection = socket.create_connection(("127.0.0.1", echo_port))
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return trio.run(measure, directory, connection, ports, late, one_round)
+            return trio.run(measure, directory, connection, ports, late, one_round, rounds_max)
         finally:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
@@ -281,6 +281,7 @@ def in_a_directory(delay_ms: float, one_round: object) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement in a round")
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--delay-ms", type=float, default=1.0, help="of the relay; 0: without it")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--node", nargs="+", help=argparse.SUPPRESS)  # be the peer
@@ -295,14 +296,14 @@ def main() -> None:
     async def near_one(channel: Channel, data: Replicator) -> dict[str, float]:
         return await near_round(channel, data, options.seconds)
 
-    near = in_a_directory(0, near_one)
+    near = in_a_directory(0, near_one, options.rounds)
     far: dict[str, float] = {}
 
     async def far_one(channel: Channel, data: Replicator) -> dict[str, float]:
         return await far_round(channel, data, options.seconds, near)
 
     if options.delay_ms:
-        far = in_a_directory(options.delay_ms, far_one)
+        far = in_a_directory(options.delay_ms, far_one, options.rounds)
     if options.json:
         print(json.dumps({"near": near, "far": far, "load": os.getloadavg()[0]}))
         return

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import errno
 import math
-import os
 from typing import TYPE_CHECKING, Final, final
 
 import attrs
 import trio
 import trio.testing
 
-from mirrorha.errors import NotPrimaryError, OutcomeUnknownError
+from mirrorha.errors import NotPrimaryError
 from mirrorha.testing.sim.production_volume import ProductionVolume, Shelf
 from mirrorha.testing.sim.world import Violation
 from mirrorha.volume.disk import DiskError
-from mirrorha.volume.events import Change, Failure, Flush, Reply
+from mirrorha.volume.events import Change, Failure, Flush, Reply, outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -133,11 +132,13 @@ class SimEngine:
 
     async def change(self, op: AnyOp) -> AnyOp | None:
         """See `mirrorha.volume.files.streamed.Engine`."""
-        return self._outcome(await self._ask(lambda token: Change(token, op), type(op).__name__))
+        reply = await self._ask(lambda token: Change(token, op), type(op).__name__)
+        return outcome(reply, primary=self._primary())
 
     async def flush(self, fid: int) -> None:
         """See `mirrorha.volume.files.streamed.Engine`."""
-        self._outcome(await self._ask(lambda token: Flush(token, fid), "Flush"))
+        reply = await self._ask(lambda token: Flush(token, fid), "Flush")
+        outcome(reply, primary=self._primary())
 
     async def query(self, request: AnyRequest) -> object:
         """See `mirrorha.volume.files.streamed.Engine`."""
@@ -166,18 +167,3 @@ class SimEngine:
         reply = waiter.reply or Reply(0, Failure.UNKNOWN, why=f"{self._node.name} was killed")
         self._drive.world.say(f"{self._node.name} {name}: {reply.failure.name.lower()}")
         return reply
-
-    def _outcome(self, reply: Reply) -> AnyOp | None:
-        """What a reply means to its caller; as the engine of a real node has it."""
-        match reply.failure:
-            case Failure.NONE:
-                return reply.op
-            case Failure.ERRNO:
-                raise OSError(reply.errno, os.strerror(reply.errno))
-            case Failure.NOT_PRIMARY:
-                raise NotPrimaryError(primary=reply.primary or self._primary(), why=reply.why)
-            case Failure.UNKNOWN:
-                raise OutcomeUnknownError(
-                    f"{reply.why or 'the volume was closed'}: whether this change survives is not "
-                    "known; read it back on the node that serves before you repeat it"
-                )

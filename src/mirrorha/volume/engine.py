@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol, final
 
@@ -19,7 +18,6 @@ from mirrorha.core.orders import AnyOrder, AnyReport, Close
 from mirrorha.errors import (
     InvariantViolation,
     NotPrimaryError,
-    OutcomeUnknownError,
     PeerError,
     VolumeError,
     ensure,
@@ -42,6 +40,7 @@ from mirrorha.volume.events import (
     ResetLink,
     Send,
     Tick,
+    outcome,
 )
 from mirrorha.volume.lane_thread import LaneThread
 
@@ -215,11 +214,11 @@ class Engine:
             NotPrimaryError: this node does not serve; nothing was changed.
             OutcomeUnknownError: it may or may not survive.
         """
-        return self._outcome(await self._ask(lambda token: Change(token, op)))
+        return outcome(await self._ask(lambda token: Change(token, op)), primary=self._primary())
 
     async def flush(self, fid: int) -> None:
         """Return once `fid` is durable, on both disks where there are two. Raises as `change`."""
-        self._outcome(await self._ask(lambda token: Flush(token, fid)))
+        outcome(await self._ask(lambda token: Flush(token, fid)), primary=self._primary())
 
     async def query(self, request: AnyRequest) -> object:
         """Perform a request that changes nothing, after every change made before it.
@@ -238,21 +237,6 @@ class Engine:
         if waiter.failure:
             raise OSError(errno.EIO, waiter.failure)
         return waiter.result
-
-    def _outcome(self, reply: Reply) -> AnyOp | None:
-        """What a reply means to its caller."""
-        match reply.failure:
-            case Failure.NONE:
-                return reply.op
-            case Failure.ERRNO:
-                raise OSError(reply.errno, os.strerror(reply.errno))
-            case Failure.NOT_PRIMARY:
-                raise NotPrimaryError(primary=reply.primary or self._primary(), why=reply.why)
-            case Failure.UNKNOWN:
-                raise OutcomeUnknownError(
-                    f"{reply.why or 'the volume was closed'}: whether this change survives is not "
-                    "known; read it back on the node that serves before you repeat it"
-                )
 
     async def _ask(self, make: Callable[[int], Change | Flush]) -> Reply:
         await trio.lowlevel.checkpoint_if_cancelled()

@@ -8,10 +8,12 @@ arrive in order, once, or the stream is down: that is all a driver promises abou
 from __future__ import annotations
 
 import enum
+import os
 
 import msgspec
 
 from mirrorha.core.orders import AnyOrder, AnyReport
+from mirrorha.errors import NotPrimaryError, OutcomeUnknownError
 from mirrorha.volume.disk import AnyRequest
 from mirrorha.volume.ops import AnyOp
 
@@ -142,3 +144,28 @@ class ResetLink(Effect, frozen=True):
 
 
 AnyEffect = Send | DiskCall | Reply | Reported | ResetLink
+
+
+def outcome(reply: Reply, *, primary: str | None) -> AnyOp | None:
+    """What a reply means to its caller: what was done, or an error.
+
+    Args:
+        primary: the node that may write now, if the reply does not know it.
+
+    Raises:
+        OSError: the file system refused it.
+        NotPrimaryError: this node does not serve; nothing was changed.
+        OutcomeUnknownError: it may or may not survive.
+    """
+    match reply.failure:
+        case Failure.NONE:
+            return reply.op
+        case Failure.ERRNO:
+            raise OSError(reply.errno, os.strerror(reply.errno))
+        case Failure.NOT_PRIMARY:
+            raise NotPrimaryError(primary=reply.primary or primary, why=reply.why)
+        case Failure.UNKNOWN:
+            raise OutcomeUnknownError(
+                f"{reply.why or 'the volume was closed'}: whether this change survives is not "
+                "known; read it back on the node that serves before you repeat it"
+            )
