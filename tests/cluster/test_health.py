@@ -9,12 +9,12 @@ import pytest
 
 from mirrorha.core.detector import Detector
 from mirrorha.core.events import Gone
-from mirrorha.core.health import colour_of, data_of, primary_of
+from mirrorha.core.health import colour_of, data_of, primary_of, why_of
 from mirrorha.core.messages import Standing
 from mirrorha.core.meta import Meta
 from mirrorha.core.register import Register
 from mirrorha.core.settings import Settings
-from mirrorha.core.state import State
+from mirrorha.core.state import Decision, Kind, Stage, State
 from mirrorha.core.words import Boot, Colour, Data, Mode, Role
 
 MINE = Register("c", 3, "lyon", (("lyon", "n1"),))
@@ -38,6 +38,8 @@ def make(*, meta: dict[str, Any] | None = None, **facts: Any) -> State:
 
 MEMBER = {"cluster_id": "c", "held": MINE}
 PAIR = {"cluster_id": "c", "held": BOTH}
+SPLIT = {**PAIR, "outdated": True, "split": "g2/g3", "lineage": ("g1", "g2")}
+ORANGE = Colour.ORANGE
 SERVING = {"standing": Standing.SOURCE, "frozen": False, "role": Role.ALONE, "mode": Mode.LOG}
 MIRRORED = {**SERVING, "role": Role.PRIM, "mode": Mode.MIRROR}
 SECOND = {"standing": Standing.FOLLOWER, "frozen": False, "role": Role.SECOND}
@@ -54,6 +56,8 @@ CASES = [
     ("waits, both members", PAIR, {**WAITING, "seen": BOTH}, Data.CONSISTENT, Colour.ORANGE),
     ("waits, no member", PAIR, {**WAITING, "seen": THEIRS}, Data.OUTDATED, Colour.ORANGE),
     ("waits, gave up", {**PAIR, "outdated": True}, WAITING, Data.OUTDATED, Colour.ORANGE),
+    ("waits, lost a split", SPLIT, WAITING, Data.OUTDATED, Colour.RED),
+    ("gave up its side of a split", {**SPLIT, "lineage": ()}, WAITING, Data.OUTDATED, ORANGE),
     ("disk failed", MEMBER, {**WAITING, "sick": "EIO"}, Data.CONSISTENT, Colour.RED),
     ("no directory", MEMBER, {**WAITING, "problem": "missing"}, Data.CONSISTENT, Colour.RED),
     ("stopped", MEMBER, {"standing": Standing.STOPPED}, Data.UP_TO_DATE, Colour.RED),
@@ -82,3 +86,15 @@ def test_who_may_write_now() -> None:
     assert primary_of(make(**WAITING, seen=THEIRS)) == "paris"
     assert primary_of(make(**WAITING, seen=BOTH)) is None, "the register's word is not enough"
     assert primary_of(make(**WAITING)) is None
+
+
+def test_a_node_that_may_acknowledge_nothing_does_not_say_that_all_is_well() -> None:
+    state = make(meta=PAIR, **MIRRORED, why="paris is in sync")
+    assert why_of(state) == "paris is in sync"
+    state.frozen = True
+    state.decision = Decision(kind=Kind.ALONE, stage=Stage.ASK, why="paris is lost", since_ms=0)
+    assert why_of(state).startswith("paris is lost: nothing is acknowledged")
+    state.pair.why = "it must come back"
+    assert why_of(state) == "it must come back"
+    state.frozen = False
+    assert why_of(state) == "paris is in sync"

@@ -257,6 +257,51 @@ def test_our_own_lateness_blames_no_echo() -> None:
     assert bench.state(A) is PathState.ONE_WAY_OUT
 
 
+# Where sessions go
+
+
+def test_a_session_leaves_a_silent_path_before_the_peer_could_be_lost() -> None:
+    bench = Bench()
+    bench.wait(1_000, hear_on=(A, B))
+    bench.wait(TIMEOUT_MS // 2 - 1, hear_on=(B,))
+    assert bench.detector.is_passable(A, bench.now_ms)
+    bench.wait(PULSE_MS, hear_on=(B,))
+    assert not bench.detector.is_passable(A, bench.now_ms)
+    assert bench.detector.is_passable(B, bench.now_ms)
+
+
+def test_a_session_leaves_a_path_on_which_the_peer_does_not_hear_us() -> None:
+    bench = Bench()
+    bench.wait(1_000, hear_on=(A,))
+    bench.wait(TIMEOUT_MS // 2 + PULSE_MS, hear_on=(A,), echo=0)
+    assert not bench.detector.is_passable(A, bench.now_ms)
+    bench.hear(A)
+    assert bench.detector.is_passable(A, bench.now_ms)
+
+
+def test_two_lost_beats_move_no_session() -> None:
+    detector = Detector((A, B), pulse_ms=1_000, timeout_ms=3_000, now_ms=0)
+    beat = PeerBeat(incarnation=1, sequence=1, echo_sequence=1)
+    detector.heard(A, beat=beat, heard_at_ms=0, now_ms=0)
+    for now_ms in (1_000, 2_000, 2_999):
+        detector.tick(now_ms)
+        assert detector.is_passable(A, now_ms)
+
+
+def test_a_path_of_a_new_incarnation_has_an_interval_to_be_heard() -> None:
+    bench = Bench()
+    bench.wait(5_000, hear_on=(A, B))
+    bench.hear(B, incarnation=2)
+    assert bench.detector.is_passable(A, bench.now_ms)
+
+
+def test_what_we_were_too_late_to_hear_moves_no_session() -> None:
+    bench = Bench()
+    bench.wait(5_000, hear_on=(A, B))
+    bench.be_late(TIMEOUT_MS)
+    assert bench.detector.is_passable(A, bench.now_ms)
+
+
 # Stalled
 
 

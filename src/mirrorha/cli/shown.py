@@ -97,6 +97,8 @@ def _peer_text(peer: dict[str, Any]) -> str:
         parts.append(f"data {peer['data']}")
     parts.append(f"link {peer['link']}")
     parts.append(_heard(peer.get("last_heard_s")))
+    if peer.get("stalled"):
+        parts.append("its application STALLS (blocks its event loop)")
     if peer.get("refused"):
         parts.append(f"refused: {peer['refused']}")
     return ", ".join(parts)
@@ -124,6 +126,8 @@ def resync_text(resync: dict[str, Any]) -> str:
 
 def _heartbeat_text(path: dict[str, Any]) -> str:
     up = "up" if path.get("up") else "down"
+    if path.get("state") == "one_way_out":
+        up = "ONE WAY (heard here, not there)"
     error = f": {path['error']}" if path.get("error") else ""
     return f"{path['from']} → {path['to']} {up}, {_heard(path.get('last_heard_s'))}{error}"
 

@@ -37,6 +37,9 @@ _log: Final = logging.getLogger(__name__)
 RETRY_MS_MAX: Final = 2_000
 REFUSED_MS_MAX: Final = 10_000
 
+#: Our address and the peer's.
+Path = tuple[str | None, str]
+
 
 class StreamEnd(Protocol):
     """A volume, as its stream's session sees it."""
@@ -61,6 +64,14 @@ class _Control:
     why: str = ""
 
 
+@attrs.frozen(eq=False)
+class _Stream:
+    """The current session of a volume."""
+
+    path: Path | None
+    scope: trio.CancelScope
+
+
 @final
 class Links:
     """Dials or answers, and keeps the sessions that there are.
@@ -71,6 +82,7 @@ class Links:
         hello: what this node says, given kind and volume; asked at each connection.
         stream_end: the volume of this name, or None while it is not open.
         volumes: their names.
+        is_passable: whether heartbeats pass between two addresses, ours first, both ways.
         note: told of what a person should hear: a rule's name and a text.
     """
 
@@ -84,6 +96,7 @@ class Links:
         hello: Callable[[str, str], Hello],
         stream_end: Callable[[str], StreamEnd | None],
         volumes: Sequence[str],
+        is_passable: Callable[[Path], bool],
         note: Callable[[str, str], None],
         rng: random.Random,
     ) -> None:
@@ -94,11 +107,12 @@ class Links:
         self._hello: Final = hello
         self._stream_end: Final = stream_end
         self._volumes: Final = tuple(volumes)
+        self._is_passable: Final = is_passable
         self._note: Final = note
         self._rng: Final = rng
         self._links = 0
         self._control: _Control | None = None
-        self._streams: dict[str, trio.CancelScope] = {}
+        self._streams: dict[str, _Stream] = {}
         self._turns: dict[str, int] = {}
         self._changed: Final = trio.lowlevel.ParkingLot()
         self._nudged: Final = trio.lowlevel.ParkingLot()
@@ -146,7 +160,29 @@ class Links:
     def drop_stream(self, volume: str) -> None:
         """Close a volume's stream; it is dialled again, over the next pair of addresses."""
         if volume in self._streams:
-            self._streams[volume].cancel()
+            self._streams[volume].scope.cancel()
+
+    def leave_lost_paths(self) -> None:
+        """Close what this node dialled over addresses between which nothing passes any more.
+
+        Only while it does between others, over which it is dialled again. TCP alone would notice
+        after minutes.
+        """
+        if not any(self._passes(each) for each in self._addresses):
+            return
+        control = self._control
+        if control is not None and self._is_lost(control.session.path):
+            self._end(control, "nothing passes over its addresses any more")
+            return
+        for stream in self._streams.values():
+            if self._is_lost(stream.path):
+                stream.scope.cancel()
+
+    def _is_lost(self, path: Path | None) -> bool:
+        return path is not None and not self._is_passable(path)
+
+    def _passes(self, address: AddressPair) -> bool:
+        return self._is_passable((address.source, address.host))
 
     def nudge(self) -> None:
         """The peer was heard: if it is to be dialled, do it now."""
@@ -215,7 +251,8 @@ class Links:
         self, nursery: trio.Nursery, addresses: Sequence[AddressPair], kind: str, volume: str
     ) -> Session[AnyMessage]:
         return await dial(
-            addresses,
+            # Those that work come first; otherwise the order stays.
+            sorted(addresses, key=lambda each: not self._passes(each)),
             nursery=nursery,
             tls=self._tls,
             hello=self._hello(kind, volume),
@@ -273,8 +310,8 @@ class Links:
         if self._control is not control:
             return
         self._control = None
-        for scope in self._streams.values():
-            scope.cancel()
+        for stream in self._streams.values():
+            stream.scope.cancel()
         _log.info("the session with the peer ended: %s", why)
         self._loop.give(LinkClosed(link=control.link))
 
@@ -311,12 +348,12 @@ class Links:
                 return  # too early, or of an earlier life: it is dialled again
             with trio.CancelScope() as scope:
                 if volume in self._streams:
-                    self._streams[volume].cancel()
-                self._streams[volume] = scope
+                    self._streams[volume].scope.cancel()
+                stream = self._streams[volume] = _Stream(session.path, scope)
                 try:
                     await end.run_stream(session)
                 finally:
-                    if self._streams.get(volume) is scope:
+                    if self._streams.get(volume) is stream:
                         del self._streams[volume]
         finally:
             await _close_now(session)

@@ -116,6 +116,9 @@ class Runtime:
         self._changed: Final = changed
         self._seams: Final = seams
         self._paths: Final = beat_paths(plan.config)
+        self._path_names: Final[dict[tuple[str | None, str], str]] = {
+            (each.local, each.peer): each.name for each in self._paths
+        }
         self._names: Final = volume_names(plan.config)
         self._state_dir: Final = Path(plan.config.me.state_dir)
         self._reserve: Final = Reserve(self._state_dir / RESERVE_NAME, size_bytes=RESERVE_BYTES)
@@ -346,9 +349,15 @@ class Runtime:
             hello=self._hello(loop),
             stream_end=volumes.engine,
             volumes=[each.name for each in self._names],
+            is_passable=lambda path: self._is_passable(loop.state, path),
             note=self._note,
             rng=self._seams.rng,
         )
+
+    def _is_passable(self, state: State, path: tuple[str | None, str]) -> bool:
+        """Whether heartbeats pass between these two addresses; an unknown pair is not judged."""
+        name = self._path_names.get(path)
+        return name is None or state.detector.is_passable(name, self._seams.clock_ms())
 
     def _hello(self, loop: Loop) -> Callable[[str, str], Hello]:
         config = self._config
@@ -451,6 +460,8 @@ class Runtime:
         if silent and not self._silent:
             parts.links.drop_all("the peer is silent on every path")
         self._silent = silent
+        if len(self._paths) > 1:
+            parts.links.leave_lost_paths()
 
     def _fence(self, why: str) -> None:
         """The node must not go on: nothing is acknowledged from here on, and the peer may know."""

@@ -119,12 +119,15 @@ def beat_paths(config: ClusterConfig) -> tuple[HeartbeatPath, ...]:
 
 
 def dial_addresses(config: ClusterConfig) -> tuple[AddressPair, ...]:
-    """Every way to the peer, in the order of preference: both first addresses, both second, …"""
+    """Every way to the peer, in the order of preference: both first addresses, both second, …
+
+    The mixed ones come after those, for two networks are mostly not connected.
+    """
     mine, theirs = config.me.addresses, config.peer.addresses
 
     def rank(path: HeartbeatPath) -> tuple[int, int, int]:
         i, j = mine.index(path.local), theirs.index(path.peer)
-        return max(i, j), i + j, i  # by the worse of the two, then the one that is less mixed
+        return abs(i - j), max(i, j), i
 
     paths = sorted(beat_paths(config), key=rank)
     return tuple(AddressPair(path.local, path.peer, path.peer_port) for path in paths)

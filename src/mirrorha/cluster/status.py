@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import attrs
 
 from mirrorha.cluster.at_rest import SCHEMA, Document
-from mirrorha.core.health import colour_of, colour_of_peer, data_of, data_of_peer
+from mirrorha.core.detector import PathState
+from mirrorha.core.health import colour_of, colour_of_peer, data_of, data_of_peer, why_of
 from mirrorha.core.messages import Standing
 from mirrorha.core.orders import Progress
 from mirrorha.core.register import Register
@@ -85,10 +86,10 @@ def document(view: View) -> Document:
         "data": data_of(s).value,
         "epoch": s.epoch,
         "since": rfc3339(since_s),
-        "why": s.why,
+        "why": why_of(s),
         "running": True,
         "operation": _operation(s.decision),
-        "heartbeats": [_heartbeat(each) for each in view.heartbeats],
+        "heartbeats": _heartbeats(view),
         "service": {
             "state": s.service.value,
             "text": s.gave_up or view.service.text,
@@ -124,10 +125,16 @@ def _operation(decision: Decision | None) -> Document | None:
     }
 
 
-def _heartbeat(path: PathStatistics) -> Document:
+def _heartbeats(view: View) -> list[Document]:
+    states = view.state.detector.path_states(view.now_ms)
+    return [_heartbeat(each, states.get(each.name, PathState.SILENT)) for each in view.heartbeats]
+
+
+def _heartbeat(path: PathStatistics, state: PathState) -> Document:
     return {
         "from": path.local,
         "to": path.peer,
+        "state": state.value,
         "up": path.up,
         "last_heard_s": path.last_heard_s,
         "error": path.error or path.refusal,
@@ -144,6 +151,7 @@ def _peer(view: View) -> Document:
         "colour": colour_of_peer(s.peer).value,
         "data": data.value if data else None,
         "link": "up" if s.link else "down",
+        "stalled": s.watch.stalled,
         "refused": view.link_trouble,
         "last_heard_s": min(heard, default=None),
         "service": s.peer.service if s.peer else None,

@@ -142,7 +142,7 @@ def explain(turn: Turn, found: Register, why: Bar) -> str:
             "it is brought up to date by the peer"
         ),
         Bar.INCONSISTENT: "a resync into this node did not finish; the peer finishes it",
-        Bar.GAVE_UP: _gave_up(turn),
+        Bar.GAVE_UP: why_gave_up(turn),
         Bar.UNCLEAN: (
             "this node's operating system crashed while both were in sync: acknowledged writes "
             f"may be missing here. Waiting for {s.other}; to serve with what is here, set "
@@ -154,7 +154,8 @@ def explain(turn: Turn, found: Register, why: Bar) -> str:
     return texts.get(why, f"{where}; waiting for {s.other}")
 
 
-def _gave_up(turn: Turn) -> str:
+def why_gave_up(turn: Turn) -> str:
+    """What a node says that gave up its standing, in good order or after a split."""
     s = turn.s
     if not s.meta.split or not s.meta.lineage:
         return "this node gave up its standing when the peer went on alone"

@@ -163,6 +163,8 @@ class Detector:
         self._timeout_ms = timeout_ms
         self._stall_ms = stall_ms
         self._late_after_ms = pulse_ms + timeout_ms // 2
+        # A session moves before a peer could be lost; two lost datagrams in a row move none.
+        self._impassable_after_ms = max(timeout_ms // 2, 3 * pulse_ms)
         self._paths = {name: _Path() for name in paths}
         self._incarnation: int | None = None
         self._newest_sequence = -1
@@ -304,6 +306,17 @@ class Detector:
     def path_states(self, now_ms: int) -> dict[str, PathState]:
         """The state of every path, by name. Changes nothing."""
         return {name: self._path_state(path, now_ms) for name, path in self._paths.items()}
+
+    def is_passable(self, name: str, now_ms: int) -> bool:
+        """Whether a session had better run over this path: beats have passed lately, both ways.
+
+        Sooner than `path_states` says so, for to move a session costs little. Changes nothing.
+        """
+        path = self._paths[name]
+        # A path that was not heard yet, or not listened to, has a full interval for that.
+        heard_ms = max(path.heard_ms or 0, self._listening_since_ms)
+        echo_ms = max(path.echo_ms, self._listening_since_ms)
+        return now_ms - min(heard_ms, echo_ms) < self._impassable_after_ms
 
     def next_deadline_ms(self) -> int:
         """When to call `tick` next, at the latest. At most a pulse after the last call."""

@@ -127,7 +127,8 @@ def why_not(turn: Turn) -> str:
     if _is_available(s):
         return (
             f"{other} cannot be reached, and is not silent everywhere or not all isolation checks "
-            "answer: this node may be the one that is cut off"
+            f"answer: this node may be the one that is cut off. It goes on once {other} is back, "
+            "or once they all answer"
         )
     return (
         f"{other} is lost, and nothing proves that it stopped (split_brain = 'consistent'): it "

@@ -9,6 +9,7 @@ from mirrorha.core.authority import Bar
 from mirrorha.core.events import Gone
 from mirrorha.core.messages import PeerState, Standing
 from mirrorha.core.register import Register
+from mirrorha.core.state import Kind
 from mirrorha.core.words import Colour, Data, Role
 
 if TYPE_CHECKING:
@@ -40,6 +41,18 @@ def primary_of(s: State) -> str | None:
     if isinstance(s.seen, Register) and s.seen.primary != s.me:
         return s.seen.primary
     return None
+
+
+def why_of(s: State) -> str:
+    """Why this node is what it is; while nothing may be acknowledged, why that is so."""
+    if not s.frozen or s.standing not in (Standing.SOURCE, Standing.FOLLOWER):
+        return s.why
+    if s.pair.why:
+        return s.pair.why
+    decision = s.decision
+    if decision is None or decision.kind is not Kind.ALONE:
+        return s.why
+    return f"{decision.why}: nothing is acknowledged until it is decided who goes on"
 
 
 def colour_of(s: State) -> Colour:
@@ -81,6 +94,8 @@ def data_of_peer(peer: PeerState | None) -> Data | None:
 
 def _needs_person(s: State) -> bool:
     """A node that waits for what will not come by itself."""
+    if s.meta.split and s.meta.lineage and (s.meta.outdated or s.meta.disputed):
+        return True  # somebody must give up what one side of the split acknowledged
     fresh = s.meta.cluster_id is None
     if fresh and isinstance(s.seen, Register):
         return s.has_files and not s.accepted

@@ -17,6 +17,7 @@ from mirrorha.core import (
     serving,
     steady,
     swap,
+    watching,
 )
 from mirrorha.core.acting import give_up, step_down
 from mirrorha.core.detector import Detector
@@ -120,6 +121,7 @@ class Node:
         listened_at_ms = event.listened_at_ms if isinstance(event, Tick) else None
         s.detector.tick(turn.now_ms, listened_at_ms=listened_at_ms)
         _take(turn, event)
+        watching.look(turn)
         if s.settings.arbiter:
             steady.advance(turn)
         else:

@@ -242,7 +242,8 @@ def _yield_to(turn: Turn, theirs: RegisterCopy, rule: Rule) -> None:
     s, meta = turn.s, turn.s.meta
     if rule in (Rule.SPLIT, Rule.NOT_APART):
         turn.change(outdated=True, stopped_alone=False, disputed=False)
-        acting.step_down(turn, f"{s.other} went on as well ({rule.value}), and its data stands")
+        why = f"{s.other} went on as well ({rule.value}), and its data stands"
+        acting.step_down(turn, alone.why_gave_up(turn) if rule is Rule.SPLIT else why)
     if theirs.copy is not None and theirs.copy.epoch > (meta.copy.epoch if meta.copy else 0):
         _install(turn, authority.from_wire(theirs.copy))
 
@@ -325,14 +326,21 @@ def _raise_epoch(turn: Turn) -> None:
 
 
 def _tell(turn: Turn) -> None:
-    """Tell our half when the session opens, and at every change."""
+    """Tell our half when the session opens, and at every change of it.
+
+    That this node gives up its standing goes ahead of what else the step says: a peer that hears
+    our farewell answers, and if this process has ended by then, its session breaks, with whatever
+    it has not taken in yet.
+    """
     s = turn.s
     if not s.link:
         return
     half = _describe(s)
     if s.pair.told != half:
+        gives_up = s.pair.told is not None and half.outdated and not s.pair.told.outdated
         s.pair.told = half
-        turn.do(SendPeer(s.link, half))
+        tell = turn.do_first if gives_up else turn.do
+        tell(SendPeer(s.link, half))
 
 
 def _describe(s: State) -> RegisterCopy:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from mirrorha.core.detector import Detector
+from mirrorha.core.detector import Detector, PathState
 from mirrorha.core.messages import PeerState, RegisterCopy, Standing
 from mirrorha.core.meta import Meta
 from mirrorha.core.orders import Progress
@@ -132,6 +132,21 @@ class PairRegister:
 
 
 @attrs.define
+class Watch:
+    """What this node has told of its heartbeats; see `watching`.
+
+    Attributes:
+        paths: the state of each path that was told of last.
+        unheard_ms: when no path worked both ways, most recently.
+        stalled: that the peer's application does not turn its loop was told.
+    """
+
+    paths: dict[str, PathState] = attrs.Factory(dict)
+    unheard_ms: int = 0
+    stalled: bool = False
+
+
+@attrs.define
 class State:
     """Everything a node knows. See the rule modules for who changes what.
 
@@ -149,6 +164,7 @@ class State:
         asked_knowing: cluster id and highest epoch that were known when the read was asked for.
         sent: (base, record) of the outstanding CAS, None if there is none.
         pair: how this node keeps the register with its peer, without an arbiter.
+        watch: what was told of heartbeats.
     """
 
     settings: Settings
@@ -214,6 +230,7 @@ class State:
     probed: int = 0
 
     pair: PairRegister = attrs.Factory(PairRegister)
+    watch: Watch = attrs.Factory(Watch)
 
     tokens: int = 0
     stale: int = 0

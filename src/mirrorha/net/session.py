@@ -208,10 +208,19 @@ class Session(Generic[T]):
         link: Both have said hello on it. The session owns it.
         agreed: What the two agreed upon.
         codec: Of the control messages.
+        path: Our address and the peer's that this node dialled it over, None if the peer did.
     """
 
-    def __init__(self, link: FrameLink, *, agreed: Agreed, codec: Codec[T]) -> None:
+    def __init__(
+        self,
+        link: FrameLink,
+        *,
+        agreed: Agreed,
+        codec: Codec[T],
+        path: tuple[str | None, str] | None = None,
+    ) -> None:
         self.agreed: Final = agreed
+        self.path: Final = path
         self._frame_bytes_max: Final = _FRAME_BYTES_MAX_OF.get(agreed.peer.kind, FRAME_BYTES_MAX)
         link.trust(self._frame_bytes_max, whom=f"node '{agreed.peer.node}'")
         self._link: Final = link

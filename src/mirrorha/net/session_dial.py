@@ -73,7 +73,8 @@ async def dial(
         except PeerError as error:
             failures.append(error)
         else:
-            session = Session(link, agreed=agreed, codec=codec)
+            path = (address.source, address.host)
+            session = Session(link, agreed=agreed, codec=codec, path=path)
             nursery.start_soon(session.run_writer)
             return session
     text = "; ".join(str(failure) for failure in failures)

@@ -49,6 +49,9 @@ class Suspicion:
     def next_deadline_ms(self) -> int:
         return NEVER_MS
 
+    def verdict(self, now_ms: int) -> Verdict:
+        return self.verdict_of(self.incarnation or 0, now_ms)
+
     def verdict_of(self, incarnation: int, now_ms: int) -> Verdict:
         if self.incarnation is not None and incarnation < self.incarnation:
             rule, proof = Rule.INCARNATION_CHANGED, Proof.INCARNATION_CHANGED
