@@ -18,12 +18,15 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
 SLACK_S = 1.5
 # The SECOND takes over after the timeout, PRIM's head start, and the wait for a fencer.
 TAKEOVER_S = TIMEOUT_S + 0.5 + 0.5
+# How long the client waits for an answer before it tries the other node.
+ANSWER_S = 2.0
+BLOCK_S = 4.0
 
 
-def play_one(kind: str, root: Path) -> Round:
+def play_one(kind: str, root: Path, *, block_s: float | None = None) -> Round:
     require_netns()
     require_program("nft")
-    (played,) = play(kind, root=root, at_most_s=40)
+    (played,) = play(kind, root=root, at_most_s=40, block_s=block_s)
     assert played.acknowledged > 0
     assert played.lost == 0
     assert played.late == 0
@@ -56,8 +59,11 @@ def test_a_swap_loses_nothing(tmp_path: Path) -> None:
     assert played.resumed_s < 1
 
 
-def test_cut_off_from_the_witness_too_nobody_acknowledges(tmp_path: Path) -> None:
-    played = play_one("isolate", tmp_path)
+@pytest.mark.parametrize("kind", ["isolate", "isolate_peer"])
+def test_cut_off_from_the_witness_too_nobody_acknowledges_until_one_returns(
+    kind: str, tmp_path: Path
+) -> None:
+    played = play_one(kind, tmp_path)
     assert played.notes["acknowledged_while_isolated"] == 0
     assert played.notes["resumed_after_healing_s"] < TIMEOUT_S + 2 * SLACK_S
 
@@ -69,10 +75,102 @@ def test_a_primary_that_leaves_hands_over_at_once(tmp_path: Path) -> None:
 
 
 def test_a_blocked_event_loop_is_no_death(tmp_path: Path) -> None:
-    played = play_one("block", tmp_path)
+    played = play_one("block", tmp_path, block_s=BLOCK_S)
     assert played.silence_s > TIMEOUT_S  # it was blocked
     assert played.served_by == played.primary
     assert played.notes["decisions"] == 0
+    assert played.notes["shown_as_stalled"]
+    assert played.notes["probe_before"] == 200
+    assert played.notes["probe_while_blocked"] != 200
+
+
+def test_a_blocked_second_is_left_behind_and_comes_back(tmp_path: Path) -> None:
+    played = play_one("block_second", tmp_path, block_s=BLOCK_S + 1)
+    assert played.served_by == played.primary
+    assert played.silence_s < played.notes["peer_slow_max_s"] + SLACK_S
+    assert played.notes["acknowledged_while_blocked"] > 0
+    assert played.notes["shown_as_stalled"]
+
+
+# ---- some ways are cut ----
+
+
+def test_one_of_two_networks_is_enough(tmp_path: Path) -> None:
+    played = play_one("networks", tmp_path)
+    assert played.served_by == played.primary
+    assert played.notes["decisions"] == 0
+    assert played.silence_s < TIMEOUT_S + SLACK_S
+    for number, third in ((1, 0), (2, 1)):
+        paris, lyon = f"127.0.{third}.1", f"127.0.{third}.2"
+        shown = played.notes["shown"][f"network {number}"]
+        assert shown["paris"] == {f"{paris} → {lyon}": "silent"}
+        assert shown["lyon"] == {f"{lyon} → {paris}": "silent"}
+    assert played.notes["told"] == {"paris": ["path-lost"] * 2, "lyon": ["path-lost"] * 2}
+
+
+def test_one_way_of_a_network_is_shown_as_one_way(tmp_path: Path) -> None:
+    played = play_one("one_way_path", tmp_path)
+    assert played.served_by == played.primary
+    assert played.notes["decisions"] == 0
+    assert played.silence_s < TIMEOUT_S + SLACK_S
+    paris, lyon = "127.0.0.1 → 127.0.0.2", "127.0.0.2 → 127.0.0.1"
+    assert played.notes["shown"] == {
+        paris: {"paris": {paris: "one_way_out"}, "lyon": {lyon: "silent"}},
+        lyon: {"paris": {paris: "silent"}, "lyon": {lyon: "one_way_out"}},
+    }
+    assert played.notes["told"] == {
+        "paris": ["path-one-way", "path-lost"],
+        "lyon": ["path-lost", "path-one-way"],
+    }
+
+
+def test_of_two_that_hear_each_other_one_way_one_acknowledges(tmp_path: Path) -> None:
+    require_netns()
+    require_program("nft")
+    for played in play("one_way", root=tmp_path, rounds=2, at_most_s=55):
+        assert (played.lost, played.late) == (0, 0)
+        assert played.served_by in ("paris", "lyon")
+        assert played.resumed_s < TAKEOVER_S + ANSWER_S + SLACK_S
+
+
+# ---- without an arbiter ----
+
+
+def test_consistent_nobody_goes_on_alone_and_both_say_why(tmp_path: Path) -> None:
+    played = play_one("consistent", tmp_path)
+    assert played.notes["acknowledged_while_cut"] == 0
+    for peer, node in (("paris", "lyon"), ("lyon", "paris")):
+        why = played.notes["why"][node]
+        assert f"{peer} is lost" in why
+        assert "must come back" in why
+    assert played.served_by == played.primary
+    assert played.notes["resumed_after_healing_s"] < TIMEOUT_S + 2 * SLACK_S
+
+
+def test_consistent_after_a_goodbye_the_other_goes_on_at_once(tmp_path: Path) -> None:
+    played = play_one("goodbye", tmp_path)
+    assert played.served_by != played.primary
+    assert played.resumed_s < 1
+    assert played.notes["pause_when_second_left_s"] < 1
+
+
+def test_available_who_reaches_the_isolation_check_goes_on(tmp_path: Path) -> None:
+    played = play_one("available_one", tmp_path)
+    assert played.served_by == played.notes["reaches"]
+    assert played.notes["acknowledged_by_the_other"] == 0
+    assert "may be the one that is cut off" in played.notes["why"]
+
+
+def test_available_a_split_is_reported_and_nothing_overwritten(tmp_path: Path) -> None:
+    played = play_one("available_both", tmp_path)
+    assert played.served_by == played.primary
+    loser = {"paris": "lyon", "lyon": "paris"}[played.primary]
+    assert "a split" in played.notes["why"]
+    assert f"mirrorha resync {loser} --full" in played.notes["why"]
+    assert played.notes["colour"] == "red"
+    assert sorted(played.notes["said"]) == ["lyon", "paris"]
+    assert played.notes["overwritten"] is False
+    assert played.notes["lost_on_the_losing_side"] == 0
 
 
 def test_a_ledger_that_answers_too_early_is_seen_to_lose(tmp_path: Path) -> None:

@@ -1,0 +1,180 @@
+"""Rounds without an arbiter: the two nodes keep the register between them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from tests.pair import network
+from tests.pair.pair import Pair, PairError
+from tests.pair.place import GROUPS, ISOLATION_HOST, TIMEOUT_S
+from tests.pair.record import Round
+from tests.pair.rounds import UNDER_WAY_S
+
+SPLIT_WRITES: Final = 5
+
+
+async def consistent(pair: Pair, nursery: trio.Nursery) -> Round:
+    """The link is cut: nobody may go on, both say why; it heals, and the service resumes."""
+    del nursery
+    name = pair.primary()
+    at_s = time.monotonic()
+    network.cut(*pair.all_between())
+    await trio.sleep(TIMEOUT_S + 1.5)  # time enough to go on
+    played = Round(kind="consistent", primary=name)
+    played.notes["acknowledged_while_cut"] = len(pair.record.since(at_s + UNDER_WAY_S))
+    played.notes["why"] = {node: pair.status(node)["why"] for node in pair.nodes}
+    back_s = time.monotonic()
+    network.heal()
+    await pair.wait("the service resumes", lambda: bool(pair.record.since(back_s)))
+    played.notes["resumed_after_healing_s"] = round(pair.record.since(back_s)[0].at_s - back_s, 3)
+    await pair.wait("the nodes mirror again", pair.is_mirrored)
+    played.mirrored_s = time.monotonic() - back_s
+    played.served_by = pair.primary()
+    pair.judge(played, at_s)
+    return played
+
+
+async def goodbye(pair: Pair, nursery: trio.Nursery) -> Round:
+    """The SECOND is stopped in good order, and started again; then the PRIM is."""
+    name = pair.primary()
+    other = pair.other(name)
+    at_s = time.monotonic()
+    await _stop(pair, other)
+    await pair.wait("the PRIM goes on alone", lambda: pair.with_role("ALONE") == [name])
+    await trio.sleep(0.3)
+    second_left = Round(kind="goodbye", primary=name, served_by=name)
+    pair.judge(second_left, at_s)
+    await _start_again(pair, nursery, other)
+
+    at_s = time.monotonic()
+    await _stop(pair, name)
+    await pair.wait("the other node serves", lambda: pair.has_acknowledged(other, at_s))
+    await trio.sleep(0.3)
+    played = Round(kind="goodbye", primary=name, served_by=other)
+    pair.judge(played, at_s)
+    played.notes["pause_when_second_left_s"] = round(second_left.silence_s, 3)
+    back_s = time.monotonic()
+    await _start_again(pair, nursery, name)
+    played.mirrored_s = time.monotonic() - back_s
+    return played
+
+
+async def _stop(pair: Pair, name: str) -> None:
+    pair.leaving.add(name)
+    await pair.nodes[name].command("stop")
+
+
+async def _start_again(pair: Pair, nursery: trio.Nursery, name: str) -> None:
+    await pair.nodes[name].finish()
+    pair.leaving.remove(name)
+    await pair.start_node(nursery, name)
+    await pair.wait("the node that left is back", pair.is_mirrored)
+
+
+async def available_one(pair: Pair, nursery: trio.Nursery) -> Round:
+    """Only one side of the cut reaches the isolation check: the SECOND first, then the PRIM."""
+    del nursery
+    name = pair.primary()
+    reaches = pair.other(name) if pair.rounds % 2 == 0 else name
+    barred = pair.other(reaches)
+    at_s = time.monotonic()
+    network.cut(*pair.all_between(), groups={GROUPS[barred]: ISOLATION_HOST})
+    await pair.wait("one node goes on", lambda: pair.has_acknowledged(reaches, at_s + TIMEOUT_S))
+    await trio.sleep(TIMEOUT_S)  # time enough for the other one to make a mistake
+    played = Round(kind="available_one", primary=name, served_by=",".join(pair.with_role("ALONE")))
+    pair.judge(played, at_s)
+    port = pair.place.service_ports[barred]
+    rows = pair.record.since(at_s + UNDER_WAY_S)
+    played.notes["reaches"] = reaches
+    played.notes["acknowledged_by_the_other"] = sum(row.port == port for row in rows)
+    played.notes["why"] = pair.status(barred)["why"]
+    back_s = time.monotonic()
+    network.heal()
+    await pair.wait("the nodes mirror again", pair.is_mirrored)
+    played.mirrored_s = time.monotonic() - back_s
+    return played
+
+
+async def available_both(pair: Pair, nursery: trio.Nursery) -> Round:
+    """Both reach the isolation check, and go on: a split. The former PRIM's data stands."""
+    del nursery
+    winner = pair.primary()
+    loser = pair.other(winner)
+    at_s = time.monotonic()
+    network.cut(*pair.all_between())
+    await pair.wait(
+        "both are ALONE, and serve",
+        lambda: (
+            len(pair.with_role("ALONE")) == 2
+            and all(pair.status(node)["service"]["state"] == "started" for node in pair.nodes)
+        ),
+    )
+    own = await _write(pair, loser)
+    await pair.wait("the client was served", lambda: pair.has_acknowledged(winner, at_s + 1))
+    played = Round(kind="available_both", primary=winner)
+    played.resumed_s = pair.heard(winner, "won-alone", at_s)
+    # No write is under way while the bytes are compared.
+    os.kill(pair.client.pid, signal.SIGSTOP)
+    await trio.sleep(0.2)
+    before = _files(pair.place.data(loser))
+    back_s = time.monotonic()
+    network.heal()
+    await pair.wait(
+        "the losing side waits",
+        lambda: pair.with_role("WAIT") == [loser] and "split" in pair.status(loser)["why"],
+    )
+    played.notes["reported_after_healing_s"] = round(time.monotonic() - back_s, 3)
+    played.notes["why"] = pair.status(loser)["why"]
+    played.notes["colour"] = pair.status(loser)["colour"]
+    os.kill(pair.client.pid, signal.SIGCONT)
+    resumed_s = time.monotonic()
+    await pair.wait("the winner goes on", lambda: pair.has_acknowledged(winner, resumed_s))
+    await trio.sleep(0.5)
+    played.notes["said"] = [node for node in pair.nodes if "split" in pair.rules(node, back_s)]
+    played.notes["overwritten"] = before != _files(pair.place.data(loser))
+    port = pair.place.service_ports[loser]
+    apart = {row.number for row in pair.record.since(at_s) if row.port == port}
+    played.notes["lost_on_the_losing_side"] = len((apart | own) - pair.held(loser))
+    played.served_by = ",".join(pair.with_role("ALONE"))
+    await _give_up(pair, loser)
+    pair.given_up |= apart
+    played.mirrored_s = time.monotonic() - back_s
+    return played
+
+
+async def _write(pair: Pair, name: str) -> set[int]:
+    """Some transactions of our own, straight to one node; returns those it acknowledged."""
+    first = -1 - SPLIT_WRITES * pair.rounds
+    numbers = [first - i for i in range(SPLIT_WRITES)]
+    acknowledged = set()
+    with trio.fail_after(5):
+        stream = await trio.open_tcp_stream("127.0.0.1", pair.place.service_ports[name])
+        async with stream:
+            for number in numbers:
+                await stream.send_all(b"%d 1\n" % number)
+                answer = await stream.receive_some(64)
+                if answer != b"ok %d\n" % number:
+                    raise PairError(f"{name} answered {answer!r} to transaction {number}")
+                acknowledged.add(number)
+    return acknowledged
+
+
+async def _give_up(pair: Pair, name: str) -> None:
+    """What the losing side holds is given up by a person's word: the pair is whole again."""
+    await pair.nodes[name].command("accept")
+    await pair.wait("the nodes mirror again", pair.is_mirrored)
+
+
+def _files(root: Path) -> dict[str, bytes]:
+    """Every file below `root`, by its name there."""
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }
