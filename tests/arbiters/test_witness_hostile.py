@@ -129,6 +129,7 @@ async def test_a_client_without_a_certificate_is_refused(
 ) -> None:
     async with running_witness(tmp_path) as running:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
         running.keys["orders"].authority.configure_trust(context)
         await hears_nothing(await running.tls(context=context))
         await is_well(running)

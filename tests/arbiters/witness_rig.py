@@ -39,6 +39,7 @@ class Keys:
     def client(self, node: str = "paris", *, issuer: trustme.CA | None = None) -> ssl.SSLContext:
         """The context of a node; its certificate is by another issuer if one is given."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF  # as the nodes' own, see net/tls.py
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         self.authority.configure_trust(context)
         (issuer or self.authority).issue_cert(node).configure_cert(context)

@@ -70,7 +70,8 @@ class Cli:
         return self.root / "orders.toml"
 
     def options(self, node: str = "paris") -> list[str]:
-        return ["-c", str(self.config), "--node", node]
+        own = self.root / f"{node}.toml"  # where a test has given the node one
+        return ["-c", str(own if own.exists() else self.config), "--node", node]
 
     def run(self, *words: str, node: str = "paris", env: dict[str, str] | None = None) -> Result:
         """In this process. `words` is the command with what belongs to it."""

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,107 +11,15 @@ import pytest
 
 from mirrorha.cli import exits
 from tests.api.fake_node import document
-from tests.cli.cli_support import ENVIRONMENT, Cli, free_ports
+from tests.cli.real_pair import LIMIT, Pair, open_pair
 
 pytestmark = pytest.mark.slow
-
-CONFIG = """
-[cluster]
-name = "orders"
-keys = "{root}/keys"
-
-[[node]]
-name = "paris"
-addresses = ["127.0.0.1"]
-port = {ports[0]}
-state_dir = "{root}/paris"
-
-[[node]]
-name = "lyon"
-addresses = ["127.0.0.1"]
-port = {ports[1]}
-state_dir = "{root}/lyon"
-api = "127.0.0.1:9503"
-
-[arbiter]
-kind = "witness"
-address = "127.0.0.1:{ports[2]}"
-
-[[volume]]
-path = {{ paris = "{root}/data-paris", lyon = "{root}/data-lyon" }}
-mount = false
-
-[service]
-start = ["/bin/sh", "-c", "sleep 0.5; echo $MIRRORHA_NODE >> {root}/started"]
-stop = ["/bin/true"]
-
-[heartbeat]
-pulse = "100ms"
-timeout = "1s"
-"""
-LIMIT = "40s"
-
-
-class Pair:
-    """Two nodes and a witness; what was started ends with the test."""
-
-    def __init__(self, root: Path, ended: ExitStack) -> None:
-        self.cli = Cli(root)
-        self._ended = ended
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
-
-    def spawn(self, name: str, *words: str) -> None:
-        """Start `mirrorha` with these words, under `name`."""
-        # Into a file: a pipe that nobody reads would stop the node.
-        log = self._ended.enter_context((self.cli.root / f"{name}.log").open("ab"))
-        process = subprocess.Popen(
-            [sys.executable, "-m", "mirrorha.cli", *words],
-            env=ENVIRONMENT,
-            stdout=log,
-            stderr=log,
-        )
-        self._ended.callback(process.wait, 10)
-        self._ended.callback(process.kill)
-        self._processes[name] = process
-
-    def run(self, node: str) -> None:
-        self.spawn(node, "run", *self.cli.options(node))
-
-    def end(self, name: str, number: int) -> int:
-        self._processes[name].send_signal(number)
-        return self._processes[name].wait(40)
-
-    def ask(self, node: str, *words: str, code: int = 0) -> Any:
-        result = self.cli.run(*words, "--json", node=node)
-        assert result.exit_code == code, f"{words}: {result.output}\n{self.log(node)}"
-        return json.loads(result.stdout)
-
-    def wait(self, node: str, role: str) -> None:
-        self.ask(node, "wait", "--role", role, "--timeout", LIMIT)
-
-    def log(self, name: str) -> str:
-        return (self.cli.root / f"{name}.log").read_text()
-
-    def started(self) -> list[str]:
-        """Where the service was started, in order."""
-        return (self.cli.root / "started").read_text().splitlines()
 
 
 @pytest.fixture
 def pair(tmp_path: Path) -> Iterator[Pair]:
-    with ExitStack() as ended:
-        pair = Pair(tmp_path, ended)
-        ports = free_ports(3)
-        pair.cli.config.write_text(CONFIG.format(root=tmp_path, ports=ports))
-        for name in ("data-paris", "data-lyon"):
-            (tmp_path / name).mkdir()
-        pair.cli.json("keys", "init")
-        pair.spawn(
-            "witness",
-            *("witness", "--state-dir", str(tmp_path / "witness")),
-            *("--listen", f"127.0.0.1:{ports[2]}"),
-            *("--keys", str(tmp_path / "keys" / "orders-witness.keys")),
-        )
+    with open_pair(tmp_path) as pair:
+        pair.run_witness()
         yield pair
 
 

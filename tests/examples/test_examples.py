@@ -37,7 +37,7 @@ class Program:
             env={**os.environ, "TMPDIR": str(temporary), "PYTHONUNBUFFERED": "1"},
         )
         self._lines: queue.Queue[str | None] = queue.Queue()
-        self._reader = threading.Thread(target=self._read)
+        self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def _read(self) -> None:
@@ -72,9 +72,9 @@ class Program:
             self.process.wait(STOP_S)
         self.process.kill()
         self.process.wait()
-        self._reader.join()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
+        self._reader.join(STOP_S)  # what it left behind may hold the pipe open
+        if not self._reader.is_alive() and self.process.stdout is not None:
+            self.process.stdout.close()
 
 
 @final

@@ -70,7 +70,8 @@ class Callers:
                 Unlink(0, parent, name, stamp),
                 Rmdir(0, parent, name, stamp),
                 Rename(0, parent, name, chance.choice(self.directories), other, 0, stamp),
-                SetAttributes(fid, chance.choice([None, 0o600]), None, None, stamp),
+                # A directory stays one that an ordinary user may enter.
+                SetAttributes(fid, chance.choice([None, 0o700]), None, None, stamp),
                 SetAttributes(fid, None, None, None, None),
                 SetXattr(fid, "user.x", chance.choice([None, b"1", b"2"])),
                 Truncate(fid, chance.randrange(9000), stamp),

@@ -190,7 +190,7 @@ def test_whose_beat_it_is_is_checked(change: dict[str, Any], text: str) -> None:
 
 
 def test_another_key_is_refused_and_says_so() -> None:
-    with pytest.raises(PeerProtocolError, match="same heartbeat key"):
+    with pytest.raises(PeerProtocolError, match="not authentic: the peer has keys of another"):
         decode(encode_beat(SAMPLE, KEY[::-1]))
 
 

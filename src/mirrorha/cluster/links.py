@@ -8,6 +8,7 @@ that is still there when its successor comes is a leftover.
 from __future__ import annotations
 
 import logging
+import re
 from typing import TYPE_CHECKING, Final, Protocol, final
 
 import attrs
@@ -36,6 +37,9 @@ _log: Final = logging.getLogger(__name__)
 #: wait. A refusal needs a person, so there is no hurry.
 RETRY_MS_MAX: Final = 2_000
 REFUSED_MS_MAX: Final = 10_000
+#: So many different reasons are told of between two sessions.
+REASONS_MAX: Final = 16
+_PORT: Final = re.compile(r"(the caller from \S+) port \d+")
 
 #: Our address and the peer's.
 Path = tuple[str | None, str]
@@ -116,6 +120,8 @@ class Links:
         self._turns: dict[str, int] = {}
         self._changed: Final = trio.lowlevel.ParkingLot()
         self._nudged: Final = trio.lowlevel.ParkingLot()
+        self._peer_hosts: Final = frozenset(each.host for each in addresses)
+        self._refusals: set[str] = set()  # what was told of since the last session
         self.refusal = ""
         self.warnings: tuple[str, ...] = ()
 
@@ -209,6 +215,7 @@ class Links:
             hello_for=self._hello_for,
             codec=CODEC,
             on_session=self._on_session,
+            turned_away=self._turned_away,
         )
 
     def _hello_for(self, theirs: Hello) -> Hello:
@@ -238,7 +245,7 @@ class Links:
                     backoff.reset()
                     await self._run_control(session)
                     nursery.cancel_scope.cancel()
-            except* PeerRefusedError as group:
+            except* (PeerRefusedError, PeerProtocolError) as group:
                 self._refused(_first(group))
                 backoff.max_ms = REFUSED_MS_MAX
             except* PeerError as group:
@@ -292,6 +299,7 @@ class Links:
         control = _Control(link=self._links, incarnation=incarnation, session=session, scope=scope)
         self._control = control
         self.refusal = ""
+        self._refusals.clear()
         self.warnings = session.agreed.warnings
         self._turns.clear()
         for warning in self.warnings:
@@ -362,9 +370,23 @@ class Links:
         """A volume was opened: its stream may be dialled."""
         self._changed.unpark_all()
 
+    def note_beats_refused(self, reason: str) -> None:
+        """The peer's heartbeats are refused. What a connection tells is more exact, and stands."""
+        if self._control is None and not self.refusal:
+            self._refused(reason)
+
+    def _turned_away(self, host: str, error: PeerError) -> None:
+        """A caller was not let in. From one of the peer's addresses it is the peer, most likely."""
+        is_refused = isinstance(error, PeerRefusedError)  # all else, any program may have said
+        if is_refused and host in self._peer_hosts and self._control is None:
+            # Each call comes from another port: it must not look like another reason.
+            self._refused(_PORT.sub(r"\1", str(error)))
+
     def _refused(self, reason: str) -> None:
-        if reason != self.refusal:
-            self.refusal = reason
+        self.refusal = reason
+        # Each reason once: two that alternate must not fill the log.
+        if reason not in self._refusals and len(self._refusals) < REASONS_MAX:
+            self._refusals.add(reason)
             self._note("peer-refused", reason)
 
 

@@ -42,6 +42,7 @@ from mirrorha.state.lock import StateLock
 from mirrorha.state.meta import META_NAME
 from mirrorha.state.reserve import Reserve
 from mirrorha.volume.local_disk.identity import layout_problems
+from mirrorha.volume.local_disk.owners import owners_text
 from mirrorha.wire.beat import Heart, Status
 from mirrorha.wire.hello import MAGIC, VERSION_MAX, VERSION_MIN, Hello
 
@@ -363,6 +364,8 @@ class Runtime:
         config = self._config
         agree = must_agree(config, arbiter=self._plan.arbiter_text)
         differ = may_differ(config)
+        # Else a file's owner would be lost with a swap there and back.
+        agree["owners"] = owners_text()
 
         def make(kind: str, volume: str) -> Hello:
             meta = loop.state.meta
@@ -453,6 +456,8 @@ class Runtime:
 
     def _watch_link(self, parts: _Parts, state: State, now_ms: int) -> None:
         """A session that cannot be alive any more is dropped, so that a new one is dialled."""
+        if refusal := parts.beats.refusal:
+            parts.links.note_beats_refused(refusal)
         newest = state.detector.incarnation or 0
         if 0 < parts.links.incarnation < newest:
             parts.links.drop_all("the peer runs as a newer incarnation")

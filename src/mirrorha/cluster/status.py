@@ -13,7 +13,7 @@ from mirrorha.core.health import colour_of, colour_of_peer, data_of, data_of_pee
 from mirrorha.core.messages import Standing
 from mirrorha.core.orders import Progress
 from mirrorha.core.register import Register
-from mirrorha.core.words import Mode
+from mirrorha.core.words import Colour, Mode, Role
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,16 +77,21 @@ def document(view: View) -> Document:
     """The status document of a running node: JSON-able, stable keys, times RFC 3339 in UTC."""
     s = view.state
     since_s = view.wall_s - (view.now_ms - s.since_ms) / 1000
+    # Nothing ends that wait but a person who makes the two fit.
+    is_refused = bool(view.link_trouble) and s.role is Role.WAIT
+    why = why_of(s)
+    if is_refused:
+        why += f"; {s.other} is refused: {view.link_trouble}"
     return {
         "schema": SCHEMA,
         "cluster": view.cluster,
         "node": s.me,
         "role": s.role.value,
-        "colour": colour_of(s).value,
+        "colour": (Colour.RED if is_refused else colour_of(s)).value,
         "data": data_of(s).value,
         "epoch": s.epoch,
         "since": rfc3339(since_s),
-        "why": why_of(s),
+        "why": why,
         "running": True,
         "operation": _operation(s.decision),
         "heartbeats": _heartbeats(view),

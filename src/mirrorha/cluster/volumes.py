@@ -185,6 +185,7 @@ class Volumes:
                 await self._close_all()
             if problem != told:
                 told = problem
+                _log.warning("%s", problem)
                 self._give(VolumesInspected(has_files=False, ours=False, problem=problem))
             await trio.sleep(LOOK_AGAIN_S)
 

@@ -24,7 +24,9 @@ def must_agree(config: ClusterConfig, *, arbiter: str | None = None) -> dict[str
             and the place of the record, in one line.
     """
     volumes = sorted(_volume_text(config, volume) for volume in config.volumes)
-    acks = sorted(f"{_volume_text(config, each)}: {each.ack}" for each in config.volumes)
+    acks: set[str] = {each.ack for each in config.volumes}
+    if len(acks) > 1:  # else one word: where the volumes differ, this is not to look as if it did
+        acks = {f"{_volume_text(config, each)}: {each.ack}" for each in config.volumes}
     return {
         "cluster": config.name,
         "nodes": "; ".join(
@@ -33,7 +35,7 @@ def must_agree(config: ClusterConfig, *, arbiter: str | None = None) -> dict[str
         "volumes": "; ".join(volumes) or "none",
         "arbiter": _arbiter_text(config) or arbiter or "none",
         "split_brain": config.split_brain or "by the arbiter",
-        "ack": "; ".join(acks) or "none",
+        "ack": "; ".join(sorted(acks)) or "none",
     }
 
 

@@ -67,6 +67,7 @@ class PeerState(Message, frozen=True, tag=1):
         accepted: an operator gave up what its directories hold.
         unusable: its volumes cannot be used as they are; a person must look at them.
         outdated: see Meta.
+        inspected: its volumes were looked at; before that, `has_files` says nothing.
     """
 
     number: int
@@ -101,6 +102,7 @@ class PeerState(Message, frozen=True, tag=1):
     accepted: bool = False
     unusable: bool = False
     outdated: bool = False
+    inspected: bool = False
 
 
 class Resume(Message, frozen=True, tag=2):

@@ -154,7 +154,10 @@ def _watch(turn: Turn) -> None:
 def on_read(turn: Turn, found: Register | Gone | None) -> None:
     s = turn.s
     s.asked = 0
-    if found is None or s.standing is Standing.STOPPED:
+    if s.standing is Standing.STOPPED:
+        return
+    if found is None:
+        waiting.on_silence(turn)
         return
     s.answered_ms = turn.now_ms
     if _is_overtaken(turn, found):
@@ -265,6 +268,7 @@ def describe(turn: Turn) -> PeerState:
         accepted=s.accepted,
         unusable=bool(s.problem),
         outdated=s.meta.outdated,
+        inspected=s.inspected,
     )
 
 

@@ -33,6 +33,14 @@ def on_read(turn: Turn, found: Register | Gone) -> None:
         _member(turn, found)
 
 
+def on_silence(turn: Turn) -> None:
+    """The register could not be read. Whatever this node waited for before, it waits for that."""
+    s = turn.s
+    waits = s.settings.arbiter and s.standing is Standing.WAITING and s.decision is None
+    if waits and s.inspected and not s.problem and not s.sick:
+        s.why = "the arbiter does not answer, and without it this node decides nothing"
+
+
 # ---- first start (5.0) ----
 
 
@@ -58,6 +66,13 @@ def _newcomer(turn: Turn, found: Register | Gone) -> None:
         return
     if not peer.fresh:
         s.why = f"{s.other} belongs to a cluster, but the arbiter has no register"
+        return
+    if not peer.initiated and (peer.unusable or not peer.inspected):
+        # What its directories hold counts, and nobody knows it: a disk that is not mounted is not
+        # an empty one.
+        s.why = f"first start: waiting until {s.other} has looked at its volumes"
+        if peer.unusable:
+            s.why = f"first start: what {s.other} holds cannot be known: {peer.why}"
         return
     source = _first_source(turn)
     if source == s.me and peer.standing is Standing.WAITING:

@@ -57,6 +57,10 @@ class HeardBeat:
     heard_at_ms: int
 
 
+# One or two are what a peer's earlier life left in the network.
+_REFUSED_IN_A_ROW_MIN: Final = 4
+
+
 @attrs.frozen(kw_only=True)
 class PathStatistics:
     """One path, for the status document.
@@ -164,6 +168,7 @@ class _Link:
     errors: int = 0
     error: str = ""
     refused: int = 0
+    refused_in_a_row: int = 0
     refusal: str = ""
     send_failures: int = 0
 
@@ -208,10 +213,13 @@ class _Link:
 
     def refuse(self, error: PeerProtocolError) -> None:
         self.refused += 1
+        self.refused_in_a_row += 1
         self.refusal = str(error)
+        self.error = ""  # somebody is there, whatever the kernel said before
 
     def admit(self, *, now_ms: int) -> None:
         self.heard += 1
+        self.refused_in_a_row = 0
         self.last_heard_ms = now_ms
         self.error = ""
 
@@ -353,6 +361,14 @@ class HeartbeatThread:
         if self._thread.ident is not None:
             self._thread.join(wait_ms / 1000)
         return not self._thread.is_alive()
+
+    @property
+    def refusal(self) -> str:
+        """Why nothing but refused datagrams has come lately on some path, or ""."""
+        for link in self._links:
+            if link.refused_in_a_row >= _REFUSED_IN_A_ROW_MIN:
+                return link.refusal
+        return ""
 
     def statistics(self) -> tuple[PathStatistics, ...]:
         """Every path as it is now, in the order given."""

@@ -87,6 +87,7 @@ async def serve_sessions(
     hello_for: Callable[[Hello], Hello],
     codec: Codec[T],
     on_session: Callable[[Session[T]], Awaitable[None]],
+    turned_away: Callable[[str, PeerError], None] | None = None,
     handshake_s: float = HANDSHAKE_S,
     unknown_max: int = UNKNOWN_CONNECTIONS_MAX,
     counts: ServeCounts | None = None,
@@ -106,6 +107,7 @@ async def serve_sessions(
         codec: Of the control messages.
         on_session: Called once for each session, concurrently. PeerErrors are expected of it;
             other exceptions end the session, and are counted as faults and logged.
+        turned_away: Told of each caller that was not let in: its host, and why. Never blocks.
         handshake_s: How long a stranger may take to become known.
         unknown_max: How many strangers there may be at once.
         counts: Counts what happens.
@@ -121,6 +123,7 @@ async def serve_sessions(
             hello_for=hello_for,
             codec=codec,
             on_session=on_session,
+            turned_away=turned_away or (lambda host, error: None),
             handshake_s=handshake_s,
             unknown_max=unknown_max,
             counts=counts or ServeCounts(),
@@ -139,6 +142,7 @@ class _Door(Generic[T]):
     hello_for: Callable[[Hello], Hello]
     codec: Codec[T]
     on_session: Callable[[Session[T]], Awaitable[None]]
+    turned_away: Callable[[str, PeerError], None]
     handshake_s: float
     unknown_max: int
     counts: ServeCounts
@@ -147,7 +151,8 @@ class _Door(Generic[T]):
 
     async def serve(self, stream: trio.SocketStream) -> None:
         self.counts.called += 1
-        whom = _caller(stream)
+        host, port = _caller(stream)
+        whom = f"the caller from {host} port {port}"
         session: Session[T] | None = None
         try:
             session = await self._admit(stream, whom)
@@ -165,6 +170,8 @@ class _Door(Generic[T]):
                 raise
             for error in _leaves(group):
                 self._complain(error, whom)
+                if session is None and isinstance(error, PeerError):
+                    self.turned_away(host, error)
 
     async def _admit(self, stream: trio.SocketStream, whom: str) -> Session[T] | None:
         """Return a session once the caller has proved to be the peer; None: it was evicted."""
@@ -228,12 +235,12 @@ class _Door(Generic[T]):
         _log.log(level, "%s: %s", whom, error, exc_info=error if is_fault else None)
 
 
-def _caller(stream: trio.SocketStream) -> str:
+def _caller(stream: trio.SocketStream) -> tuple[str, int]:
     try:
         host, port = stream.socket.getpeername()[:2]
     except OSError:
-        return "a caller that is gone"
-    return f"the caller from {host} port {port}"
+        return "nowhere, for it is gone,", 0
+    return host, port
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:

@@ -323,6 +323,9 @@ class TlsStream(trio.abc.Stream):
 
     async def _fail(self, error: ssl.SSLError) -> NoReturn:
         """Send the alert that OpenSSL has prepared, then raise."""
+        if error.reason == "UNEXPECTED_EOF_WHILE_READING":  # Python before 3.11.4 says no more
+            error = ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "the connection was cut off")
+            error.reason = "UNEXPECTED_EOF_WHILE_READING"
         self._receive_fault = error
         await self._say_prepared()
         raise trio.BrokenResourceError(f"TLS failed: {error.reason or error}") from error

@@ -58,14 +58,22 @@ class RandomRequests:
         rng: All chance comes from here.
         epoch: Of the ids drawn.
         content_bytes_max: The longest write.
+        mode_min: What every mode that is set later includes. Give it 0o700 where an ordinary user
+            is to perform them: only root may enter a directory that its owner may not.
     """
 
     def __init__(
-        self, rng: random.Random, *, epoch: int = 1, content_bytes_max: int = 3000
+        self,
+        rng: random.Random,
+        *,
+        epoch: int = 1,
+        content_bytes_max: int = 3000,
+        mode_min: int = 0,
     ) -> None:
         self._rng: Final = rng
         self._epoch: Final = epoch
         self._content_bytes_max: Final = content_bytes_max
+        self._mode_min: Final = mode_min
         self._counter = 0
         self._pool = [ROOT_FID]
         self._ops: Final[tuple[tuple[Callable[[], AnyOp], int], ...]] = (
@@ -176,7 +184,7 @@ class RandomRequests:
         rng = self._rng
         return SetAttributes(
             self._fid(),
-            rng.choice((None, 0o640, 0o6755)),
+            rng.choice((None, 0o640 | self._mode_min, 0o6755 | self._mode_min)),
             rng.choice((None, -1, 5, -2)),
             rng.choice((None, -1, 6)),
             rng.choice((None, self._mtime_ns())),

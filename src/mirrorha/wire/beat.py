@@ -164,10 +164,14 @@ def decode_beat(raw: bytes, key: bytes, *, cluster: bytes, sender: bytes) -> Bea
         raise PeerProtocolError("the heartbeat belongs to another cluster; do ports overlap?")
     if not hmac.compare_digest(mac, _mac(signed, key)):
         raise PeerProtocolError(
-            "the heartbeat is not authentic; have both nodes the same heartbeat key?"
+            "the heartbeat is not authentic: the peer has keys of another `mirrorha keys init`, or "
+            "another 'link' in its configuration"
         )
     if fields[6] != sender:
-        raise PeerProtocolError("the heartbeat was sent by another node; was it reflected?")
+        raise PeerProtocolError(
+            "the heartbeat was sent by another node than the peer: was --node given the same on "
+            "both, or was it reflected by an address that leads back to this machine?"
+        )
     return _beat_of(fields)
 
 

@@ -11,6 +11,13 @@ if TYPE_CHECKING:
     from mirrorha.volume.ops import Create, Mkdir, Symlink
 
 
+def owners_text() -> str:
+    """Whether this node keeps owners, for people. Two nodes that differ cannot be equal."""
+    if Owners().are_kept:
+        return "kept, for it runs as root"
+    return "not kept, for it runs as an ordinary user"
+
+
 @final
 class Owners:
     """What an op's owners mean here. The user of this process is looked up once."""
