@@ -93,7 +93,11 @@ class Settings:
             keys=self.keys,
             nodes=nodes,
             heartbeat=HeartbeatConfig(pulse_s=self.pulse_s, timeout_s=self.timeout_s),
-            timing=TimingConfig(peer_slow_max_s=self.peer_slow_max_s),
+            timing=TimingConfig(
+                peer_slow_max_s=self.peer_slow_max_s,
+                wait_peer_s=max(30, self.timeout_s),
+                freeze_max_s=max(60, self.peer_slow_max_s, self.timeout_s + 5),
+            ),
             service=ServiceConfig(start_timeout_s=10, stop_timeout_s=10),
         )
 
@@ -259,8 +263,8 @@ class Node:
             "change_blocks": self._change_blocks,
         }
 
-    async def _history(self) -> list[dict[str, Any]]:
-        return [attrs.asdict(each) for each in await self.cluster.history()]
+    async def _history(self) -> list[list[str]]:
+        return [[each.rule, each.text] for each in await self.cluster.history()]
 
     async def _fill(self, files: int, file_mib: int, seed: int) -> None:
         """Write so many files of random bytes."""

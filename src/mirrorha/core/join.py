@@ -297,7 +297,12 @@ def joined(turn: Turn, decision: Decision, record: Register) -> None:
     s = turn.s
     s.paired = decision.peer
     sent_bytes = sum(report.sent_bytes for report in s.progress.values())
-    turn.note("resynchronised", f"{sent_bytes} bytes were sent to bring {s.other} up to date")
+    compared_bytes = sum(report.total_bytes for report in s.progress.values())
+    turn.note(
+        "resynchronised",
+        f"{sent_bytes} bytes were sent, of {compared_bytes} that were compared, to bring "
+        f"{s.other} up to date",
+    )
     turn.keep(attrs.evolve(s.meta, all_durable=s.settings.ack_durable))
     s.streams_down_ms = turn.now_ms
     acting.be_paired_source(turn, record, Trigger.JOINED_PEER, f"{s.other} is in sync")
