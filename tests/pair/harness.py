@@ -40,29 +40,38 @@ CHECKOUT: Final = Path(__file__).parents[2]
 
 @attrs.frozen
 class Kind:
-    """What happens in a round, and to what pair."""
+    """What happens in a round, and to what pair.
+
+    Attributes:
+        swaps: the roles would stay where they are: every other round begins with a swap, so that
+            each node is tried in both.
+    """
 
     play: Callable[[Pair, trio.Nursery], Awaitable[Round]]
     setup: Setup = attrs.field(factory=Setup)
+    swaps: bool = False
 
 
+CONSISTENT: Final = Setup(split_brain="consistent")
+AVAILABLE: Final = Setup(split_brain="available")
+TWO_NETWORKS: Final = Setup(networks=2)
 KINDS: Final[dict[str, Kind]] = {
     "kill": Kind(rounds.kill),
     "cut": Kind(rounds.cut),
     "stop": Kind(rounds.stop),
     "swap": Kind(rounds.swap),
-    "isolate": Kind(rounds.isolate),
-    "isolate_peer": Kind(rounds.isolate_peer),
+    "isolate": Kind(rounds.isolate, swaps=True),
+    "isolate_peer": Kind(rounds.isolate_peer, swaps=True),
     "leave": Kind(rounds.leave),
-    "block": Kind(rounds_blocked.block),
-    "block_second": Kind(rounds_blocked.block_second),
+    "block": Kind(rounds_blocked.block, swaps=True),
+    "block_second": Kind(rounds_blocked.block_second, swaps=True),
     "one_way": Kind(rounds_paths.one_way),
-    "networks": Kind(rounds_paths.networks, Setup(networks=2)),
-    "one_way_path": Kind(rounds_paths.one_way_path, Setup(networks=2)),
-    "consistent": Kind(rounds_pairwise.consistent, Setup(split_brain="consistent")),
-    "goodbye": Kind(rounds_pairwise.goodbye, Setup(split_brain="consistent")),
-    "available_one": Kind(rounds_pairwise.available_one, Setup(split_brain="available")),
-    "available_both": Kind(rounds_pairwise.available_both, Setup(split_brain="available")),
+    "networks": Kind(rounds_paths.networks, TWO_NETWORKS, swaps=True),
+    "one_way_path": Kind(rounds_paths.one_way_path, TWO_NETWORKS, swaps=True),
+    "consistent": Kind(rounds_pairwise.consistent, CONSISTENT, swaps=True),
+    "goodbye": Kind(rounds_pairwise.goodbye, CONSISTENT),
+    "available_one": Kind(rounds_pairwise.available_one, AVAILABLE),
+    "available_both": Kind(rounds_pairwise.available_both, AVAILABLE, swaps=True),
 }
 
 
@@ -81,6 +90,8 @@ async def run_inside(options: argparse.Namespace) -> None:
                 await trio.sleep(0.5)  # under load, from a settled state
                 at_s = time.monotonic()
                 with trio.fail_after(ROUND_S):
+                    if kind.swaps and pair.rounds % 2:
+                        await rounds.swap(pair, nursery)
                     played = await kind.play(pair, nursery)
                 await trio.sleep(0.3)
                 pair.count(played)

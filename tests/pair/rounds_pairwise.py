@@ -92,6 +92,7 @@ async def available_one(pair: Pair, nursery: trio.Nursery) -> Round:
     port = pair.place.service_ports[barred]
     rows = pair.record.since(at_s + UNDER_WAY_S)
     played.notes["reaches"] = reaches
+    played.notes["alone_after_s"] = pair.heard(reaches, "won-alone", at_s)
     played.notes["acknowledged_by_the_other"] = sum(row.port == port for row in rows)
     played.notes["why"] = pair.status(barred)["why"]
     back_s = time.monotonic()

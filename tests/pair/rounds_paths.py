@@ -7,6 +7,7 @@ from typing import Any
 
 import trio
 
+from mirrorha.cli.demo.place import NODES
 from tests.pair import network
 from tests.pair.network import Way
 from tests.pair.pair import Pair
@@ -29,11 +30,16 @@ async def networks(pair: Pair, nursery: trio.Nursery) -> Round:
 
 
 async def one_way_path(pair: Pair, nursery: trio.Nursery) -> Round:
-    """One way of the first network is cut, then the other way: seen, and nothing changes."""
+    """One way of the first network is cut, then the other way of the second one.
+
+    The sessions, which leave the first network for the second one, leave that one again.
+    """
     del nursery
     played = Round(kind="one_way_path", primary=pair.primary())
     pauses = {}
-    for way in pair.between(0):
+    senders = NODES if pair.rounds % 2 == 0 else NODES[::-1]
+    for number, sender in enumerate(senders):
+        (way,) = (way for way in pair.between(number) if way in pair.all_from(sender))
         text = f"{way.source} → {way.target}"
         pauses[text], shown = await _cut_some(pair, played, (way,))
         played.notes.setdefault("shown", {})[text] = shown
@@ -95,6 +101,8 @@ async def one_way(pair: Pair, nursery: trio.Nursery) -> Round:
     played = Round(kind="one_way", primary=name, served_by=",".join(pair.with_role("ALONE")))
     played.notes["cut_from"] = "PRIM" if sender == name else "SECOND"
     pair.judge(played, at_s)
+    # The client gives each answer 2 s before it tries the other node: it goes on sooner.
+    played.notes["alone_after_s"] = pair.heard(pair.with_role("ALONE")[0], "won-alone", at_s)
     back_s = time.monotonic()
     network.heal()
     await pair.wait("the nodes mirror again", pair.is_mirrored)

@@ -113,10 +113,11 @@ def test_one_way_of_a_network_is_shown_as_one_way(tmp_path: Path) -> None:
     assert played.served_by == played.primary
     assert played.notes["decisions"] == 0
     assert played.silence_s < TIMEOUT_S + SLACK_S
-    paris, lyon = "127.0.0.1 → 127.0.0.2", "127.0.0.2 → 127.0.0.1"
+    paris_1, lyon_1 = "127.0.0.1 → 127.0.0.2", "127.0.0.2 → 127.0.0.1"
+    paris_2, lyon_2 = "127.0.1.1 → 127.0.1.2", "127.0.1.2 → 127.0.1.1"
     assert played.notes["shown"] == {
-        paris: {"paris": {paris: "one_way_out"}, "lyon": {lyon: "silent"}},
-        lyon: {"paris": {paris: "silent"}, "lyon": {lyon: "one_way_out"}},
+        paris_1: {"paris": {paris_1: "one_way_out"}, "lyon": {lyon_1: "silent"}},
+        lyon_2: {"paris": {paris_2: "silent"}, "lyon": {lyon_2: "one_way_out"}},
     }
     assert played.notes["told"] == {
         "paris": ["path-one-way", "path-lost"],

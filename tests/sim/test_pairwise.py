@@ -242,6 +242,13 @@ def test_a_split_ends_by_policy_and_by_a_person() -> None:
     pair.check_equal()
 
 
+def test_a_person_who_gives_up_a_side_does_not_wait_for_the_next_attempt() -> None:
+    world, pair = split_healed()
+    world.run_until(world.now_ms + 11_000)  # the last one was refused just now, more or less
+    settle_split(world, pair)
+    assert world.run_while(lambda: not pair.mirrored(), at_most_ms=1_500)
+
+
 def test_the_winner_of_a_split_rises_above_the_other_sides_epoch() -> None:
     with breakages.epochs_may_fall():
         world, pair = split_healed()

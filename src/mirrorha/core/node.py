@@ -273,6 +273,8 @@ def _on_peer_state(turn: Turn, message: PeerState) -> None:
         turn.do(DropLink(s.link, "the peer's session is of an older incarnation"))
         return
     s.detector.meet(message.incarnation, now_ms=turn.now_ms)
+    if message.accepted and not (s.peer is not None and s.peer.accepted):
+        s.join_after_ms = turn.now_ms  # what the last attempt was refused for, a person has settled
     s.peer = message
     if message.initiated and s.meta.cluster_id is None and not s.initiated:
         s.accepted = True  # the operator chose the peer's directories, and was asked about ours
