@@ -112,6 +112,7 @@ def test_a_first_start_waits_for_a_directory_that_is_not_there(pair: Pair, what:
     pair.wait_until(lambda: problem in pair.status("paris")["why"])
     assert pair.status("paris")["colour"] == "red"
     pair.wait_until(lambda: problem in pair.status("lyon")["why"])
+    assert "mirrorha init --from lyon" in pair.status("lyon")["why"]
     pair.ask("lyon", "wait", "--role", "ALONE", "--timeout", "2s", code=5)
     assert problem in pair.log("paris")
     if what != "missing":

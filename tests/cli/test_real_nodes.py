@@ -86,7 +86,7 @@ def test_two_that_both_hold_files_wait_for_a_person(pair: Pair) -> None:
     (pair.cli.root / "data-lyon" / "letter").write_text("dear all")
     pair.run("paris")
     pair.run("lyon")
-    pair.wait("paris", "WAIT")
+    pair.wait_until(lambda: "both nodes hold files" in pair.status("paris")["why"])
     late = pair.ask("paris", "wait", "--role", "ALONE", "--timeout", "3s", code=exits.TIMED_OUT)
     assert "mirrorha init" in late["detail"]
     pair.ask("paris", "init", "--from", "paris", "--yes")

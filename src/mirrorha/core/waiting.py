@@ -72,7 +72,10 @@ def _newcomer(turn: Turn, found: Register | Gone) -> None:
         # an empty one.
         s.why = f"first start: waiting until {s.other} has looked at its volumes"
         if peer.unusable:
-            s.why = f"first start: what {s.other} holds cannot be known: {peer.why}"
+            s.why = (
+                f"first start: what {s.other} holds cannot be known: {peer.why}; "
+                f"'mirrorha init --from {s.me}' begins without it"
+            )
         return
     source = _first_source(turn)
     if source == s.me and peer.standing is Standing.WAITING:
