@@ -37,7 +37,7 @@ class Node(FakeNode):
     async def stop(self) -> str:
         if self.refusals:
             self.refusals -= 1
-            raise CommandRefusedError("a decision is at the arbiter")
+            raise CommandRefusedError("this node is being stopped already")
         if self.behaviour in ("slow", "impatient"):
             await trio.sleep(60)
         return "lyon takes over"

@@ -60,7 +60,7 @@ def test_a_refused_stop_is_asked_again(tmp_path: Path) -> None:
     process.wait_log("runs; it is asked at")
     code, output, log = process.end(signal.SIGTERM)
     assert (code, output) == (0, "in order")
-    assert log.count("a decision is at the arbiter") == 2
+    assert log.count("this node is being stopped already") == 2
 
 
 def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:

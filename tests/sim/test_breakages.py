@@ -15,16 +15,19 @@ from mirrorha.testing.sim.run import run_seed
 CAUGHT: Final = {
     "release-early": 0,
     "nonce-after": 0,
-    "no-sync": 1,
-    "freeze-one": 15,
+    "no-sync": 0,
+    "freeze-one": 28,
     "no-cut": 2,
-    "peer-nonce-after": 2,
-    "lost-register-alone": 5,
+    "peer-nonce-after": 1,
+    "lost-register-alone": 9,
     "join-ack-alone": 1,
-    "quiet-one": 15,
-    "drop-joiner": 1,
-    "promote-unclean": 56,
-    "remake-by-epoch": 62,
+    "quiet-one": 54,
+    "drop-joiner": 19,
+    "promote-unclean": 30,
+    "remake-by-epoch": 11,
+    "no-fresh-cas": 83,
+    "no-nonce": 7,
+    "own-old-record": 24,
 }
 SEEDS: Final = Path(__file__).parent / "seeds.txt"
 DIRECTED: Final = Path(__file__).parent / "test_scenarios.py"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-#: A stop is refused while a decision is at the arbiter, which takes two seconds at most.
+#: A stop is refused while another one is under way.
 ASK_AGAIN_S: Final = 0.5
 
 _log: Final = logging.getLogger("mirrorha")

@@ -16,6 +16,7 @@ from mirrorha.core.messages import Adopt, Standing
 from mirrorha.core.orders import Close, Follow, Freeze, ServeAlone, ServeMirror
 from mirrorha.core.register import Register
 from mirrorha.core.roles import Trigger
+from mirrorha.core.state import Kind
 from mirrorha.core.turn import Turn
 from mirrorha.core.words import Mode, Role
 
@@ -179,6 +180,8 @@ def step_down(turn: Turn, why: str) -> None:
         return
     was = s.standing
     s.standing = Standing.WAITING
+    if s.decision is not None and s.decision.kind is Kind.LEAVE:
+        s.stop_asked = (s.decision.operation, s.decision.why)  # it goes on from here
     s.decision = None
     s.paired = 0
     s.mode = Mode.FROZEN

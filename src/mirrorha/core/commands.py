@@ -7,7 +7,6 @@ from mirrorha.core.effects import CommandDone, DropLink
 from mirrorha.core.events import Command, Verb, VolumesInspected
 from mirrorha.core.messages import AskSwap, Standing
 from mirrorha.core.roles import Trigger
-from mirrorha.core.state import Kind
 from mirrorha.core.turn import Turn
 from mirrorha.core.words import Boot
 
@@ -71,13 +70,10 @@ def _stop(turn: Turn, command: Command) -> None:
     if s.standing is Standing.STOPPED:
         _done(turn, command, "this node is stopped already")
         return
-    if s.cas_asked:
-        _refuse(turn, command, "a decision is at the arbiter; ask again in a moment")
-        return
-    if s.decision is not None and s.decision.kind is Kind.LEAVE:
+    if s.is_leaving or s.stop_asked is not None:
         _refuse(turn, command, "this node is being stopped already")
         return
-    swap.begin_leave(turn, operation=command.operation, why="stopped by an operator")
+    s.stop_asked = (command.operation, "stopped by an operator")
 
 
 def _restart(turn: Turn, command: Command) -> None:

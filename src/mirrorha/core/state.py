@@ -165,6 +165,7 @@ class State:
         sent: (base, record) of the outstanding CAS, None if there is none.
         pair: how this node keeps the register with its peer, without an arbiter.
         watch: what was told of heartbeats.
+        stop_asked: operation and reason of a stop that begins once the arbiter has answered.
     """
 
     settings: Settings
@@ -222,6 +223,7 @@ class State:
     gave_up: str = ""
     hold_service: bool = False
     open_swap: str = ""
+    stop_asked: tuple[str, str] | None = None
     may_serve: bool = False
 
     join_after_ms: int = 0

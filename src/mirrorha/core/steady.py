@@ -29,6 +29,7 @@ def advance(turn: Turn) -> None:
     if s.standing is not Standing.STOPPED:
         _judge(turn)
         _expire(turn)
+        _stop_as_asked(turn)
         if s.decision is not None:
             _poll_decision(turn)
         if s.decision is None and s.pair.leave_after is not None:
@@ -42,6 +43,14 @@ def advance(turn: Turn) -> None:
     swap.settle(turn)
     serving.steer(turn)
     tell_peer(turn)
+
+
+def _stop_as_asked(turn: Turn) -> None:
+    """Leave, whatever else was being decided; but what is at the arbiter is answered first."""
+    s = turn.s
+    if s.stop_asked is not None and not s.cas_asked:
+        (operation, why), s.stop_asked = s.stop_asked, None
+        swap.begin_leave(turn, operation=operation, why=why)
 
 
 def _poll_decision(turn: Turn) -> None:

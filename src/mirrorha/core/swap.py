@@ -169,6 +169,8 @@ def poll_leave(turn: Turn, decision: Decision) -> None:
     late = turn.now_ms - decision.since_ms > s.settings.peer_slow_max_ms
     if decision.stage is Stage.DRAIN and (late or s.excluded):
         turn.freeze()
+    elif decision.stage in (Stage.FREEZE, Stage.SYNC) and s.sick:
+        _left(turn, decision, synced=False)  # its disk has no answer left
     elif decision.stage is Stage.GOODBYE:
         _poll_goodbye(turn, decision)
 
@@ -200,10 +202,11 @@ def on_leave_gathered(turn: Turn, decision: Decision) -> None:
         _left(turn, decision)
 
 
-def _left(turn: Turn, decision: Decision) -> None:
-    """Everything is on disk, nothing is acknowledged any more: say so, durably and aloud."""
+def _left(turn: Turn, decision: Decision, *, synced: bool = True) -> None:
+    """Nothing is acknowledged any more: say so; and durably, if everything is on disk."""
     s = turn.s
-    turn.change(dirty=False)
+    if synced:
+        turn.change(dirty=False)
     s.standing = Standing.STOPPED
     s.decision = None
     s.hold_service = False

@@ -14,7 +14,7 @@ from mirrorha.core import events as v
 from mirrorha.core.events import CasOutcome
 from mirrorha.core.messages import AnyMessage
 from mirrorha.core.register import Register
-from mirrorha.core.state import State
+from mirrorha.core.state import Stage, State
 from mirrorha.errors import ensure
 from mirrorha.testing.sim.node import SimNode
 from mirrorha.testing.sim.pair import Pair
@@ -96,6 +96,11 @@ class Play:
 
     def command(self, node: SimNode, verb: v.Verb) -> None:
         node.give(v.Command(operation=verb.value, verb=verb))
+
+    def stands_at(self, node: SimNode, stage: Stage) -> bool:
+        """Whether the node's decision, if it has one, is at this stage."""
+        decision = self.state(node).decision
+        return decision is not None and decision.stage is stage
 
     def write(self, node: SimNode, volume: str = "a") -> int:
         """A client writes on this node; the value tells whether it was acknowledged."""
