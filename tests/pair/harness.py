@@ -68,6 +68,7 @@ KINDS: Final[dict[str, Kind]] = {
     "one_way": Kind(rounds_paths.one_way),
     "networks": Kind(rounds_paths.networks, TWO_NETWORKS, swaps=True),
     "one_way_path": Kind(rounds_paths.one_way_path, TWO_NETWORKS, swaps=True),
+    "only_tcp": Kind(rounds_paths.only_tcp, TWO_NETWORKS),
     "consistent": Kind(rounds_pairwise.consistent, CONSISTENT, swaps=True),
     "goodbye": Kind(rounds_pairwise.goodbye, CONSISTENT),
     "available_one": Kind(rounds_pairwise.available_one, AVAILABLE),

@@ -31,9 +31,11 @@ class Way:
 
     source: str
     target: str
+    only_tcp: bool = False
 
     def rule(self) -> str:
-        return f"ip saddr {self.source} ip daddr {self.target} drop"
+        what = "meta l4proto tcp " if self.only_tcp else ""
+        return f"ip saddr {self.source} ip daddr {self.target} {what}drop"
 
 
 def both_ways(*pairs: tuple[str, str]) -> tuple[Way, ...]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import attrs
 import trio
 
 from mirrorha.cli.demo.place import NODES
 from tests.pair import network
 from tests.pair.network import Way
 from tests.pair.pair import Pair
-from tests.pair.place import TIMEOUT_S
+from tests.pair.place import PEER_SLOW_MAX_S, TIMEOUT_S
 from tests.pair.record import Round
 from tests.pair.rounds import UNDER_WAY_S
 
@@ -81,6 +82,28 @@ async def _cut_some(
     decisions = played.notes.get("decisions", 0)
     played.notes["decisions"] = decisions + pair.status(played.served_by)["epoch"] - epoch
     return round(pause_s, 3), shown
+
+
+async def only_tcp(pair: Pair, nursery: trio.Nursery) -> Round:
+    """Connections over one network are dead, and heartbeats are not: the worst of cuts.
+
+    The pair becomes whole again over the other network. It is the first network that is cut, and
+    the next time the second one, where the sessions are by then.
+    """
+    del nursery
+    name = pair.primary()
+    played = Round(kind="only_tcp", primary=name)
+    at_s = time.monotonic()
+    network.cut(*(attrs.evolve(way, only_tcp=True) for way in pair.between(pair.rounds % 2)))
+    await trio.sleep(TIMEOUT_S)
+    await pair.wait("the nodes mirror over the other network", pair.is_mirrored)
+    await pair.wait("it lasts", lambda: time.monotonic() > at_s + PEER_SLOW_MAX_S + 1)
+    await pair.wait("the nodes mirror over the other network", pair.is_mirrored)
+    played.mirrored_s = time.monotonic() - at_s
+    network.heal()
+    played.served_by = pair.primary()
+    pair.judge(played, at_s)
+    return played
 
 
 async def one_way(pair: Pair, nursery: trio.Nursery) -> Round:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.pair.harness import TIMEOUT_S, Round, play
+from tests.pair.place import PEER_SLOW_MAX_S
 from tests.requirements import require_netns, require_program
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
@@ -123,6 +124,12 @@ def test_one_way_of_a_network_is_shown_as_one_way(tmp_path: Path) -> None:
         "paris": ["path-one-way", "path-lost"],
         "lyon": ["path-lost", "path-one-way"],
     }
+
+
+def test_connections_that_died_in_silence_are_made_anew_where_they_work(tmp_path: Path) -> None:
+    played = play_one("only_tcp", tmp_path)
+    assert played.served_by == played.primary
+    assert played.silence_s < PEER_SLOW_MAX_S + SLACK_S
 
 
 def test_of_two_that_hear_each_other_one_way_one_acknowledges(tmp_path: Path) -> None:

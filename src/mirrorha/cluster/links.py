@@ -344,8 +344,13 @@ class Links:
             await trio.sleep(backoff.next_ms() / 1000)
 
     def _ways(self, volume: str) -> tuple[AddressPair, ...]:
-        """The addresses, beginning with the next one at each attempt within one control session."""
-        turn = self._turns.get(volume, 0) % len(self._addresses)
+        """The addresses, beginning with those of the control session: there, connections work.
+
+        Then with the next ones, at each further attempt within that session.
+        """
+        path = self._control.session.path if self._control else None
+        first = [i for i, each in enumerate(self._addresses) if (each.source, each.host) == path]
+        turn = (sum(first) + self._turns.get(volume, 0)) % len(self._addresses)
         return self._addresses[turn:] + self._addresses[:turn]
 
     async def _run_stream(self, volume: str, session: Session[AnyMessage]) -> None:

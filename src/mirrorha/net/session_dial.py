@@ -8,6 +8,7 @@ import trio
 
 from mirrorha.errors import PeerError, PeerLostError, PeerProtocolError, PeerRefusedError, ensure
 from mirrorha.net.frame_link import FrameLink, hang_up
+from mirrorha.net.keepalive import keep_alive
 from mirrorha.net.session import Session, deadline, handshake
 from mirrorha.net.tls import peer_error_from
 
@@ -90,6 +91,7 @@ async def _dial_one(
 ) -> tuple[FrameLink, Agreed]:
     whom = f"node '{hello.peer}' at {address}"
     stream = await _connect(address, connect_s, whom)
+    keep_alive(stream)
     secured: trio.abc.Stream = stream
     try:
         with deadline(handshake_s, whom=whom):

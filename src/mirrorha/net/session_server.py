@@ -17,6 +17,7 @@ from mirrorha.errors import (
     PeerRefusedError,
 )
 from mirrorha.net.frame_link import FrameLink, hang_up
+from mirrorha.net.keepalive import keep_alive
 from mirrorha.net.session import Session, answer, deadline, refuse
 from mirrorha.net.session_dial import HANDSHAKE_S
 from mirrorha.net.tls import peer_error_from
@@ -189,6 +190,7 @@ class _Door(Generic[T]):
 
     async def _get_to_know(self, stream: trio.SocketStream, whom: str) -> tuple[FrameLink, Agreed]:
         secured: trio.abc.Stream = stream
+        keep_alive(stream)
         try:
             with deadline(self.handshake_s, whom=whom):
                 if self.tls is not None:
