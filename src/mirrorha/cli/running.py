@@ -68,6 +68,10 @@ def _run_configured(config: ClusterConfig, *, level: str) -> bool:
     path = socket_path(state_dir)
     try:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise LocalUsageError(
+            f"the state directory {state_dir} is no directory; name another, or remove it"
+        ) from error
     except OSError as error:
         raise LocalUsageError(
             f"the state directory {state_dir} cannot be made: {error.strerror}; make it, for the "

@@ -20,7 +20,13 @@ from mirrorha.cluster.loop import Loop
 from mirrorha.cluster.operations import Operations
 from mirrorha.cluster.performer import Performer
 from mirrorha.cluster.security import Security, load_security
-from mirrorha.cluster.settings import beat_paths, core_settings, dial_addresses, volume_names
+from mirrorha.cluster.settings import (
+    beat_paths,
+    core_settings,
+    dial_addresses,
+    unmounted,
+    volume_names,
+)
 from mirrorha.cluster.status import View, VolumeView, document
 from mirrorha.cluster.store import MetaStore
 from mirrorha.cluster.volumes import Volumes
@@ -157,7 +163,7 @@ class Runtime:
             service=parts.care.service,
             checks=parts.care.checks,
             link_trouble=parts.links.refusal,
-            warnings=parts.links.warnings,
+            warnings=(*unmounted(self._config), *parts.links.warnings),
             arbiter_kind=parts.authority.kind,
             arbiter_trouble=parts.authority.trouble,
             is_arbiter_reachable=parts.authority.is_reachable,
@@ -230,6 +236,8 @@ class Runtime:
 
     async def _begin(self) -> Node:
         """Begin an incarnation; durable before anything else happens."""
+        for warning in unmounted(self._config):
+            _log.warning("%s", warning)
         roots = [Path(each.path) for each in self._names]
         problems = await trio.to_thread.run_sync(
             layout_problems, roots, self._state_dir, limiter=trio.CapacityLimiter(1)

@@ -71,6 +71,18 @@ def volume_names(config: ClusterConfig) -> tuple[VolumeName, ...]:
     )
 
 
+def unmounted(config: ClusterConfig) -> tuple[str, ...]:
+    """What is asked for and not there yet: mounts, on which a service of commands relies."""
+    if not config.service.start:
+        return ()
+    return tuple(
+        f"{each.path} is not mounted, which this version cannot do yet: what the service's "
+        "commands write there is NOT mirrored; mount = false says that only the SDK writes"
+        for each in config.volumes
+        if each.mount
+    )
+
+
 def core_settings(
     config: ClusterConfig, paths: Sequence[HeartbeatPath], *, has_arbiter: bool
 ) -> Settings:
