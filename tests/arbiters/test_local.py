@@ -137,7 +137,7 @@ def fifo(path: Path) -> Path:
 
 
 async def test_a_hanging_disk_is_unavailable_in_time_and_never_lands(fifo: Path) -> None:
-    arbiter = LocalArbiter(fifo, deadline_s=0.1)
+    arbiter = LocalArbiter(fifo, deadline_s=0.1, settle=lambda _: None)  # a pipe has no fsync
     with pytest.raises(ArbiterUnavailableError, match="no answer from the disk"):
         await arbiter.compare_and_swap(b"1", b"2")
     # The disk comes back, and the thread goes on: its caller was told "surely not".
@@ -208,6 +208,31 @@ async def main(path, times):
 
 trio.run(main, sys.argv[1], 20)
 """
+
+
+async def test_nothing_is_told_that_a_power_loss_could_take_back(path: Path) -> None:
+    """What another process wrote, which may have been killed in the midst, is settled first."""
+    settled: list[bytes] = []
+
+    def settle(path: Path) -> None:
+        settled.append(path.read_bytes())
+
+    arbiter = LocalArbiter(path, settle=settle)
+    assert await arbiter.read() is None
+    assert await arbiter.compare_and_swap(None, b"mine")
+    assert await arbiter.read() == b"mine"
+    assert settled == []
+    path.write_bytes(b"theirs")  # noqa: ASYNC240
+    assert not await arbiter.compare_and_swap(b"mine", b"more")
+    assert settled == [b"theirs"]
+    assert await arbiter.read() == b"theirs"
+    assert settled == [b"theirs"]
+
+    def fail(path: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with pytest.raises(ArbiterUnavailableError):
+        await LocalArbiter(path, settle=fail).read()
 
 
 def test_processes_contend(path: Path) -> None:

@@ -19,6 +19,7 @@ from mirrorha.errors import (
 )
 from mirrorha.state.atomic import (
     ReplacementUnknownError,
+    make_durable,
     read_bytes_or_none,
     remove_leftovers,
     write_atomically,
@@ -85,6 +86,7 @@ class LocalArbiter(Arbiter):
         path: The file. Its directory must exist.
         deadline_s: The most that one call takes.
         write: Replaces the file, durably. Tests fail it, or let it hang.
+        settle: Makes the file that is there durable. Tests watch it.
     """
 
     kind: ClassVar[str] = "local"
@@ -95,11 +97,14 @@ class LocalArbiter(Arbiter):
         *,
         deadline_s: float = 2.0,
         write: Callable[[Path, bytes], None] = write_atomically,
+        settle: Callable[[Path], None] = make_durable,
     ) -> None:
         self._path = Path(path)
         self._lock_path = self._path.with_name(self._path.name + ".lock")
         self._deadline_s = deadline_s
         self._write = write
+        self._settle = settle
+        self._durable: bytes | None = None  # the record that is known to be
         # Its own: no decision waits for threads that work on the data it decides about.
         self._limiter = trio.CapacityLimiter(_THREADS_MAX)
         self._is_clean = False
@@ -137,18 +142,27 @@ class LocalArbiter(Arbiter):
     def _read_locked(self, attempt: _Attempt) -> bytes | None:
         # Under the lock: what is read without it could be renamed but not durable yet.
         with self._hold_lock(attempt):
-            return read_bytes_or_none(self._path, bytes_max=RECORD_BYTES_MAX)
+            return self._find()
 
     def _swap_locked(self, attempt: _Attempt, expected: bytes | None, new: bytes) -> bool:
         with self._hold_lock(attempt):
-            if read_bytes_or_none(self._path, bytes_max=RECORD_BYTES_MAX) != expected:
+            if self._find() != expected:
                 return False
             if not self._is_clean:
                 remove_leftovers(self._path)
                 self._is_clean = True
             attempt.begin()
             self._write(self._path, new)
+            self._durable = new
             return True
+
+    def _find(self) -> bytes | None:
+        """The record, durably: who wrote it may have been killed just before it was."""
+        found = read_bytes_or_none(self._path, bytes_max=RECORD_BYTES_MAX)
+        if found is not None and found != self._durable:
+            self._settle(self._path)
+            self._durable = found
+        return found
 
     def _hold_lock(self, attempt: _Attempt) -> contextlib.AbstractContextManager[None]:
         return hold_lock(

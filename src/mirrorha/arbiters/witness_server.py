@@ -53,7 +53,7 @@ from mirrorha.errors import (
     CommandRefusedError,
     PeerProtocolError,
 )
-from mirrorha.state.atomic import make_directory, write_atomically
+from mirrorha.state.atomic import make_directory, make_durable, write_atomically
 
 if TYPE_CHECKING:
     import ssl
@@ -81,6 +81,7 @@ async def serve_witness(
     port: int,
     limits: WitnessLimits = _DEFAULT_LIMITS,
     write: Callable[[Path, bytes], None] = write_atomically,
+    settle: Callable[[Path], None] = make_durable,
     task_status: trio.TaskStatus[Witness] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until cancelled. Reports the `Witness` once it listens.
@@ -96,6 +97,7 @@ async def serve_witness(
         port: The port; 0 lets the system choose.
         limits: What clients may cost.
         write: Replaces a file, durably. Tests fail it, or let it hang.
+        settle: Makes a file that is there durable. Tests watch it.
         task_status: Of `nursery.start`.
 
     Raises:
@@ -106,7 +108,8 @@ async def serve_witness(
     check_contexts(contexts)
     with contextlib.ExitStack() as held:
         witness = Witness(dict(contexts), limits)
-        await trio.to_thread.run_sync(_open, state_dir, witness, write, held)
+        await trio.to_thread.run_sync(_open, state_dir, held)
+        await trio.to_thread.run_sync(lambda: witness.load(state_dir, write, settle))
         listeners = [held.enter_context(listener) for listener in await _listen(host, port)]
         witness.port = listeners[0].getsockname()[1]
         _LOG.info("witness listens on %s, port %d, for %s", host, witness.port, ", ".join(contexts))
@@ -130,13 +133,8 @@ async def _listen(host: str, port: int) -> list[socket.socket]:
     return sockets
 
 
-def _open(
-    state_dir: Path,
-    witness: Witness,
-    write: Callable[[Path, bytes], None],
-    held: contextlib.ExitStack,
-) -> None:
-    """Lock the directory until `held` is closed, and read the records. Blocks."""
+def _open(state_dir: Path, held: contextlib.ExitStack) -> None:
+    """Lock the directory until `held` is closed. Blocks."""
     try:
         make_directory(state_dir)
         held.enter_context(hold_lock(state_dir / _LOCK_NAME))
@@ -147,7 +145,6 @@ def _open(
         ) from error
     except OSError as error:
         raise CommandRefusedError(f"the witness cannot use {state_dir}: {error}") from error
-    witness.load(state_dir, write)
 
 
 @final
@@ -182,7 +179,12 @@ class Witness:
             if record.problem is not None
         }
 
-    def load(self, state_dir: Path, write: Callable[[Path, bytes], None]) -> None:
+    def load(
+        self,
+        state_dir: Path,
+        write: Callable[[Path, bytes], None],
+        settle: Callable[[Path], None],
+    ) -> None:
         """Read all records. Blocks; called once, before the first connection."""
         limiter = trio.CapacityLimiter(min(len(self._contexts), _WRITERS_MAX))
         for cluster in self._contexts:
@@ -192,6 +194,7 @@ class Witness:
                 limiter=limiter,
                 patience_s=self._limits.disk_s,
                 write=write,
+                settle=settle,
             )
             record.load()
             self._records[cluster] = record

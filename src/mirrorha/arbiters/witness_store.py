@@ -12,6 +12,7 @@ from mirrorha.core.register import RECORD_BYTES_MAX
 from mirrorha.errors import ArbiterOutcomeUnknownError, ArbiterUnavailableError, ensure
 from mirrorha.state.atomic import (
     ReplacementUnknownError,
+    make_durable,
     read_bytes_or_none,
     remove_leftovers,
     write_atomically,
@@ -52,6 +53,7 @@ class DurableRecord:
         limiter: Of the threads that write.
         patience_s: How long a call waits for those before it.
         write: Replaces the file, durably. Tests fail it, or let it hang.
+        settle: Makes the file that is there durable. Tests watch it.
     """
 
     def __init__(
@@ -62,12 +64,14 @@ class DurableRecord:
         limiter: trio.CapacityLimiter,
         patience_s: float,
         write: Callable[[Path, bytes], None] = write_atomically,
+        settle: Callable[[Path], None] = make_durable,
     ) -> None:
         self._path = path
         self._cluster = cluster
         self._limiter = limiter
         self._patience_s = patience_s
         self._write = write
+        self._settle = settle
         self._lock = trio.Lock()
         self._record: bytes | None = None
         self._version = 0
@@ -88,6 +92,9 @@ class DurableRecord:
             raw = read_bytes_or_none(self._path, bytes_max=_FILE_BYTES_MAX)
             if raw is not None:
                 self._record, self._version = _decode(raw, self._cluster)
+                # The witness before this one may have been killed just before it did so. Told to
+                # a client first, it would be an epoch that a power loss takes back.
+                self._settle(self._path)
         except (OSError, ValueError) as error:
             self._problem = (
                 f"the witness cannot read its record of cluster '{self._cluster}', "

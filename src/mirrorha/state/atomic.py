@@ -73,6 +73,27 @@ def write_atomically(
         ) from error
 
 
+def make_durable(path: Path, *, fsync: Callable[[int], None] = os.fsync) -> None:
+    """Make what is at `path` now durable, name and content.
+
+    For whoever acts on a file that another process has written: that may have been killed after
+    the rename and before the sync of the directory, and a power loss would bring back the old one.
+
+    Args:
+        path: The file.
+        fsync: As for `write_atomically`.
+
+    Raises:
+        OSError: it cannot be done, or there is no such file.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    try:
+        fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    _sync_directory(path.parent, fsync)
+
+
 def read_bytes_or_none(path: Path, *, bytes_max: int | None = None) -> bytes | None:
     """Return the content of `path`, or None if there is no such file.
 
