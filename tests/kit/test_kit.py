@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -120,6 +121,21 @@ def test_the_example_passes_with_any_seed(tmp_path: Path) -> None:
     for seed in ("0", "7"):
         done = run_pytest(copy, "--mirrorha-seed", seed)
         assert "1 passed" in done.stdout, done.stdout + done.stderr
+
+
+def test_a_seed_is_a_run_of_the_example_in_every_process(tmp_path: Path) -> None:
+    """Whatever the order of its sets is: each process draws the hash of text anew."""
+    copy = tmp_path / "test_my_app.py"
+    copy.write_text(EXAMPLE.read_text() + '        print("TRACE", pair.trace)\n')
+    traces = []
+    for seed in ("7", "7", "7", "8"):
+        done = run_pytest(copy, "-s", "--durations=0", "-vv", "--mirrorha-seed", seed)
+        (trace,) = re.findall(r"TRACE (\[.*\])", done.stdout)
+        traces.append(trace)
+        spent = re.findall(r"^([0-9.]+)s (?:setup|call)", done.stdout, re.MULTILINE)
+        assert sum(map(float, spent)) < 1, done.stdout
+    assert "SECOND" in traces[0]
+    assert traces[0] == traces[1] == traces[2] != traces[3]
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ TWO_NETWORKS: Final = {
     "paris": ["127.0.0.1", "127.0.1.1"],
     "lyon": ["127.0.0.2", "127.0.1.2"],
 }
+# The second network reaches one of them only: two paths.
+TWO_PATHS: Final = {"paris": ["127.0.0.1", "127.0.1.1"], "lyon": ["127.0.0.2"]}
 
 
 async def measure_idle(

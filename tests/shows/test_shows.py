@@ -26,7 +26,7 @@ async def test_an_idle_node_is_idle(tmp_path: Path) -> None:
     found = await measure_idle(tmp_path, seconds=3)
     for role, figures in found.items():
         assert figures["paths"] == 4, role
-        assert figures["wakes_per_s"] < 60, (role, figures)
+        assert figures["wakes_per_s"] < 25, (role, figures)  # 28 while it ticked ten times a second
         assert figures["cpu_percent"] < 10, (role, figures)
         assert figures["rss_mb"] < 60, (role, figures)
         assert figures["grown_mb"] < 1, (role, figures)
