@@ -25,6 +25,7 @@ ANSWER_S: Final = 5.0
 WAIT_STEP_S: Final = 20.0
 #: A stream says something every few seconds.
 SILENCE_S: Final = 15.0
+TRY_AGAIN_S: Final = 0.02
 RECEIVE_BYTES: Final = 64 * 1024
 ANSWER_BYTES_MAX: Final = 64 * 1024 * 1024
 
@@ -137,11 +138,28 @@ def _connect(place: Place, timeout_s: float) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.settimeout(timeout_s)
     try:
-        connection.connect(place.socket)
+        _connect_in_line(connection, place.socket, ends=time.monotonic() + timeout_s)
     except OSError as error:
         connection.close()
         raise _failure(place, error) from error
     return connection
+
+
+def _connect_in_line(connection: socket.socket, path: str, *, ends: float) -> None:
+    """Connect, also while a crowd is waiting to be let in: the kernel does not queue us for that.
+
+    Raises:
+        OSError: it cannot be done, or not before `ends`.
+    """
+    while True:
+        try:
+            connection.connect(path)
+        except BlockingIOError:
+            if time.monotonic() >= ends:
+                raise TimeoutError from None
+            time.sleep(TRY_AGAIN_S)
+        else:
+            return
 
 
 def _failure(place: Place, error: OSError) -> CommandError:

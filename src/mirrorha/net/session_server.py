@@ -152,8 +152,7 @@ class _Door(Generic[T]):
 
     async def serve(self, stream: trio.SocketStream) -> None:
         self.counts.called += 1
-        host, port = _caller(stream)
-        whom = f"the caller from {host} port {port}"
+        host, whom = _caller(stream)
         session: Session[T] | None = None
         try:
             session = await self._admit(stream, whom)
@@ -237,12 +236,13 @@ class _Door(Generic[T]):
         _log.log(level, "%s: %s", whom, error, exc_info=error if is_fault else None)
 
 
-def _caller(stream: trio.SocketStream) -> tuple[str, int]:
+def _caller(stream: trio.SocketStream) -> tuple[str, str]:
+    """Its host, and what to call it."""
     try:
         host, port = stream.socket.getpeername()[:2]
     except OSError:
-        return "nowhere, for it is gone,", 0
-    return host, port
+        return "", "a caller that is gone"
+    return host, f"the caller from {host} port {port}"
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
