@@ -77,6 +77,14 @@ def test_a_one_way_network_is_told_as_one() -> None:
     assert bench.wait(10_000, deaf=(A,)) == [("path-one-way", True)]
 
 
+def test_a_network_that_is_lost_is_not_one_way_on_the_way_there() -> None:
+    """What the peer heard last it told a beat before its own last one."""
+    bench = Bench()
+    bench.wait(5_000)
+    bench.wait(PULSE_MS, deaf=(A,))
+    assert bench.wait(10_000, hear_on=(B,)) == [("path-lost", True)]
+
+
 def test_a_network_that_never_worked_is_told() -> None:
     assert Bench().wait(10_000, hear_on=(B,)) == [("path-lost", True)]
 

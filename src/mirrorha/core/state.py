@@ -137,11 +137,13 @@ class Watch:
 
     Attributes:
         paths: the state of each path that was told of last.
+        one_way_ms: when each path was not a one-way one, most recently.
         unheard_ms: when no path worked both ways, most recently.
         stalled: that the peer's application does not turn its loop was told.
     """
 
     paths: dict[str, PathState] = attrs.Factory(dict)
+    one_way_ms: dict[str, int] = attrs.Factory(dict)
     unheard_ms: int = 0
     stalled: bool = False
 

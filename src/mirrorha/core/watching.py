@@ -37,6 +37,10 @@ def _look_at_paths(turn: Turn) -> None:
     if turn.now_ms - watch.unheard_ms < s.settings.timeout_ms:
         return
     for path, state in states.items():
+        if state is not PathState.ONE_WAY_OUT:
+            watch.one_way_ms[path] = turn.now_ms
+        elif turn.now_ms - watch.one_way_ms.get(path, 0) < 3 * s.settings.pulse_ms:
+            continue  # on its way to silence: the peer's last echo is older than its last beat
         if watch.paths.get(path, PathState.UP) is not state:
             rule, text = _TEXTS[state]
             alarm = state is not PathState.UP
