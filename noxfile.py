@@ -63,6 +63,14 @@ def sim(session: nox.Session) -> None:
 
 
 @nox.session
+def campaign(session: nox.Session) -> None:
+    """The simulator's whole mix: 10,000 seeds on both cores, and a table of all it exercised."""
+    install(session, "test")
+    arguments = session.posargs or ["--seeds", "10000"]
+    session.run("python", "-m", "mirrorha.testing.simulate", "--campaign", *arguments)
+
+
+@nox.session
 def explore(session: nox.Session) -> None:
     """Visit every interleaving in a small scope; about a thousand states a second."""
     install(session, "test")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import attrs
 import pytest
 
 from mirrorha.core.events import Verb
@@ -251,6 +252,88 @@ def swap_under_load() -> None:
     assert play.role(play.paris) == "PRIM"
 
 
+def arbiter_returns_with_a_lower_epoch() -> None:
+    """5.0: the witness comes back as it was. Nobody acts on that alone; both make it anew."""
+    play = Play()
+    older = play.register
+    play.paris.crash(power=False)
+    play.until(lambda: play.role(play.lyon) == "ALONE")
+    play.start(play.paris)
+    play.until_mirrored()
+    play.pair.arbiter.go_back_to(older)
+    play.cut()
+    value = play.write(play.lyon)
+    play.run(30_000)
+    assert play.register == older
+    assert not play.is_acked(value)
+    assert {play.role(play.lyon), play.role(play.paris)} <= {"WAIT", "SECOND"}
+    play.heal()
+    play.until_mirrored()
+    assert play.register.epoch > older.epoch + 2
+
+
+def power_lost_on_a_durable_prim() -> None:
+    """5.1.7: every acknowledgement was durable, so lyon lacks nothing and may go on alone."""
+    play = Play(ack_durable=True)
+    for volume in ("a", "b") * 20:
+        value = play.write(play.lyon, volume)
+        play.until(lambda value=value: play.is_acked(value))
+    play.paris.crash(power=False)
+    play.lyon.crash(power=True)
+    play.start(play.lyon)
+    play.until(lambda: play.role(play.lyon) == "ALONE", at_most_ms=20_000)
+    play.start(play.paris)
+    play.until_mirrored()
+
+
+def level(play: Play, *, durable: bool) -> None:
+    """The operator changes `ack`, which must agree: both are restarted."""
+    for node in (play.lyon, play.paris):
+        node.crash(power=False)
+        node.settings = attrs.evolve(node.settings, ack_durable=durable)
+
+
+def power_lost_after_the_level_was_lowered() -> None:
+    """5.1.7: admitted again, lyon does not know it yet; what both acknowledged is on no disk."""
+    play = Play(ack_durable=True)
+    for node in (play.lyon, play.paris):  # `ack` must agree: both are restarted
+        node.crash(power=False)
+        node.settings = attrs.evolve(node.settings, ack_durable=False)
+    play.start()
+    play.until(lambda: play.role(play.lyon) == "ALONE")
+    play.fate(play.lyon, "late", "lost", "lost")
+    play.until(lambda: bool(play.state(play.lyon).unresolved))
+    play.run(300)
+    value = play.write(play.lyon)
+    play.run(300)
+    assert play.is_acked(value)
+    play.land()
+    play.paris.crash(power=False)
+    play.lyon.crash(power=True)
+    play.start(play.lyon)
+    play.run(20_000)
+    assert play.role(play.lyon) == "WAIT"
+    play.start(play.paris)
+    play.until_mirrored()
+
+
+def init_without_the_peer() -> None:
+    """5.0: `init` while paris is away says nothing of what paris holds: it asks a person."""
+    play = Play(paired=False)
+    play.paris.durable.platters["a"].put(7)
+    play.start(play.lyon)
+    play.run(500)
+    play.command(play.lyon, Verb.INIT)
+    play.until(lambda: play.role(play.lyon) == "ALONE")
+    play.start(play.paris)
+    play.run(20_000)
+    assert play.role(play.paris) == "WAIT"
+    assert "resync paris --full" in play.state(play.paris).why
+    assert 7 in play.paris.durable.platters["a"].cache
+    play.command(play.paris, Verb.ACCEPT)
+    play.until_mirrored()
+
+
 # ---- where nothing but patience is needed, and was not enough ----
 
 
@@ -378,6 +461,10 @@ HELD: list[tuple[Callable[[], None], str]] = [
     (restored_from_an_old_image, "no-nonce"),
     (power_lost_on_the_prim, "promote-unclean"),
     (register_is_lost, "lost-register-alone"),
+    (arbiter_returns_with_a_lower_epoch, "epoch-forgotten"),
+    (power_lost_on_a_durable_prim, "durable-peer-only"),
+    (power_lost_after_the_level_was_lowered, "level-one-node"),
+    (init_without_the_peer, "accept-unasked"),
 ]
 ALL = [
     *dict.fromkeys(scenario for scenario, _ in HELD),

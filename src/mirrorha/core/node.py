@@ -276,8 +276,11 @@ def _on_peer_state(turn: Turn, message: PeerState) -> None:
     if message.accepted and not (s.peer is not None and s.peer.accepted):
         s.join_after_ms = turn.now_ms  # what the last attempt was refused for, a person has settled
     s.peer = message
-    if message.initiated and s.meta.cluster_id is None and not s.initiated:
-        s.accepted = True  # the operator chose the peer's directories, and was asked about ours
+    choosing = message.initiated and message.fresh
+    if choosing and s.meta.cluster_id is None and not s.initiated:
+        # The operator chose the peer's directories, and was asked about ours. Not if the cluster
+        # was made before the two met: then nobody had seen what is here.
+        s.accepted = True
 
 
 def _on_prepared(turn: Turn, message: Prepared) -> None:

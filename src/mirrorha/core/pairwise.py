@@ -123,7 +123,7 @@ def whose_stands(s: State) -> Stands | None:
     """Whose copy stands, with the peer there; None: it has not told yet."""
     if s.pair.heard is None:
         return None
-    return _compare(s, s.pair.heard).stands
+    return compare(s, s.pair.heard).stands
 
 
 def is_agreed(s: State) -> bool:
@@ -131,7 +131,8 @@ def is_agreed(s: State) -> bool:
     return s.settings.arbiter or whose_stands(s) is Stands.BOTH
 
 
-def _compare(s: State, theirs: RegisterCopy) -> split.Verdict:
+def compare(s: State, theirs: RegisterCopy) -> split.Verdict:
+    """Whose copy stands, and by which rule."""
     settings = s.settings
     return split.compare(
         _describe(s),
@@ -210,7 +211,7 @@ def _settle_promise(turn: Turn, theirs: RegisterCopy) -> None:
 
 def _settle_copies(turn: Turn, theirs: RegisterCopy) -> None:
     s, meta = turn.s, turn.s.meta
-    verdict = _compare(s, theirs)
+    verdict = compare(s, theirs)
     if verdict.rule is Rule.OTHER_CLUSTER:
         _tell_why(turn, f"{s.other} belongs to another cluster: is its state_dir the right one?")
     elif verdict.stands is Stands.NEITHER:
@@ -268,7 +269,7 @@ def _report_split(turn: Turn, theirs: RegisterCopy) -> None:
 
 def _stands_text(s: State, theirs: RegisterCopy) -> str:
     texts = {Stands.MINE: f"{s.me}'s data stands", Stands.THEIRS: f"{s.other}'s data stands"}
-    return texts.get(_compare(s, theirs).stands, "a person chooses whose data stands")
+    return texts.get(compare(s, theirs).stands, "a person chooses whose data stands")
 
 
 def _settle_proposal(turn: Turn, theirs: RegisterCopy) -> None:

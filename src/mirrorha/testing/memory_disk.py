@@ -220,6 +220,14 @@ class MemoryDisk:
             todo += [(prefix + name, child) for name, child in inode.children.items()]
         return found
 
+    def durable_content(self, path: str) -> bytes:
+        """What a file surely holds after a loss of power, if its name survives it."""
+        found = self._resolve(Resolve(path))
+        inode = self._file(found[2]) if found is not None else None
+        if inode is None:
+            return b""
+        return bytes(inode.content) if inode.durable is None else inode.durable.content
+
     # Requests.
 
     def _apply(self, request: Apply) -> Outcome:

@@ -13,10 +13,12 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from typing import Final
 
-from mirrorha.testing.sim.breakages import BREAKAGES, broken
+from mirrorha.testing.sim.breakages import BREAKAGES, NOT_TAKEN_OUT, broken, run_without
+from mirrorha.testing.sim.campaign import run_campaign, table
+from mirrorha.testing.sim.rows import MODES, rows
 from mirrorha.testing.sim.run import Outcome, run_seed
 
-MODES: Final = ("arbiter", "consistent", "available")
+SHOW_EVERY: Final = 1_000
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -31,11 +33,19 @@ def main(arguments: list[str] | None = None) -> int:
         action="store_true",
         help="the production volume machines on memory disks, in place of the model volume",
     )
+    parser.add_argument("--wide", action="store_true", help="more settings, more kinds of faults")
     parser.add_argument("--counts", action="store_true", help="what was exercised, and how often")
     parser.add_argument("--mode", choices=MODES, default=MODES[0], help="who keeps the register")
     parser.add_argument("--breakage", choices=sorted(BREAKAGES), help="take out this rule")
     parser.add_argument("--breakages", action="store_true", help="take out each rule in turn")
+    parser.add_argument(
+        "--campaign",
+        action="store_true",
+        help="the whole mix of modes, volumes and mixtures, and a table of all it exercised",
+    )
     options = parser.parse_args(arguments)
+    if options.campaign:
+        return _campaign(options)
     if options.breakages:
         return _all_breakages(options)
     if options.breakage is not None:
@@ -44,8 +54,41 @@ def main(arguments: list[str] | None = None) -> int:
     return _many(options) if options.trace is None else _one(options)
 
 
+def _campaign(options: argparse.Namespace) -> int:
+    """Exit code 1 if a seed violates an invariant, or a row of the table fails."""
+    report = None
+    ran = run_campaign(first=options.first, count=options.seeds, jobs=options.jobs)
+    for number, (report, _part, outcome) in enumerate(ran, 1):
+        if outcome.problem:
+            print(report.failed[-1], flush=True)
+        if number % SHOW_EVERY == 0:
+            print(f"{number} seeds, {report.took_s:.0f} s", flush=True)
+    if report is None:
+        return 0
+    print("\n".join(table(report)))
+    for part, count in report.seeds.items():
+        print(f"{count:>9} seeds from {options.first}: {part.flags()}")
+    for failed in report.failed:
+        print(f"FAILS: {failed}")
+    wrong = [row for row in rows() if report.wrong_with(row)]
+    print(
+        f"{sum(report.seeds.values())} seeds, {report.events} events (fewest {report.events_min}), "
+        f"{len(report.failed)} violations, {len(wrong)} rows fail, "
+        f"MIRROR again in all others, in {report.asked} after a person chose, "
+        f"{report.took_s:.0f} s, "
+        f"{sum(report.seeds.values()) / report.took_s:.1f} seeds/s"
+    )
+    return 1 if report.failed or wrong else 0
+
+
 def _one(options: argparse.Namespace) -> int:
-    outcome = run_seed(options.trace, trace=True, mode=options.mode, production=options.production)
+    outcome = run_seed(
+        options.trace,
+        trace=True,
+        mode=options.mode,
+        production=options.production,
+        wide=options.wide,
+    )
     print("\n".join(outcome.trace))
     print(f"seed {outcome.seed}: {outcome.problem or 'clean'}, {outcome.events} events")
     return 1 if outcome.problem else 0
@@ -58,12 +101,12 @@ def _hunt(options: argparse.Namespace) -> int:
 
 
 def _seeds_until_caught(name: str, first: int, count: int) -> str:
-    with broken(name):
-        for seed in range(first, first + count):
-            problem = run_seed(seed).problem
-            if problem:
-                return f"{name:<20} seed {seed}: {problem}"
-    return f"{name:<20} not caught by {count} seeds from {first}"
+    rule = BREAKAGES[name].rule
+    for seed in range(first, first + count):
+        problem = run_without(name, seed).problem
+        if problem:
+            return f"{seed - first + 1:>5}  {name:<24} {rule}\n{'':>31} {problem}"
+    return f"    -  {name:<24} {rule}\n{'':>31} not caught by {count} seeds from {first}"
 
 
 def _all_breakages(options: argparse.Namespace) -> int:
@@ -73,6 +116,8 @@ def _all_breakages(options: argparse.Namespace) -> int:
         firsts, counts = [options.first] * len(names), [options.seeds] * len(names)
         for line in pool.map(_seeds_until_caught, names, firsts, counts):
             print(line, flush=True)
+    for rule, why in NOT_TAKEN_OUT.items():
+        print(f"    -  {rule}\n{'':>31} cannot be taken out: {why}")
     return 0
 
 
@@ -82,7 +127,7 @@ def _many(options: argparse.Namespace) -> int:
     counts: Counter[str] = Counter()
     failed: list[Outcome] = []
     events: list[int] = []
-    play = partial(run_seed, mode=options.mode, production=options.production)
+    play = partial(run_seed, mode=options.mode, production=options.production, wide=options.wide)
     with ProcessPoolExecutor(options.jobs) as pool:
         for outcome in pool.map(play, seeds, chunksize=8):
             counts.update(outcome.counts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable
 from typing import final
 
@@ -10,6 +11,14 @@ import attrs
 from mirrorha.core.events import CasOutcome, Gone
 from mirrorha.core.register import Register
 from mirrorha.testing.sim.world import Violation, World
+
+
+class Fate(enum.Enum):
+    """What becomes of one attempt whose answer never comes."""
+
+    LOST_REQUEST = "lost request"
+    LOST_REPLY = "lost reply"
+    LATE = "late"
 
 
 @attrs.define
@@ -21,6 +30,12 @@ class ArbiterFaults:
     late: float = 0.0
     slow_ms: int = 5
     reachable: dict[str, bool] = attrs.Factory(dict)
+    misread: dict[str, Register | Gone] = attrs.Factory(dict)  # by node: what it finds instead
+    fates: list[Fate] = attrs.Factory(list)  # of the next attempts, whoever makes them
+
+
+def _nothing(_node: str, _expected: Register | None, _new: Register) -> None:
+    """Nobody waits for an attempt."""
 
 
 @final
@@ -31,8 +46,20 @@ class SimArbiter:
         self.faults = ArbiterFaults()
         self.on_landed: Callable[[Register | None, Register], None] = lambda _before, _now: None
         self.on_lost: Callable[[Register | None], None] = lambda _before: None
+        self.on_cas: Callable[[str, Register | None, Register], None] = _nothing
         self._highest = 0
+        self._life = 0  # rises when it goes back: what was under way is lost
+        self._went_back = False
         self.landed: list[Register] = []
+
+    def forget_hook(self) -> None:
+        self.on_cas = _nothing
+
+    @property
+    def in_force(self) -> Register | None:
+        """The record on which promises rest: the last one, also once the arbiter has lost it."""
+        lost = self.register is None or self._went_back
+        return (self.landed[-1] if self.landed else None) if lost else self.register
 
     def is_reachable(self, node: str) -> bool:
         return self.faults.reachable.get(node, True)
@@ -48,6 +75,7 @@ class SimArbiter:
 
         def serve() -> None:
             found: Register | Gone = self.register if self.register is not None else Gone.ABSENT
+            found = faults.misread.get(node, found)
             if world.chance(faults.lost_reply):
                 world.after(world.between(100, 2_000), lambda: answer(None))
             else:
@@ -72,32 +100,52 @@ class SimArbiter:
                 world.count("cas lost request")
                 world.after(2_000, lambda: answer(CasOutcome.UNKNOWN))
             return
-        if world.chance(faults.lost_request):
+        self.on_cas(node, expected, new)
+        fate = faults.fates.pop(0) if faults.fates else None
+        if fate is Fate.LOST_REQUEST or world.chance(faults.lost_request):
             world.count("cas lost request")
             world.after(2_000, lambda: answer(CasOutcome.UNKNOWN))
-            return
-        if world.chance(faults.late):
+        elif fate is Fate.LATE or world.chance(faults.late):
             world.count("cas late")
             world.after(2_000, lambda: answer(CasOutcome.UNKNOWN))
+            self._land_in(world.between(100, 30_000 if fate is None else 6_000), expected, new)
+        else:
+            lost = fate is Fate.LOST_REPLY or world.chance(faults.lost_reply)
+            self._serve(node, expected, new, answer, lost_reply=lost)
 
-            def land() -> None:
+    def _land_in(self, delay_ms: int, expected: Register | None, new: Register) -> None:
+        life = self._life
+
+        def land() -> None:
+            if self._life == life:
                 self._land(expected, new, "late")
 
-            world.after(world.between(100, 30_000), land)
-            return
-        lost = world.chance(faults.lost_reply)
+        self.world.after(delay_ms, land)
+
+    def _serve(
+        self,
+        node: str,
+        expected: Register | None,
+        new: Register,
+        answer: Callable[[CasOutcome], None],
+        *,
+        lost_reply: bool,
+    ) -> None:
+        world, life = self.world, self._life
 
         def serve() -> None:
-            won = self._land(expected, new, "cas")
+            lost = lost_reply or self._life != life
+            won = self._life == life and node not in self.faults.misread
+            won = won and self._land(expected, new, "cas")
             if lost:
                 world.count("cas lost reply")
                 world.after(2_000, lambda: answer(CasOutcome.UNKNOWN))
             else:
                 outcome = CasOutcome.WON if won else CasOutcome.REFUSED
                 world.count(f"cas {outcome.value}")
-                world.after(world.between(0, faults.slow_ms), lambda: answer(outcome))
+                world.after(world.between(0, self.faults.slow_ms), lambda: answer(outcome))
 
-        world.after(world.between(0, faults.slow_ms), serve)
+        world.after(world.between(0, self.faults.slow_ms), serve)
 
     def _land(self, expected: Register | None, new: Register, how: str) -> bool:
         if self.register != expected:
@@ -106,6 +154,8 @@ class SimArbiter:
             raise Violation(f"I3 the register's epoch falls from {self._highest} to {new.epoch}")
         self._highest = new.epoch
         before, self.register = self.register, new
+        if self._went_back:
+            before, self._went_back = None, False
         self.on_landed(before, new)
         self.landed.append(new)
         self.world.say(f"register ({how}): {new.epoch} {new.primary} {sorted(new.in_sync)}")
@@ -118,3 +168,13 @@ class SimArbiter:
         self._highest = 0  # an attempt based on "absent" may land again; the nodes must cope
         self.world.count("register lost")
         self.world.say("register lost")
+
+    def go_back_to(self, record: Register) -> None:
+        """It returns as it was when `record` was the latest; what was under way is lost."""
+        self.on_lost(self.register)
+        self.register = record
+        self._highest = record.epoch
+        self._went_back = True
+        self._life += 1
+        self.world.count("register went back")
+        self.world.say(f"the arbiter returns with epoch {record.epoch}")

@@ -15,35 +15,22 @@ import attrs
 import msgspec
 
 from mirrorha.core import acting, alone, authority, join, meeting, remaking, swap
+from mirrorha.core import node as node_module
 from mirrorha.core.authority import Bar
 from mirrorha.core.effects import Cas, Give, SendPeer
 from mirrorha.core.events import CasOutcome, Gone
-from mirrorha.core.messages import Prepared, Standing
+from mirrorha.core.messages import PeerState, Prepared, Standing
 from mirrorha.core.meta import Meta
 from mirrorha.core.orders import Freeze, ServeAlone
 from mirrorha.core.register import Register
 from mirrorha.core.state import Decision, ServiceState, Stage, State
 from mirrorha.core.turn import Turn
 from mirrorha.core.words import Mode
+from mirrorha.testing.sim.breakage import Breakage, Fn, answer
+from mirrorha.testing.sim.breakages_pair import OF_PAIR
+from mirrorha.testing.sim.breakages_volume import OF_VOLUME
 from mirrorha.testing.sim.node import SimNode
-
-
-@attrs.frozen
-class Breakage:
-    """One rule, and what stands in its place while it is taken out.
-
-    Attributes:
-        rule: which rule of the design, in words.
-        owner, name: the module or class, and the function in it that is replaced.
-        make: given the function as it is, makes the one without the rule.
-        also: another breakage of the same rule, where two functions hold it.
-    """
-
-    rule: str
-    owner: Any
-    name: str
-    make: Callable[[Callable[..., Any]], Callable[..., Any]]
-    also: str = ""
+from mirrorha.testing.sim.run import Outcome, run_seed
 
 
 @contextmanager
@@ -60,14 +47,6 @@ def broken(name: str) -> Iterator[None]:
             yield
     finally:
         setattr(breakage.owner, breakage.name, real)
-
-
-Fn = Callable[..., Any]
-
-
-def _answer(value: object) -> Callable[[Fn], Fn]:
-    """Always this, whatever is asked."""
-    return lambda _real: lambda *_args, **_kwargs: value
 
 
 # ---- what may be acknowledged ----
@@ -235,6 +214,15 @@ def _no_cut(_real: Fn) -> Fn:
     return cut_if_fresh
 
 
+def _rotate_unresolved(real: Fn) -> Fn:
+    def poll_shadow(turn: Turn, decision: Decision) -> None:
+        if not turn.s.link and turn.s.unresolved:
+            join._rotate(turn)
+        real(turn, decision)
+
+    return poll_shadow
+
+
 # ---- swap ----
 
 
@@ -284,6 +272,38 @@ def _alone_with_it(_real: Fn) -> Fn:
     return remake
 
 
+def _no_memory_of_epochs(real: Fn) -> Fn:
+    def problem_with(s: State, found: Register | Gone) -> str:
+        problem: str = real(s, found)
+        return "" if "went back" in problem else problem
+
+    return problem_with
+
+
+# ---- first start ----
+
+
+def _accepts_unasked(real: Fn) -> Fn:
+    def on_peer_state(turn: Turn, message: PeerState) -> None:
+        real(turn, message)
+        if message.initiated and turn.s.meta.cluster_id is None and not turn.s.initiated:
+            turn.s.accepted = True
+
+    return on_peer_state
+
+
+def run_without(name: str, seed: int) -> Outcome:
+    """One seed of the kind that looks for this rule, without it."""
+    breakage = BREAKAGES[name]
+    with broken(name):
+        return run_like(breakage, seed)
+
+
+def run_like(breakage: Breakage, seed: int) -> Outcome:
+    """The same seed with every rule in place."""
+    return run_seed(seed, mode=breakage.mode, production=breakage.production, wide=breakage.wide)
+
+
 BREAKAGES: Final[Mapping[str, Breakage]] = {
     "replay-unresolved": Breakage(
         "5.1.3 replay although a CAS is unresolved",
@@ -293,32 +313,42 @@ BREAKAGES: Final[Mapping[str, Breakage]] = {
         also="resume-unresolved",
     ),
     "resume-unresolved": Breakage(
-        "5.1.4 follow again although an own CAS may land", meeting, "on_resume", _resume_unresolved
+        "5.1.4 follow again although an own CAS may land",
+        meeting,
+        "on_resume",
+        _resume_unresolved,
     ),
     "ack-unresolved": Breakage(
-        "5.1.4 an unknown takeover counts as failed", alone, "on_cas", _unknown_is_no
+        "5.1.4 an unknown takeover counts as failed", alone, "on_cas", _unknown_is_no, wide=True
     ),
     "adopt-overtaken": Breakage(
         "5.1.5 adopt a record that an own CAS may replace",
         authority,
         "may_land_upon",
-        _answer(value=False),
+        answer(value=False),
+        wide=True,
     ),
     "freeze-one": Breakage(
         "5.1.2 only one volume frozen before the CAS", Turn, "order", _freeze_one(Standing.SOURCE)
     ),
     "quiet-one": Breakage(
-        "5.1.4 only one volume quiet before the CAS", Turn, "order", _freeze_one(Standing.FOLLOWER)
+        "5.1.4 only one volume quiet before the CAS",
+        Turn,
+        "order",
+        _freeze_one(Standing.FOLLOWER),
     ),
     "no-sync": Breakage("5.1.2 no sync before the CAS", alone, "on_frozen", _no_sync),
     "release-early": Breakage(
         "5.1.2 frozen writes released before the CAS is won", alone, "attempt", _release_early
     ),
     "no-nonce": Breakage(
-        "5.0 membership without the nonce", authority, "bar", _bar_without(Bar.NO_NONCE)
+        "5.0 membership without the nonce",
+        authority,
+        "bar",
+        _bar_without(Bar.NO_NONCE),
     ),
     "read-is-held": Breakage(
-        "5.0 who reads its name holds the nonce", Meta, "with_held", _read_is_held
+        "5.0 who reads its name holds the nonce", Meta, "with_held", _read_is_held, wide=True
     ),
     "nonce-after": Breakage(
         "5.0 own nonce durable after the CAS", SimNode, "_take_in", _effects_first(Cas)
@@ -330,7 +360,10 @@ BREAKAGES: Final[Mapping[str, Breakage]] = {
         _effects_first(Prepared),
     ),
     "no-fresh-cas": Breakage(
-        "5.1.5 LOG on an earlier incarnation's record", alone, "on_read", _old_licence
+        "5.1.5 LOG on an earlier incarnation's record",
+        alone,
+        "on_read",
+        _old_licence,
     ),
     "own-old-record": Breakage(
         "5.1.5 the base of an unresolved CAS counts as won", alone, "on_read", _own_old_record
@@ -339,7 +372,10 @@ BREAKAGES: Final[Mapping[str, Breakage]] = {
         "5.1.7 an OS crash counts for nothing", authority, "bar", _bar_without(Bar.UNCLEAN)
     ),
     "drop-joiner": Breakage(
-        "5.1.6 link lost, admission unknown: alone", join, "_poll_shadow", _drop_joiner
+        "5.1.6 link lost, admission unknown: alone",
+        join,
+        "_poll_shadow",
+        _drop_joiner,
     ),
     "join-ack-alone": Breakage(
         "5.1.6 admission unknown: acknowledge alone", join, "_go_shadow", _acknowledge_alone
@@ -348,13 +384,59 @@ BREAKAGES: Final[Mapping[str, Breakage]] = {
         "5.1.6 no pause and last pass before the CAS", join, "_cut_if_fresh", _no_cut
     ),
     "swap-abort-local": Breakage(
-        "5.3 a swap aborted without a CAS", swap, "on_cas", _abort_locally
+        "5.3 a swap aborted without a CAS", swap, "on_cas", _abort_locally, wide=True
     ),
-    "swap-no-drain": Breakage("5.3 a swap before the peer has all", swap, "poll", _no_drain),
+    "swap-no-drain": Breakage(
+        "5.3 a swap before the peer has all", swap, "poll", _no_drain, wide=True
+    ),
     "remake-by-epoch": Breakage(
         "5.0 lost register made for the highest epoch", remaking, "_source", _by_epoch
     ),
     "lost-register-alone": Breakage(
         "5.0 lost register made by one node alone", remaking, "remake", _alone_with_it
     ),
+    "rotate-unresolved": Breakage(
+        "5.1.6 a generation rotates while an admission is unresolved",
+        join,
+        "_poll_shadow",
+        _rotate_unresolved,
+        wide=True,
+    ),
+    "epoch-forgotten": Breakage(
+        "5.0 a register of a lower epoch than was seen is acted on",
+        authority,
+        "problem_with",
+        _no_memory_of_epochs,
+        wide=True,
+    ),
+    "fill-unasked": Breakage(
+        "5.0 files of a newcomer are overwritten unasked",
+        meeting,
+        "may_be_filled",
+        answer(value=True),
+        wide=True,
+    ),
+    "accept-unasked": Breakage(
+        "5.0 an init that saw no peer gives up what the peer holds",
+        node_module,
+        "_on_peer_state",
+        _accepts_unasked,
+        wide=True,
+    ),
+    **OF_PAIR,
+    **OF_VOLUME,
+}
+
+# What the models of the design could take out and this code cannot, and why.
+NOT_TAKEN_OUT: Final[Mapping[str, str]] = {
+    "5.1.7 every CAS counts as an admission": (
+        "`ack` changes only with a restart of both nodes, which ends in an admission"
+    ),
+    "5.1.7 the source does not sync at a join": (
+        "what it held before this incarnation was synced when it went alone, the rest is at its ack"
+    ),
+    "5.1.2 only one volume's generation rotates": "a node has one generation for all its volumes",
+    "7 only the source's touched log is used": "a resync compares everything as yet",
+    "7 no checkpoint number compared at a meeting": "a resync compares everything as yet",
+    "5.1.7 a live image restored while the same record holds": "a stated non-promise as yet",
 }

@@ -7,14 +7,30 @@ hides, its absence shows.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import final
+from typing import Final, final
 
+import attrs
+
+from mirrorha.core import authority
 from mirrorha.core import events as v
+from mirrorha.core.authority import Bar
 from mirrorha.core.messages import Standing
 from mirrorha.testing.sim.node import SimNode
 from mirrorha.testing.sim.pair import Pair
 from mirrorha.testing.sim.parting import Parting
+from mirrorha.testing.sim.wide import WideFaults
 from mirrorha.testing.sim.world import World
+
+# What costs much time or leaves little else to happen.
+RARE: Final = {
+    "arbiter goes back",
+    "arbiter misread",
+    "ack level changes",
+    "new machine",
+    "not mounted",
+    "disk slow",
+    "disk dies",
+}
 
 
 def _without_arbiter(kinds: dict[str, Callable[[], None]]) -> dict[str, Callable[[], None]]:
@@ -30,9 +46,10 @@ def _without_arbiter(kinds: dict[str, Callable[[], None]]) -> dict[str, Callable
 class Faults:
     """Injects faults into a pair until `stop`; `heal` undoes what lasts."""
 
-    def __init__(self, world: World, pair: Pair) -> None:
+    def __init__(self, world: World, pair: Pair, *, wide: bool = False) -> None:
         self.world, self.pair = world, pair
         self.going = True
+        self.wide = WideFaults(world, pair) if wide else None
         kinds: dict[str, Callable[[], None]] = {
             "process crash": self._process_crash,
             "os crash": self._os_crash,
@@ -57,13 +74,19 @@ class Faults:
         if pair.shared is not None:
             kinds = _without_arbiter(kinds) | Parting(world, pair).kinds()
         rare = {"arbiter loses data", "disk fails", "both crash", "image", "pause command"}
+        if self.wide is not None:
+            kinds |= self.wide.kinds()
+            rare = (rare | RARE) - {"image"}
+        self.every = tuple(kinds)
         self.kinds = {
             name: act for name, act in kinds.items() if world.chance(0.12 if name in rare else 0.45)
         }
         if "image" in self.kinds:
             # A register that is lost *and* a copy that was rolled back: no record of it is left
             # anywhere. A stated non-promise; each alone is simulated.
-            self.kinds.pop("arbiter loses data", None)
+            # And a clock that is set to a later time outlives the image, if both are turned back.
+            for name in ("arbiter loses data", "arbiter goes back", "clock jumps"):
+                self.kinds.pop(name, None)
         self.gap_ms = world.rng.choice([300, 1_000, 3_000])
         pair.net.delay_ms = world.rng.choice([1, 5, 40])
         pair.net.beat_loss = world.rng.choice([0.0, 0.0, 0.05, 0.3])
@@ -77,7 +100,7 @@ class Faults:
             self.world.count(f"fault {name}")
             self.kinds[name]()
         for node in self.pair.nodes.values():
-            if not node.up and self.world.chance(0.3):
+            if not node.up and not node.away and self.world.chance(0.3):
                 self._maybe_restore(node)
                 node.start()
         self.world.after(self.world.between(0, 2 * self.gap_ms), self._loop)
@@ -96,6 +119,8 @@ class Faults:
         faults.reachable.clear()
         if pair.shared is not None:
             pair.shared.heal()
+        if self.wide is not None:
+            self.wide.heal()
         self.world.say("healed")
         for node in pair.nodes.values():
             node.fail_service = 0.0
@@ -105,6 +130,37 @@ class Faults:
             if not node.up:
                 node.start()
         self._keep_started()
+
+    def let_move(self) -> None:
+        """The operator sets `failover = true`, which must agree, and starts both anew."""
+        self.world.count("failover allowed by the operator")
+        for node in self.pair.nodes.values():
+            node.crash(power=False)
+            node.settings = attrs.evolve(node.settings, failover=True)
+
+    def settle_by_hand(self) -> None:
+        """What a waiting node asks of a person: the right disk back, or to serve what is left."""
+        register = self.pair.arbiter.register
+        for node in self.pair.nodes.values():
+            core = node.node
+            if core is None or register is None:
+                continue
+            for disk in reversed(node.put_away):
+                if register.nonce_of(node.name) in disk.meta.nonces():
+                    self.world.say(f"operator: the disk of {node.name} is put back")
+                    node.crash(power=False)
+                    node.replace_disk(disk)
+                    return
+            if authority.bar(core.state, register) is Bar.UNCLEAN:
+                self._serve_what_is_left(node)
+                return
+
+    def _serve_what_is_left(self, node: SimNode) -> None:
+        self.world.say(f"operator: {node.name} serves with what it has")
+        node.crash(power=False)
+        node.settings = attrs.evolve(node.settings, serve_after_power_loss=True)
+        for name, store in node.durable.platters.items():
+            self.pair.oracle.settled_for(node.name, name, set(store.cache))
 
     def _keep_started(self) -> None:
         """What was asked of a node before (a stop, a pause) may be carried out after healing."""
@@ -118,6 +174,8 @@ class Faults:
                 node.start()
             if node.node is not None and node.node.state.meta.paused:
                 node.give(v.Command(operation="", verb=v.Verb.RESUME))
+        if self.wide is not None:
+            self.wide.keep_well()
         self.world.after(1_000, self._keep_started)
 
     def _node(self) -> SimNode:

@@ -7,7 +7,7 @@ in the exhaustive exploration. The simulator also runs the production machine on
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import final
+from typing import Final, final
 
 import attrs
 
@@ -15,6 +15,13 @@ from mirrorha.core import orders as o
 from mirrorha.testing.sim.world import Violation, World
 
 Message = tuple[object, ...]
+
+# In these a client may wait for an answer.
+SOURCES: Final = ("log", "mirror", "replaying", "paused", "frozen")
+
+
+def _nothing(*_arguments: object) -> None:
+    """Nobody wants to know."""
 
 
 @attrs.define
@@ -28,6 +35,16 @@ class Platter:
         kept = world.between(self.synced, len(self.cache))
         del self.cache[kept:]
         self.synced = len(self.cache)
+
+    def put(self, value: int) -> None:
+        """Something that was there before there was a cluster."""
+        self.cache.append(value)
+        self.synced = len(self.cache)
+
+    def surely_holds(self, values: set[int]) -> bool:
+        """Whether all of these are on the disk. One that was written lately is found quickly."""
+        latest = set(self.cache[max(0, self.synced - 512) : self.synced])
+        return values <= latest or values <= set(self.cache[: self.synced])
 
     def as_image(self, world: World) -> Platter:
         return Platter(self.cache[: self.synced], self.synced)
@@ -47,9 +64,19 @@ class ModelVolume:
         report: Callable[[o.AnyReport], None],
         acked: Callable[[int, int, bool], None],
         on_synced: Callable[[set[int]], None],
+        on_more: Callable[[set[int]], None] = _nothing,
+        on_fsynced: Callable[[set[int], bool], None] = _nothing,
+        durable: bool = False,
     ) -> None:
+        """`durable`: acknowledge what is on every disk that it must be on.
+
+        `on_synced` is told all that the disk holds, `on_more` what it holds besides, `on_fsynced`
+        what a client's fsync covered and whether on both disks.
+        """
         self.world, self.name, self.platter = world, name, platter
         self._send, self._report, self._acked, self._on_synced = send, report, acked, on_synced
+        self._on_more, self._on_fsynced = on_more, on_fsynced
+        self.durable = durable
         self.mode = "closed"
         self.epoch = 0
         self.replied = 0  # entries below this one were acknowledged, or were here before
@@ -58,6 +85,9 @@ class ModelVolume:
         self.session = 0
         self.round = 0
         self._begin: tuple[int, int] | None = None
+        self._peer_seq = 0  # what the follower has on its disk; kept for durable ones only
+        self._asked = 0
+        self._fsyncs: dict[int, set[int]] = {}
 
     # ---- a client ----
 
@@ -71,11 +101,56 @@ class ModelVolume:
         cache = self.platter.cache
         before = cache[-1] if cache else 0
         cache.append(value)
-        if self.mode == "log":
+        if self.mode == "mirror":
+            self._send(("op", self.epoch, len(cache), value, before))
+        if self.durable:
+            self._sync_soon(self._settle)
+        elif self.mode == "log":
             self.replied = len(cache)
             self._acked(value, self.epoch, False)
-        else:
-            self._send(("op", self.epoch, len(cache), value, before))
+
+    def _sync_soon(self, then: Callable[[], None]) -> None:
+        """What is applied by then becomes durable."""
+
+        def done() -> None:
+            if not self.dead:
+                self._sync_more()
+                then()
+
+        self.world.after(self.world.between(0, 5), done)
+
+    def _settle(self) -> None:
+        """Acknowledge what is durable wherever it must be."""
+        limits = {"log": self.platter.synced}
+        limits["mirror"] = limits["paused"] = self._limit()
+        limit = limits.get(self.mode, 0)
+        for index in range(self.replied, limit):
+            self._acked(self.platter.cache[index], self.epoch, self.mode != "log")
+        self.replied = max(self.replied, limit)
+        self._check_drained()
+
+    def _limit(self) -> int:
+        """Up to where both disks have it."""
+        return min(self._peer_seq, self.platter.synced)
+
+    def fsync(self) -> None:
+        """A client wants what it was acknowledged so far on the disks."""
+        values = set(self.platter.cache[: self.replied])
+        if self.mode == "log":
+            self._fsync_alone(self.epoch, values)
+        elif self.mode == "mirror":
+            self._asked += 1
+            number = self._asked
+            self._fsyncs[number] = values
+            self._send(("fsync", self.epoch, number))
+
+    def _fsync_alone(self, epoch: int, values: set[int]) -> None:
+        def done() -> None:
+            if not self.dead and self.mode == "log" and self.epoch == epoch:
+                self._sync_more()
+                self._on_fsynced(values, False)
+
+        self.world.after(self.world.between(0, 20), done)
 
     def _admit(self) -> None:
         waiting, self.waiting = self.waiting, []
@@ -97,7 +172,7 @@ class ModelVolume:
 
     def _do_Freeze(self, order: o.Freeze) -> None:  # noqa: N802 - named after the order
         if self.mode != "closed":
-            self.mode = "quiet" if self.mode in ("follow", "expecting") else "frozen"
+            self.mode = "frozen" if self.mode in SOURCES else "quiet"
         self._later(o.Frozen(token=order.token))
 
     def _do_Sync(self, order: o.Sync) -> None:  # noqa: N802
@@ -112,7 +187,16 @@ class ModelVolume:
         self.platter.synced = len(self.platter.cache)
         self._on_synced(set(self.platter.cache))
 
+    def _sync_more(self) -> None:
+        more = self.platter.cache[self.platter.synced :]
+        self.platter.synced = len(self.platter.cache)
+        self._on_more(set(more))
+
     def _do_ServeAlone(self, order: o.ServeAlone) -> None:  # noqa: N802
+        if self.durable:
+            self._sync_more()
+        if self.mode not in SOURCES:
+            self.replied = len(self.platter.cache)  # nobody here waits for an answer
         self.mode, self.epoch = "log", order.epoch
         cache = self.platter.cache
         first, self.replied = min(self.replied, len(cache)), len(cache)
@@ -121,9 +205,11 @@ class ModelVolume:
         self._admit()
 
     def _do_ServeMirror(self, order: o.ServeMirror) -> None:  # noqa: N802
-        if self.mode in ("follow", "quiet", "closed"):
+        if self.mode not in SOURCES:
             self.replied = len(self.platter.cache)
         self.epoch, self.round, self.mode = order.epoch, order.round, "replaying"
+        self._peer_seq = 0
+        self._fsyncs = {}
         self._send(("begin", order.epoch, order.round))
 
     def _do_Follow(self, order: o.Follow) -> None:  # noqa: N802
@@ -135,6 +221,8 @@ class ModelVolume:
         """The source's question and the node's order, of one round, whichever came first."""
         if self.mode == "expecting" and self._begin == (self.epoch, self.round):
             self.mode = "follow"
+            if self.durable:
+                self._sync_more()
             self._send(("at", self.epoch, self.round, len(self.platter.cache)))
 
     def _do_BecomeTarget(self, order: o.BecomeTarget) -> None:  # noqa: N802
@@ -147,6 +235,9 @@ class ModelVolume:
         self._later(o.NearlyEqual(session=order.session), 20, 400)
 
     def _do_CutOver(self, order: o.CutOver) -> None:  # noqa: N802
+        if self.durable:
+            self._sync_more()
+            self._settle()
         self.mode = "paused"
         self._send(("copy", self.session, order.token, tuple(self.platter.cache)))
 
@@ -199,10 +290,21 @@ class ModelVolume:
             cache.append(value)
         elif seq > len(cache) + 1:
             raise Violation(f"I5 {self.name}: gap in the stream")
-        self._send(("ack", epoch, seq))
+        if self.durable:
+            self._sync_soon(lambda: self._ack(epoch, seq))
+        else:
+            self._send(("ack", epoch, seq))
+
+    def _ack(self, epoch: int, seq: int) -> None:
+        if self.mode == "follow" and epoch == self.epoch:
+            self._send(("ack", epoch, seq))
 
     def _on_ack(self, epoch: int, seq: int) -> None:
         if self.mode not in ("mirror", "paused") or epoch != self.epoch:
+            return
+        if self.durable:
+            self._peer_seq = max(self._peer_seq, seq)
+            self._settle()
             return
         for index in range(self.replied, seq):
             self._acked(self.platter.cache[index], epoch, True)
@@ -250,3 +352,14 @@ class ModelVolume:
         if self.mode == "paused" and epoch == self.epoch:
             self._sync()
             self._report(o.Drained(token=token))
+
+    def _on_fsync(self, epoch: int, number: int) -> None:
+        if self.mode == "follow" and epoch == self.epoch:
+            self._sync_more()
+            self._send(("fsynced_there", epoch, number))
+
+    def _on_fsynced_there(self, epoch: int, number: int) -> None:
+        values = self._fsyncs.pop(number, None)
+        if self.mode in ("mirror", "paused") and epoch == self.epoch and values is not None:
+            self._sync_more()
+            self._on_fsynced(values, True)

@@ -17,6 +17,7 @@ from mirrorha.core.node import Node
 from mirrorha.core.orders import StopReason, Trouble
 from mirrorha.core.settings import Settings
 from mirrorha.core.words import Boot
+from mirrorha.testing.sim.clock import Clock
 from mirrorha.testing.sim.model_volume import ModelVolume, Platter
 from mirrorha.testing.sim.production_volume import ProductionVolume, Shelf
 from mirrorha.testing.sim.world import Violation, World
@@ -63,6 +64,11 @@ class SimNode:
         self.boot_number = 1
         self.up = False
         self.paused_until_ms = 0
+        self.blocked_since_ms = self.blocked_until_ms = 0  # the application blocks the loop
+        self.stuck_until_ms = 0  # its volumes read nothing
+        self.away = False  # nobody starts it
+        self.problem = ""  # why its volumes cannot be used
+        self.clock = Clock(world)
         self.node: Node | None = None
         self.volumes: dict[str, ModelVolume | ProductionVolume] = {}
         self.life = 0  # rises at each start and crash: what an earlier life left behind is void
@@ -72,7 +78,10 @@ class SimNode:
         self._inbox: deque[v.AnyEvent] = deque()
         self._busy = False
         self.fail_service = 0.0
+        self.kill_stop = 0.0  # how often a stop of the service misses its deadline
+        self.heard: dict[str, tuple[int, int]] = {}  # by path: incarnation, sequence of a beat
         self.image: Durable | None = None
+        self.put_away: list[Durable] = []  # disks that were taken out, latest last
 
     # ---- life ----
 
@@ -86,21 +95,26 @@ class SimNode:
         self._busy = False
         self.running = False
         meta, boot = begin_incarnation(
-            self.durable.meta, boot_id=f"boot-{self.boot_number}", at_least=self.world.now_ms
+            self.durable.meta, boot_id=f"boot-{self.boot_number}", at_least=self.clock.wall_ms()
         )
         self.durable.meta = meta
         self.world.count(f"boot {boot.value}")
         rng = self.world.rng
-        self.node = Node(self.settings, meta, boot, rng=rng, now_ms=self.world.now_ms)
+        self.node = Node(self.settings, meta, boot, rng=rng, now_ms=self.clock.now_ms())
         self.durable.meta = self.node.state.meta
         self.sequence = 0
+        self.heard = {}
         self.volumes = {name: self._make_volume(name) for name in self.settings.volumes}
         self.world.say(f"{self.name} starts, incarnation {meta.incarnation} after {boot.value}")
-        has_files = any(platter.cache for platter in self.durable.platters.values())
-        self.give(v.VolumesInspected(has_files=has_files, ours=True))
+        self.inspect()
         self.give(v.Command(operation="", verb=v.Verb.START))
         self._tick(self.life)
         self.hub.node_started(self)
+
+    def inspect(self) -> None:
+        """Tell the core what its directories are."""
+        has_files = any(platter.cache for platter in self.durable.platters.values())
+        self.give(v.VolumesInspected(has_files=has_files, ours=True, problem=self.problem))
 
     def _make_volume(self, name: str) -> ModelVolume | ProductionVolume:
         life = self.life
@@ -117,9 +131,13 @@ class SimNode:
             "report": alive(lambda report: self.give(v.VolumeReported(name, report))),
             "acked": lambda value, epoch, both: self.hub.acked(self, name, value, epoch, both),
             "on_synced": lambda values: self.hub.synced(self.name, name, values),
+            "on_more": lambda values: self.hub.synced_more(self.name, name, values),
+            "on_fsynced": lambda values, both: self.hub.fsynced(self, name, values, both=both),
+            "durable": self.settings.ack_durable,
         }
         store = self.durable.platters[name]
         if isinstance(store, Shelf):
+            store.start()
             return ProductionVolume(
                 self.world,
                 name,
@@ -136,7 +154,7 @@ class SimNode:
             self.hub.node_stopping(self)
         self.up = False
         self.life += 1
-        self.paused_until_ms = 0
+        self.paused_until_ms = self.blocked_until_ms = self.stuck_until_ms = 0
         for volume in self.volumes.values():
             volume.dead = True
         self.node = None
@@ -163,11 +181,17 @@ class SimNode:
         """Put the old image back. The process must be down."""
         if self.up or self.image is None:
             raise ValueError("an image is restored while the node is down, and after it was taken")
-        self.durable, self.image = self.image, None
-        self.boot_number += 1
+        self.replace_disk(self.image)
+        self.image = None
         self.hub.oracle.restored(self.name)
         self.world.count("image restored")
         self.world.say(f"{self.name} is restored from an image")
+
+    def replace_disk(self, durable: Durable) -> None:
+        """Put another disk in. The process must be down; the old one is kept by somebody."""
+        self.put_away.append(self.durable)
+        self.durable = durable
+        self.boot_number += 1
 
     # ---- the loop that owns the core ----
 
@@ -180,8 +204,9 @@ class SimNode:
 
     def _turn(self, life: int) -> None:
         while self._inbox and not self._busy and self.life == life and self.up:
-            if self.world.now_ms < self.paused_until_ms:
-                delay_ms = self.paused_until_ms - self.world.now_ms
+            held_until_ms = max(self.paused_until_ms, self.blocked_until_ms)
+            if self.world.now_ms < held_until_ms:
+                delay_ms = held_until_ms - self.world.now_ms
                 self._busy = True
                 self.world.after(delay_ms, lambda: self._unpause(life))
                 return
@@ -198,8 +223,8 @@ class SimNode:
         if node is None:
             return
         epoch_before = node.state.meta.held.epoch if node.state.meta.held else 0
-        batch = node.step(event, self.world.now_ms)
-        self.hub.after_step(self)
+        batch = node.step(event, self.clock.now_ms())
+        self.hub.after_step(self, event)
         held = node.state.meta.held
         if (held.epoch if held else 0) < epoch_before:
             raise Violation(f"I3 {self.name}: the epoch held falls")
@@ -232,7 +257,7 @@ class SimNode:
         if self.world.now_ms >= self.paused_until_ms:
             self.give(v.Tick())
         if self.node is not None and self.life == life:
-            wait_ms = max(1, self.node.next_deadline_ms() - self.world.now_ms)
+            wait_ms = max(1, self.node.next_deadline_ms() - self.clock.now_ms())
             self.world.after(wait_ms + self.world.between(0, 3), lambda: self._tick(life))
 
     # ---- effects ----
@@ -340,21 +365,30 @@ class SimNode:
             self._service.stop(effect, stopped)
             return
 
+        clean = not (self.kill_stop and self.world.chance(self.kill_stop))
+
         def done() -> None:
-            stopped(v.ServiceStopped(token=effect.token))
+            stopped(v.ServiceStopped(token=effect.token, clean=clean))
 
         self.world.after(self.world.between(0, 100), done)
 
     # ---- what happens to it ----
 
-    def beat(self) -> PeerBeat | None:
-        """A heartbeat, sent by a thread of its own: also while the loop is blocked, not stopped."""
+    def beat(self, path: str, peer: int | None) -> PeerBeat | None:
+        """A heartbeat, sent by a thread of its own: also while the loop is blocked, not stopped.
+
+        It echoes what was heard of the peer's incarnation `peer`.
+        """
         if not self.up or self.node is None or self.world.now_ms < self.paused_until_ms:
             return None
         self.sequence += 1
+        blocked = self.world.now_ms < self.blocked_until_ms
+        heard = self.heard.get(path)
         return PeerBeat(
             incarnation=self.node.state.meta.incarnation,
             sequence=self.sequence,
+            echo_sequence=heard[1] if heard and heard[0] == peer else None,
+            loop_age_ms=self.world.now_ms - self.blocked_since_ms if blocked else 0,
             goodbye=self.node.state.standing is Standing.STOPPED and self.node.state.tokens > 0,
         )
 

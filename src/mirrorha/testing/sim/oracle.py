@@ -39,11 +39,20 @@ class Oracle:
         self._disk: dict[tuple[str, str], set[int]] = {}
 
     def ack(
-        self, *, volume: str, value: int, epoch: int, by: str, other: str | None, now: Register
+        self,
+        *,
+        volume: str,
+        value: int,
+        epoch: int,
+        by: str,
+        other: str | None,
+        now: Register,
+        durable: bool = False,
     ) -> None:
         """A client got its answer from `by`; the peer `other` had applied it too, if not None.
 
-        It rests on the page caches of those of them that the register names at this moment.
+        It rests on the page caches of those of them that the register names at this moment;
+        with `durable`, on their disks.
         """
         before = self._primaries.setdefault(epoch, by)
         if before != by:
@@ -64,9 +73,9 @@ class Oracle:
             Acked(
                 volume=volume,
                 value=value,
-                rests=dict.fromkeys(rests, False),
+                rests=dict.fromkeys(rests, durable),
                 epoch=epoch,
-                shadow=dict.fromkeys(holders - rests if by in rests else (), False),
+                shadow=dict.fromkeys(holders - rests if by in rests else (), durable),
             )
         )
 
@@ -78,6 +87,17 @@ class Oracle:
         and when it admits a joiner.
         """
         self._disk[node, volume] = values
+
+    def synced_more(self, node: str, volume: str, values: set[int]) -> None:
+        """`node` has these on its disk as well."""
+        self._disk.setdefault((node, volume), set()).update(values)
+
+    def fsynced(self, volume: str, values: set[int], holders: set[str]) -> None:
+        """A client was told that these are on the disks of `holders`."""
+        for one in self.acked:
+            if one.volume == volume and one.value in values:
+                for rests in (one.rests, one.shadow):
+                    rests.update(dict.fromkeys(holders & rests.keys(), True))
 
     def clone(self) -> Oracle:
         """The same record, for a node that may go on from here apart from its peer."""
@@ -104,6 +124,13 @@ class Oracle:
         for one in self.acked:
             one.rests.pop(node, None)
             one.shadow.pop(node, None)
+
+    def settled_for(self, node: str, volume: str, values: set[int]) -> None:
+        """An operator chose to go on with what `node` holds, whatever that lacks."""
+        for one in self.acked:
+            if one.volume == volume:
+                one.rests = {node: False} if one.value in values else {}
+                one.shadow = {}
 
     def landed(self, before: Register | None, now: Register) -> None:
         """A record landed. Named alone: all rests on that node. A join: on the joiner as well."""

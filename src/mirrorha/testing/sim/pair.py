@@ -11,6 +11,7 @@ import attrs
 from mirrorha.core import effects as e
 from mirrorha.core import events as v
 from mirrorha.core import orders as o
+from mirrorha.core.detector import PeerBeat
 from mirrorha.core.messages import AnyMessage, Standing
 from mirrorha.core.meta import Meta
 from mirrorha.core.register import Register
@@ -22,6 +23,7 @@ from mirrorha.testing.sim.node import ServiceOfNode, SimNode
 from mirrorha.testing.sim.oracle import Oracle
 from mirrorha.testing.sim.production_volume import Shelf
 from mirrorha.testing.sim.shared import SharedRegister
+from mirrorha.testing.sim.watch import Watch
 from mirrorha.testing.sim.world import Violation, World
 
 NAMES: Final = ("lyon", "paris")
@@ -41,6 +43,10 @@ class Net:
     streams: bool = True
     delay_ms: int = 2
     beat_loss: float = 0.0
+    beat_delay_ms: int = 20
+    echoes: bool = False  # whether beats tell what was heard
+    # Heartbeat networks that are down: who is not heard on which.
+    paths_cut: set[tuple[str, str]] = attrs.Factory(set)
 
     def both_ways(self) -> bool:
         return all(self.open.values())
@@ -79,6 +85,9 @@ class Pair:
         self._stream_life: Counter[str] = Counter()
         self.streams_up: set[str] = set()
         self._last_ms: dict[tuple[str, str], int] = {}
+        self._severed: set[tuple[str, str, int]] = (
+            set()
+        )  # half-open connections that lost something
         self.nodes: dict[str, SimNode] = {}
         for name, peer in (NAMES, NAMES[::-1]):
             options: dict[str, object] = {
@@ -96,6 +105,8 @@ class Pair:
         self.commands: dict[str, e.CommandDone] = {}
         self._value = 0
         self.writing = True
+        self.fsyncs = 0.0  # how often a client has its writes synced
+        self.watch = Watch(world)
         world.after(1, self._connect_loop)
         world.after(1, self._beat_loop)
         world.after(1, self._write_loop)
@@ -174,7 +185,9 @@ class Pair:
         receiver, life = self.peer(sender), self.peer(sender).life
 
         def arrive() -> None:
-            if link == self.link and receiver.life == life and self.net.both_ways():
+            if link != self.link or receiver.life != life:
+                return
+            if self._gets_through((sender.name, "", link), lambda: self.drop_link(link)):
                 receiver.hear(message)
 
         self._in_order((sender.name, ""), arrive)
@@ -187,15 +200,32 @@ class Pair:
 
         def arrive() -> None:
             same = stream == self._stream_life[volume] and volume in self.streams_up
-            if same and receiver.life == life and self.net.both_ways():
+            if not same or receiver.life != life:
+                return
+            if self._gets_through((sender.name, volume, stream), lambda: self.break_stream(volume)):
                 receiver.volumes[volume].receive(message)
 
-        self._in_order((sender.name, volume), arrive)
+        self._in_order((sender.name, volume), arrive, not_before_ms=receiver.stuck_until_ms)
 
-    def _in_order(self, channel: tuple[str, str], arrive: Callable[[], None]) -> None:
+    def _gets_through(self, connection: tuple[str, str, int], close: Callable[[], None]) -> bool:
+        """What a cut in this direction swallows is lost, and with it all that follows it on this
+        connection, which breaks once that is noticed."""
+        sender = connection[0]
+        if connection in self._severed:
+            return False
+        if self.net.open[sender, self.nodes[sender].settings.peer]:
+            return True
+        self._severed.add(connection)
+        self.world.count("connection half open")
+        self.world.after(self.world.between(0, 3_000), close)
+        return False
+
+    def _in_order(
+        self, channel: tuple[str, str], arrive: Callable[[], None], *, not_before_ms: int = 0
+    ) -> None:
         """A connection delivers in order; what goes over another one can overtake it."""
         at_ms = self.world.now_ms + self.world.between(0, self.net.delay_ms)
-        at_ms = max(self._last_ms.get(channel, 0), at_ms)
+        at_ms = max(self._last_ms.get(channel, 0), at_ms, not_before_ms)
         self._last_ms[channel] = at_ms
         self.world.after(at_ms - self.world.now_ms, arrive)
 
@@ -209,36 +239,58 @@ class Pair:
 
     def _beat_loop(self) -> None:
         for node in self.nodes.values():
-            beat = node.beat()
-            way = (node.name, node.settings.peer)
-            passes = self.net.open[way] and self.net.beats[way]
-            if beat is not None and passes and not self.world.chance(self.net.beat_loss):
-                receiver = self.peer(node)
-                for _ in range(2 if self.world.chance(0.02) else 1):
-                    delay_ms = self.world.between(0, 20)
-                    self.world.after(delay_ms, self._beat(receiver, beat))
+            for path in node.settings.paths:
+                self._send_beat(node, path)
         self.world.after(250, self._beat_loop)
 
-    def _beat(self, receiver: SimNode, beat: object) -> Callable[[], None]:
+    def _send_beat(self, node: SimNode, path: str) -> None:
+        receiver, world = self.peer(node), self.world
+        core = receiver.node
+        echoed = core if self.net.echoes else None
+        beat = node.beat(path, echoed.state.meta.incarnation if echoed is not None else None)
+        if beat is None or not self._passes(node, path):
+            return
+        if world.chance(self.net.beat_loss):
+            world.count("beat lost")
+            return
+        copies = 2 if world.chance(0.02) else 1
+        if copies > 1:
+            world.count("beat doubled")
+        for _ in range(copies):
+            world.after(world.between(0, self.net.beat_delay_ms), self._beat(receiver, path, beat))
+
+    def _passes(self, node: SimNode, path: str) -> bool:
+        way = (node.name, node.settings.peer)
+        return (
+            self.net.open[way]
+            and self.net.beats[way]
+            and (node.name, path) not in self.net.paths_cut
+        )
+
+    def _beat(self, receiver: SimNode, path: str, beat: PeerBeat) -> Callable[[], None]:
         def arrive() -> None:
             if receiver.up and self._reachable(receiver):
-                receiver.give(
-                    v.BeatHeard(path="one", beat=beat, heard_at_ms=self.world.now_ms)  # type: ignore[arg-type]
-                )
+                before = receiver.heard.get(path)
+                if before is not None and before > (beat.incarnation, beat.sequence):
+                    self.world.count("beat overtaken")
+                else:
+                    receiver.heard[path] = (beat.incarnation, beat.sequence)
+                heard_ms = receiver.clock.now_ms()
+                receiver.give(v.BeatHeard(path=path, beat=beat, heard_at_ms=heard_ms))
 
         return arrive
 
     def goodbye(self, node: SimNode) -> None:
         self.world.count("goodbye")
-        beat = node.beat()
-        way = (node.name, node.settings.peer)
-        if beat is not None and self.net.open[way] and self.net.beats[way]:
+        path = node.settings.paths[0]
+        beat = node.beat(path, None)
+        if beat is not None and self._passes(node, path):
             last = attrs.evolve(beat, goodbye=True)
-            self.world.after(self.world.between(0, 5), self._beat(self.peer(node), last))
+            self.world.after(self.world.between(0, 5), self._beat(self.peer(node), path, last))
 
     def probe(self, node: SimNode, incarnation: int) -> None:
         """The peer's port refuses if its process is gone and its machine is not."""
-        since_ms, life = self.world.now_ms, node.life
+        since_ms, life = node.clock.now_ms(), node.life
         refuses = not self.peer(node).up and self.net.both_ways()
         if self.shared is not None and self.shared.lying_firewall and not self.net.both_ways():
             refuses = True
@@ -261,10 +313,12 @@ class Pair:
                     self._value += 1
                     name = self.world.rng.choice(node.settings.volumes)
                     node.volumes[name].write(self._value)
+                    if self.fsyncs and self.world.chance(self.fsyncs):
+                        node.volumes[name].fsync()
         self.world.after(self.world.between(5, 60), self._write_loop)
 
     def acked(self, node: SimNode, volume: str, value: int, epoch: int, both: bool) -> None:
-        now = self.arbiter.register or self.last_register
+        now = self.arbiter.in_force
         oracle = self.oracle_of(node.name)
         if self.shared is not None:
             now = self.shared.branches[node.name].register
@@ -273,7 +327,35 @@ class Pair:
             raise Violation("a write was acknowledged before there was a register")
         self.world.count("acked mirrored" if both else "acked alone")
         other = node.settings.peer if both else None
-        oracle.ack(volume=volume, value=value, epoch=epoch, by=node.name, other=other, now=now)
+        durable = node.settings.ack_durable
+        oracle.ack(
+            volume=volume,
+            value=value,
+            epoch=epoch,
+            by=node.name,
+            other=other,
+            now=now,
+            durable=durable,
+        )
+        if durable:
+            self.world.count("acked durable")
+            self._check_durable(node, volume, {value}, both=both)
+
+    def _check_durable(self, node: SimNode, volume: str, values: set[int], *, both: bool) -> None:
+        """What a client was told to be durable is on the disks that it rests on."""
+        for each in (node, self.peer(node)) if both else (node,):
+            if not each.durable.platters[volume].surely_holds(values):
+                raise Violation(
+                    f"I1 {node.name} called {len(values)} values of {volume} durable, and they are "
+                    f"not on the disk of {each.name}"
+                )
+
+    def fsynced(self, node: SimNode, volume: str, values: set[int], *, both: bool) -> None:
+        """A client's fsync returned: these survive the loss of power."""
+        self.world.count("fsync mirrored" if both else "fsync alone")
+        self._check_durable(node, volume, values, both=both)
+        holders = {node.name, node.settings.peer} if both else {node.name}
+        self.oracle_of(node.name).fsynced(volume, values, holders)
 
     def oracle_of(self, node: str) -> Oracle:
         """The client's record by which `node` is judged: after a split each side has its own."""
@@ -289,6 +371,10 @@ class Pair:
     def synced(self, node: str, volume: str, values: set[int]) -> None:
         for oracle in self.oracles():
             oracle.synced(node, volume, values)
+
+    def synced_more(self, node: str, volume: str, values: set[int]) -> None:
+        for oracle in self.oracles():
+            oracle.synced_more(node, volume, values)
 
     # ---- without an arbiter ----
 
@@ -338,8 +424,9 @@ class Pair:
         if self.nodes[register.primary].durable.meta.held != register:
             self.oracle.lost_unheard(register.primary)
 
-    def after_step(self, node: SimNode) -> None:
+    def after_step(self, node: SimNode, event: v.AnyEvent) -> None:
         """What must hold of a node after every step of its core."""
+        self.watch.look(node, event)
         core = node.node
         if core is None:
             return

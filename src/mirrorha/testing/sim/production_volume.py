@@ -14,11 +14,19 @@ from collections.abc import Callable
 from typing import Any, Final, final
 
 from mirrorha.core import orders as o
-from mirrorha.core.words import Mode
+from mirrorha.core.words import Ack, Mode
 from mirrorha.testing.memory_disk import MemoryDisk
 from mirrorha.testing.sim.world import World
 from mirrorha.volume import events as v
-from mirrorha.volume.disk import DiskError, LoadTouched, Resolve, SyncTree
+from mirrorha.volume.disk import (
+    Apply,
+    DiskError,
+    LoadTouched,
+    ReadBytes,
+    Resolve,
+    SyncFile,
+    SyncTree,
+)
 from mirrorha.volume.ops import (
     EPOCH_MAX,
     FID_COUNTER_BITS,
@@ -46,28 +54,61 @@ def draw_fid(rng: random.Random) -> int:
     return make_fid(epoch=EPOCH_MAX, counter=rng.randrange(1, 1 << FID_COUNTER_BITS))
 
 
+def _numbers(content: bytes) -> list[int]:
+    """The numbers in a file, or in as much of one as was written."""
+    found = []
+    for at in range(0, len(content) - SLOT_BYTES + 1, SLOT_BYTES):
+        number = int.from_bytes(content[at : at + SLOT_BYTES], "big")
+        if number:
+            found.append(number)
+    return found
+
+
+def _nothing(*_arguments: object) -> None:
+    """Nobody wants to know."""
+
+
 @final
 class Shelf:
     """What survives a process: the disk. Its page cache is lost with the power."""
 
     def __init__(self, world: World) -> None:
         # Drawn at random: both nodes may lose rows of their tables, and must not draw alike.
-        rng = random.Random(world.rng.getrandbits(64))
+        rng = self._rng = random.Random(world.rng.getrandbits(64))
         self.disk = MemoryDisk(draw=lambda: draw_fid(rng))
+        self.slow_ms = 0
 
     @property
     def cache(self) -> list[int]:
         """Every number that the tree holds."""
         found: list[int] = []
         for seen in self.disk.snapshot().values():
-            content = bytes(seen.content)
-            for at in range(0, len(content) - SLOT_BYTES + 1, SLOT_BYTES):
-                number = int.from_bytes(content[at : at + SLOT_BYTES], "big")
-                if number:
-                    found.append(number)
+            found += _numbers(seen.content)
         return found
 
+    def put(self, value: int) -> None:
+        """Something that was there before there was a cluster."""
+        fid = draw_fid(self._rng)
+        self.disk.perform(Apply(Create(fid, ROOT_FID, f"before-{value}", 0o644, 0, 0, 1)))
+        self.disk.perform(Apply(Write(fid, 0, value.to_bytes(SLOT_BYTES, "big"), 1)))
+        self.disk.perform(SyncTree())
+
+    def surely_holds(self, values: set[int]) -> bool:
+        """Whether all of these are on the disk."""
+        files = {value // SLOTS for value in values}
+        held = (_numbers(self.disk.durable_content(f"numbers-{file}")) for file in files)
+        return values <= {number for numbers in held for number in numbers}
+
+    def start(self) -> None:
+        """A process opens it: a disk that failed was replaced by one with the same contents."""
+        self.disk.replace()
+        self.make_fast()
+
+    def make_fast(self) -> None:
+        self.slow_ms = 0
+
     def lose_power(self, world: World) -> None:
+        self.disk.replace()
         self.disk.power_loss(world.rng)
         self.disk.open_again()
 
@@ -93,15 +134,20 @@ class ProductionVolume:
         on_synced: Callable[[set[int]], None],
         reset: Callable[[], None],
         resyncs: Resyncs,
+        on_more: Callable[[set[int]], None] = _nothing,
+        on_fsynced: Callable[[set[int], bool], None] = _nothing,
+        durable: bool = False,
     ) -> None:
         self.world, self.name, self.shelf = world, name, shelf
         self._send, self._report, self._acked = send, report, acked
         self._on_synced, self._reset = on_synced, reset
+        self._on_more, self._on_fsynced = on_more, on_fsynced
         self.dead = False
         touched = shelf.disk.perform(LoadTouched())
         if not isinstance(touched, TouchedState):
             raise TypeError("LoadTouched answers with a TouchedState")
-        self.machine = Volume(VolumeSettings(), touched=touched, resyncs=resyncs)
+        settings = VolumeSettings(ack=Ack.DURABLE if durable else Ack.APPLIED)
+        self.machine = Volume(settings, touched=touched, resyncs=resyncs)
         self._events: deque[v.AnyEvent] = deque()
         self._stepping = False
         self._free_ms = dict.fromkeys(v.Lane, 0)
@@ -109,6 +155,7 @@ class ProductionVolume:
         self._wanted: dict[int, tuple[int, AnyOp]] = {}  # token -> the client's number, its op
         self._askers: dict[int, Callable[[v.Reply], None]] = {}
         self._epoch = 0
+        self._replied: dict[str, set[int]] = {}  # file -> the client's numbers in it
         self._tick()
 
     # ---- the port ----
@@ -135,10 +182,31 @@ class ProductionVolume:
 
     # ---- clients ----
 
+    def fsync(self) -> None:
+        """A client wants what it was answered of its latest file on the disks."""
+        name = next(reversed(self._replied), "")
+        fid = self._fid(name) if name else 0
+        if not fid:
+            return
+        values = set(self._replied[name])
+
+        def answer(reply: v.Reply) -> None:
+            if reply.failure is v.Failure.NONE:
+                self._on_fsynced(values, self.machine.mode is not Mode.LOG)
+
+        self.ask(lambda token: v.Flush(token, fid), answer)
+
+    def _fid(self, name: str) -> int:
+        """0: there is no such file, or the disk failed."""
+        try:
+            found = self.shelf.disk.perform(Resolve(name))
+        except DiskError:
+            return 0
+        return found[2] if isinstance(found, tuple) else 0
+
     def _write(self, value: int) -> None:
         name = f"numbers-{value // SLOTS}"
-        found = self.shelf.disk.perform(Resolve(name))
-        fid = found[2] if isinstance(found, tuple) else 0
+        fid = self._fid(name)
         if fid:
             offset = value % SLOTS * SLOT_BYTES
             data = value.to_bytes(SLOT_BYTES, "big")
@@ -155,8 +223,7 @@ class ProductionVolume:
             self._change(0, self._create(f"{NOISE}-{value}"))
             return
         name = self.world.rng.choice(names)
-        found = self.shelf.disk.perform(Resolve(name))
-        fid = found[2] if isinstance(found, tuple) else 0
+        fid = self._fid(name)
         if self.world.chance(0.5):
             self._change(0, Unlink(fid, ROOT_FID, name, self._now_ns()))
         else:
@@ -194,6 +261,7 @@ class ProductionVolume:
         if exists:
             self._write(value)
         elif reply.failure is v.Failure.NONE:
+            self._replied.setdefault(f"numbers-{value // SLOTS}", set()).add(value)
             self._acked(value, self._epoch, self.machine.mode is not Mode.LOG)
 
     # ---- the driver ----
@@ -238,7 +306,7 @@ class ProductionVolume:
     def _call(self, call: v.DiskCall) -> None:
         """Requests of a lane one after the other, each taking its time."""
         world = self.world
-        slow_ms = 20 if call.lane is v.Lane.SYNC else 1
+        slow_ms = (20 if call.lane is v.Lane.SYNC else 1) + self.shelf.slow_ms
         ready_ms = max(self._free_ms[call.lane], world.now_ms) + world.between(0, slow_ms)
         self._free_ms[call.lane] = ready_ms
 
@@ -252,6 +320,16 @@ class ProductionVolume:
                 return
             if isinstance(call.request, SyncTree):
                 self._on_synced(set(self.shelf.cache))
+            elif isinstance(call.request, SyncFile):
+                self._on_more(self._numbers_of(call.request.fid))
             self._take(v.DiskDone(call.token, result))
 
         world.after(ready_ms - world.now_ms, done)
+
+    def _numbers_of(self, fid: int) -> set[int]:
+        """What a file holds, once it is synced."""
+        try:
+            content = self.shelf.disk.perform(ReadBytes(fid, 0, SLOTS * SLOT_BYTES))
+        except DiskError:
+            return set()
+        return set(_numbers(content)) if isinstance(content, bytes) else set()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
@@ -11,9 +11,12 @@ from mirrorha.core import authority
 from mirrorha.core.authority import Bar
 from mirrorha.core.messages import Standing
 from mirrorha.errors import InvariantViolation
+from mirrorha.testing.sim import first_start
 from mirrorha.testing.sim.faults import Faults
+from mirrorha.testing.sim.first_start import FirstStart
 from mirrorha.testing.sim.pair import Pair
 from mirrorha.testing.sim.parting import settle_split
+from mirrorha.testing.sim.wide import draw_settings, prepare
 from mirrorha.testing.sim.world import Violation, World
 
 SETTLE_MS: Final = 180_000
@@ -39,18 +42,24 @@ def run_seed(
     faulty_ms: int = 60_000,
     mode: str = "arbiter",
     production: bool = False,
+    wide: bool = False,
 ) -> Outcome:
     """Run one seed. Same seed, same trace: the only source of difference are the arguments.
 
     Args:
         mode: "arbiter", or how a pair without one behaves: "consistent" or "available".
         production: drive the production volume machines on memory disks, not the model volume.
+        wide: draw settings, first starts and clocks as well, and from more kinds of faults.
     """
     world = World(seed, trace=trace)
-    pair = Pair(world, mode, production=production, services=None, **_settings(world, mode))
+    settings = _settings(world, mode)
+    if wide:
+        settings |= draw_settings(world)
+    pair = Pair(world, mode, production=production, services=None, **settings)
     problem = ""
     try:
-        _play(world, pair, faulty_ms)
+        _begin(world, pair, wide=wide)
+        _play(world, pair, Faults(world, pair, wide=wide), faulty_ms)
     except (Violation, InvariantViolation) as violation:
         problem = f"{type(violation).__name__}: {violation}"
     return Outcome(
@@ -63,7 +72,7 @@ def run_seed(
     )
 
 
-def _settings(world: World, mode: str) -> dict[str, object]:
+def _settings(world: World, mode: str) -> dict[str, Any]:
     """What is drawn for a pair without an arbiter; one with an arbiter stays as it was."""
     if mode == "arbiter":
         return {}
@@ -71,21 +80,24 @@ def _settings(world: World, mode: str) -> dict[str, object]:
     return {"fencer": world.chance(0.3), "split_policy": world.rng.choice(policies)}
 
 
-def _play(world: World, pair: Pair, faulty_ms: int) -> None:
-    for node in pair.nodes.values():
-        node.start()
-    if not world.run_while(lambda: not pair.mirrored(), at_most_ms=30_000):
-        raise Violation("I10 the first start does not lead to a pair")
-    faults = Faults(world, pair)
+def _begin(world: World, pair: Pair, *, wide: bool) -> None:
+    first_start.begin(world, pair, prepare(world, pair) if wide else FirstStart.EMPTY)
+
+
+def _play(world: World, pair: Pair, faults: Faults, faulty_ms: int) -> None:
     world.run_until(world.now_ms + faulty_ms)
     faults.heal()
     world.run_until(world.now_ms + LINGER_MS)
     if pair.shared is not None:
         _settle_splits(world, pair)
-    if not world.run_while(lambda: not pair.mirrored(), at_most_ms=SETTLE_MS):
-        if _needs_a_person(world, pair):
-            world.count("needs the operator")
-            return
+    settled = world.run_while(lambda: not pair.mirrored(), at_most_ms=SETTLE_MS)
+    if not settled and _may_not_move(pair):
+        faults.let_move()
+        settled = world.run_while(lambda: not pair.mirrored(), at_most_ms=SETTLE_MS)
+    if not settled and _needs_a_person(world, pair):
+        world.count("needs the operator")
+        settled = _settled_by_hand(world, pair, faults)
+    if not settled:
         raise Violation(f"I10 no pair again after healing: {_standings(pair)}")
     pair.writing = False
     world.run_until(world.now_ms + 2_000)
@@ -110,12 +122,31 @@ def _settle_splits(world: World, pair: Pair) -> None:
         settle_split(world, pair)
 
 
+def _settled_by_hand(world: World, pair: Pair, faults: Faults) -> bool:
+    """First the right disk; if its machine had crashed as well, what it holds has to do."""
+    for _ in range(3):
+        faults.settle_by_hand()
+        if world.run_while(lambda: not pair.mirrored(), at_most_ms=30_000):
+            return True
+    return False
+
+
+def _may_not_move(pair: Pair) -> bool:
+    """`failover = false`, and only the peer's copy is whole: a person must let the service move."""
+    for node in pair.nodes.values():
+        core = node.node
+        if core is None or core.state.settings.failover or core.state.standing is Standing.SOURCE:
+            return False
+    whys = " ".join(node.node.state.why for node in pair.nodes.values() if node.node is not None)
+    return "not to take over by itself" in whys
+
+
 def _needs_a_person(world: World, pair: Pair) -> bool:
     """The only copies that held every acknowledged write were replaced by old disk images.
 
     Then no node may serve by itself, and both must be waiting and say why.
     """
-    if not world.counts["image restored"]:
+    if not world.counts["image restored"] and not world.counts["machine replaced"]:
         return False
     for node in pair.nodes.values():
         if node.node is None:

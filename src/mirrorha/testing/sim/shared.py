@@ -45,6 +45,7 @@ class SharedRegister:
         branches: by node; the same object unless both went on apart.
         isolation: whether a node's isolation checks answer.
         lying_firewall: during a cut, a port that nobody reaches is reported as refusing.
+        on_alone: called when a node's copy names it alone, before it acts on that.
         on_promise: called when a promise became durable: the moment between prepare and commit.
     """
 
@@ -53,9 +54,11 @@ class SharedRegister:
         branch = Branch(Oracle(world))
         self.branches = dict.fromkeys(("lyon", "paris"), branch)
         self.isolation: dict[str, bool] = {"lyon": True, "paris": True}
+        self.chosen: set[str] = set()  # by an operator, to begin the cluster without the peer
         self.lying_firewall = False
         self.fencer_works = 0.7
         self.on_promise: Callable[[SimNode], None] = lambda _node: None
+        self.on_alone: Callable[[SimNode], None] = lambda _node: None
         self.fork: Fork | None = None
         self.forks: list[Fork] = []
         self._left_behind: dict[str, Branch] = {}
@@ -76,6 +79,8 @@ class SharedRegister:
             raise Violation("5.4 both nodes gave up their standing: nobody is left")
         if after.copy != before.copy:
             self._copy_changed(node, peer, before.copy, after)
+            if after.copy is not None and after.copy.is_alone(node.name):
+                self.on_alone(node)
         if after.promised is not None and after.promised != before.promised:
             self.world.count("promised")
             self.on_promise(node)
@@ -121,7 +126,8 @@ class SharedRegister:
         for name, nonce in now.nonces:
             if nonce not in self.nodes[name].durable.meta.nonces():
                 raise Violation(f"5.0 {name}'s admission nonce is not durable before the change")
-        concerned = now.in_sync | (before.in_sync if before else {peer.name})
+        others = set() if node.name in self.chosen else {peer.name}
+        concerned = now.in_sync | (before.in_sync if before else others)
         consents = peer.durable.meta.promised == now
         if peer.name in concerned and not consents:
             removed = before is not None and peer.name not in now.in_sync
@@ -191,7 +197,7 @@ class SharedRegister:
     def heal(self) -> None:
         self.lying_firewall = False
         self.isolation = dict.fromkeys(self.isolation, True)
-        self.on_promise = lambda _node: None
+        self.on_promise = self.on_alone = lambda _node: None
 
     def check_isolation(self, node: SimNode, answer: Callable[[bool], None]) -> None:
         life = node.life

@@ -1,0 +1,218 @@
+"""All that a campaign must have exercised, and what cannot happen in which mode, and why."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from typing import Final
+
+import attrs
+
+from mirrorha.core import authority, detector, evidence, lineage, split
+from mirrorha.core.orders import StopReason
+from mirrorha.core.roles import ROLE_TABLE
+from mirrorha.core.words import Boot
+from mirrorha.testing.sim.arbiter import Fate
+from mirrorha.testing.sim.faults import Faults
+from mirrorha.testing.sim.first_start import FirstStart
+from mirrorha.testing.sim.pair import Pair
+from mirrorha.testing.sim.world import World
+
+MODES: Final = ("arbiter", "consistent", "available")
+WITHOUT_ARBITER: Final = ("consistent", "available")
+
+# What the core notes by a name of its own; a test reads them out of its source.
+NOTES: Final = (
+    "admission-unknown",
+    "cas-unknown",
+    "different-cas",
+    "fenced",
+    "going-alone",
+    "goodbye-granted",
+    "join-broken-off",
+    "no-answer-from-the-pair",
+    "path-back",
+    "path-lost",
+    "path-one-way",
+    "paused",
+    "peer-is-back",
+    "peer-stalled",
+    "peer-turns-again",
+    "register-lost",
+    "resume",
+    "resumed",
+    "resynchronised",
+    "service-failed",
+    "service-started",
+    "service-stop-killed",
+    "split",
+    "swap",
+    "swap-aborted",
+    "swap-refused",
+)
+
+# What the faults bring about, beyond their own names.
+HAPPENED: Final = (
+    "acked alone",
+    "acked durable",
+    "acked mirrored",
+    "arbiter silent",
+    "beat doubled",
+    "beat lost",
+    "beat overtaken",
+    "cas not sent",
+    "cas refused",
+    "cas won",
+    "connection half open",
+    "fenced",
+    "fsync alone",
+    "fsync mirrored",
+    "goodbye",
+    "image restored",
+    "isolation checks answered: False",
+    "isolation checks answered: True",
+    "machine replaced",
+    "os crash",
+    "port refused",
+    "process crash",
+    "promised",
+    "register lost",
+    "register went back",
+    "service start failed",
+    "setting 1 volumes",
+    "setting 2 volumes",
+    "setting 3 volumes",
+    "setting applied",
+    "setting durable",
+    "setting failover=False",
+    "split",
+    "stream broken",
+)
+
+
+def rows() -> tuple[str, ...]:
+    """Every row of the report, in its order."""
+    faults = {name: None for mode in MODES for name in _fault_kinds(mode)}
+    named = (
+        *(f"fault {name}" for name in sorted(faults)),
+        *(f"first start {each.value}" for each in FirstStart),
+        *(f"cas {each.value}" for each in Fate),
+        *(f"boot {each.value}" for each in Boot),
+        *HAPPENED,
+        *(f"edge {role.value}-{trigger.value}" for role, trigger in ROLE_TABLE),
+        *(f"rule {name}" for name in (*NOTES, *_values(lineage.Rule), *_values(StopReason))),
+        *(f"detector {name}" for name in _values(detector.Rule)),
+        *(f"standing {name}" for name in _values(authority.Bar)),
+        *(f"copies {name}" for name in _values(split.Rule)),
+        *(f"proof {name}" for name in _values(evidence.Proof)),
+    )
+    return tuple(dict.fromkeys(named))  # two rules of lineage and split have one name
+
+
+def _values(kind: type[enum.Enum]) -> list[str]:
+    return [str(each.value) for each in kind]
+
+
+def _fault_kinds(mode: str) -> tuple[str, ...]:
+    world = World(0)
+    return Faults(world, Pair(world, mode), wide=True).every
+
+
+@attrs.frozen
+class Impossible:
+    """Why a row cannot be seen in these modes. Seeing it all the same fails the campaign."""
+
+    why: str
+    modes: tuple[str, ...] = MODES
+
+
+_NO_ARBITER: Final = Impossible("there is no arbiter", WITHOUT_ARBITER)
+_NO_COPIES: Final = Impossible("the arbiter keeps the only copy of the register", ("arbiter",))
+_NEVER_SPLITS: Final = Impossible("nobody goes on without proof", ("arbiter", "consistent"))
+_COPIES_ROLL_BACK: Final = Impossible(
+    "a disk that goes back takes half of the register back: a stated non-promise", WITHOUT_ARBITER
+)
+
+_OF_ARBITER: Final = (
+    "cas lost request",
+    "cas lost reply",
+    "cas late",
+    "cas not sent",
+    "cas refused",
+    "cas won",
+    "arbiter silent",
+    "register lost",
+    "register went back",
+    "fault arbiter cut",
+    "fault arbiter faults",
+    "fault arbiter goes back",
+    "fault arbiter loses data",
+    "fault arbiter misread",
+    "fault admission goes wrong",
+    "fault cas goes wrong",
+    "fault swap goes wrong",
+    "rule admission-unknown",
+    "rule cas-unknown",
+    "rule register-lost",
+)
+_OF_IMAGES: Final = (
+    "fault image",
+    "fault new machine",
+    "fault resync --full",
+    "image restored",
+    "machine replaced",
+)
+_OF_COPIES: Final = (
+    *(f"copies {each.value}" for each in split.Rule),
+    *(f"proof {each.value}" for each in evidence.Proof),
+    "fault accept",
+    "fault cut at a promise",
+    "fault crash at a promise",
+    "fault crash when alone",
+    "fault isolated",
+    "fault long cut",
+    "fenced",
+    "isolation checks answered: False",
+    "isolation checks answered: True",
+    "promised",
+    "rule fenced",
+    "rule goodbye-granted",
+    "rule no-answer-from-the-pair",
+    "standing gave-up-its-standing",
+)
+_OF_SPLITS: Final = (
+    "copies split",
+    "copies one-acknowledged-nothing-apart",
+    "copies one-gave-up-its-standing",
+    "proof isolation-checks-answered",
+    "isolation checks answered: False",
+    "isolation checks answered: True",
+    "rule split",
+    "split",
+)
+
+IMPOSSIBLE: Final[Mapping[str, Impossible]] = {
+    **dict.fromkeys(_OF_ARBITER, _NO_ARBITER),
+    **dict.fromkeys(_OF_IMAGES, _COPIES_ROLL_BACK),
+    **dict.fromkeys(_OF_COPIES, _NO_COPIES),
+    **dict.fromkeys(_OF_SPLITS, _NEVER_SPLITS),
+    "edge STOP-stopped": Impossible("who is stopped already is not stopped again"),
+    "edge SECOND-admitted": Impossible("who is admitted was WAIT: a SECOND is a member"),
+    "edge PRIM-joined-peer": Impossible("a join begins in ALONE, and ends there or as PRIM"),
+    "edge ALONE-read-second": Impossible(
+        "a record in which this node agreed to be the SECOND is older than that of its going alone"
+    ),
+    "edge ALONE-won-alone": Impossible(
+        "nobody else went on, so there is no epoch to rise above", ("consistent",)
+    ),
+    "rule older-than-base": _COPIES_ROLL_BACK,
+    "standing holds-no-admission-nonce": Impossible(
+        "a record that names a node was promised by it", WITHOUT_ARBITER
+    ),
+    "rule not-ours": Impossible("a newcomer with files does not accept, so nobody judges it"),
+    "rule source-is-behind": Impossible("who serves alone does so by a generation of its own"),
+    "rule touched-log-damaged": Impossible("a resync compares everything as yet"),
+    "copies copies-of-two-clusters": Impossible(
+        "the two were made one cluster at the first start; see the directed scenario"
+    ),
+}
