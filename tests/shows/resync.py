@@ -103,7 +103,7 @@ async def _resync(pair: ShowPair, *, writers: int, **change: int) -> Resync:
 
 
 async def _wait_still(pair: ShowPair) -> None:
-    """Until both have applied the same: a write that was cancelled is made all the same."""
+    """Until both have applied the same."""
     with trio.fail_after(10):
         while True:
             volumes = [(await node.ask("status"))["volumes"][0] for node in pair.nodes.values()]

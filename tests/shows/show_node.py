@@ -42,6 +42,7 @@ from mirrorha.errors import MirrorHAError
 KIB: Final = 1024
 LINE_BYTES_MAX: Final = 64 * KIB
 PAUSES_KEPT: Final = 5
+END_S: Final = 5.0
 # struct tcp_info: bytes that the peer has acknowledged, and bytes that have come.
 TCP_INFO_BYTES: Final = struct.Struct("=120x2Q")
 
@@ -144,17 +145,18 @@ class Writers:
         self._errors = 0
         self._last_s = 0.0
         self._pauses: list[tuple[float, float]] = []  # the longest ones and when they ended
+        self._is_over = False
         self._scope: trio.CancelScope | None = None
         self._ended = trio.Event()
 
     def start(self, nursery: trio.Nursery, *, count: int, size: int) -> None:
         self._acked, self._pauses = {}, []
         self._acks = self._errors = 0
+        self._is_over, self._ended = False, trio.Event()
         self._last_s = time.monotonic()
         nursery.start_soon(self._run, count, size)
 
     async def _run(self, count: int, size: int) -> None:
-        self._ended = trio.Event()
         with trio.CancelScope() as self._scope:
             async with trio.open_nursery() as nursery:
                 for writer in range(count):
@@ -165,7 +167,7 @@ class Writers:
         """The file of each writer holds the number of its last round, over and over."""
         async with self._data.open(f"writer-{writer}", "wb") as file:
             number = 0
-            while True:
+            while not self._is_over:
                 number += 1
                 block = struct.pack(">Q", number) * (size // 8)
                 try:
@@ -195,6 +197,10 @@ class Writers:
         self._pauses, self._last_s = [], time.monotonic()
 
     async def end(self) -> dict[str, Any]:
+        """Let each end its write: one that is cancelled may still be made at any time."""
+        self._is_over = True
+        with trio.move_on_after(END_S):
+            await self._ended.wait()
         if self._scope is not None:
             self._scope.cancel()
             await self._ended.wait()
