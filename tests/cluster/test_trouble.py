@@ -12,7 +12,7 @@ import trio
 
 from mirrorha.checks import Checker, Custom
 from mirrorha.cluster.feed import Gap, NodeEvent
-from mirrorha.config import ServiceConfig
+from mirrorha.config import ServiceConfig, TimingConfig
 from mirrorha.core.words import Role
 from mirrorha.errors import (
     CommandRefusedError,
@@ -252,3 +252,22 @@ async def test_a_slow_reader_is_told_of_its_gap(tmp_path: Path) -> None:
     read = [each async for each in events]
     assert read[0] == Gap(6)
     assert [each.text for each in read[1:]] == [str(number) for number in range(6, 1030)]
+
+
+async def test_keys_that_were_used_enough_are_replaced_under_a_working_pair(tmp_path: Path) -> None:
+    """TLS limits what one key may encrypt: the connections are made anew, and nobody notices."""
+    timing = TimingConfig(wait_peer_s=1, peer_slow_max_s=20)  # a busy machine is no slow peer
+    async with open_pair(tmp_path, timing=timing) as pair:
+        first, second = await start_pair(pair)
+        epoch = first.cluster.status()["epoch"]
+        for node in pair:
+            links = node.cluster._runtime.parts.links
+            links._tls.records_max = 40
+            links.drop_all("to begin with connections that last so long only")
+        await wait_mirrored(pair)
+        for number in range(60):
+            await first.write(f"f{number}", b"%d" % number)
+        await wait_mirrored(pair)
+        assert (first.cluster.role, second.cluster.role) == (Role.PRIM, Role.SECOND)
+        assert first.cluster.status()["epoch"] == epoch, "nobody went on alone for it"
+        assert first.files() == second.files() == {f"f{n}": b"%d" % n for n in range(60)}

@@ -124,6 +124,19 @@ async def test_a_request_in_two_steps_with_trailing_bytes() -> None:
         await _is_well(site)
 
 
+async def test_a_handler_that_hangs_gives_its_place_back() -> None:
+    """Else as many as there are places would keep everybody out for ever."""
+    limits = attrs.evolve(QUICK, handler_ms=300)
+    async with serving(limits=limits) as site, AsyncExitStack() as clients:
+        hanging = [await clients.enter_async_context(await connect(site)) for _ in range(8)]
+        for stream in hanging:
+            await stream.send_all(b"GET /hang HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        for stream in hanging:
+            assert (await read_all(stream)).startswith(b"HTTP/1.1 503")
+        assert site.server.stats.faults == 8, "which is no client's fault"
+        assert (await fetch("GET", site.url(), deadline_s=3)).status == 200
+
+
 @pytest.mark.parametrize(
     "raw",
     [

@@ -293,6 +293,23 @@ async def test_sending_now_works_on_sockets_that_are_well_only() -> None:
     assert not one.send_now([b"x"])
 
 
+async def test_keys_are_not_used_for_ever() -> None:
+    """OpenSSL would go on with them; what was sent before arrives, and the end is a clean one."""
+    one, other = await tcp_tls_pair()
+    one._records_left = 3
+    with trio.fail_after(10):
+        await one.send_all(bytes(40_000))
+        assert not one.send_now([b"more"])
+        with pytest.raises(trio.BrokenResourceError, match="enough was sent under these keys"):
+            await one.send_all(b"more")
+        assert await receive_exactly(other, 40_000) == bytes(40_000)
+        assert await other.receive_some() == b""
+        await other.send_all(b"still said")
+        assert await receive_exactly(one, 10) == b"still said"
+    for stream in (one, other):
+        await trio.aclose_forcefully(stream)
+
+
 class Tap(trio.abc.Stream):
     """A stream that tells when something arrives on it."""
 

@@ -62,6 +62,8 @@ class HttpLimits:
         body_bytes_max: one request's body.
         idle_ms: how long a connection may wait for the first byte of a request.
         request_read_ms: from that byte to the end of the body; also the TLS handshake.
+        handler_ms: how long a handler may take to begin its answer; what comes in pieces may then
+            take any time. One that hangs holds its place, and would keep everybody out.
         write_stall_ms: a client that has not taken 64 KiB in this time is cut.
         grace_ms: after `close`, how long requests in flight may still take.
     """
@@ -71,6 +73,7 @@ class HttpLimits:
     body_bytes_max: int = 256 * 1024
     idle_ms: int = 30_000
     request_read_ms: int = 10_000
+    handler_ms: int = 120_000
     write_stall_ms: int = 10_000
     grace_ms: int = 2_000
 
@@ -140,6 +143,7 @@ def text_response(status: int, text: str, *, headers: tuple[tuple[str, str], ...
 
 
 INTERNAL_ERROR: Final = text_response(500, "internal error; this node's log says more")
+TOO_SLOW: Final = text_response(503, "no answer within the time that one may take; try again")
 
 
 @attrs.define
@@ -400,8 +404,14 @@ class _Connection:
         return event
 
     async def _answer(self, request: Request) -> None:
-        outcome = await contain(lambda: self._server.handler(request))
-        if isinstance(outcome, Raised):
+        outcome: Returned[Response] | Raised | None = None
+        with trio.move_on_after(self._limits.handler_ms / 1000):
+            outcome = await contain(lambda: self._server.handler(request))
+        if outcome is None:
+            self._server.stats.faults += 1
+            _log.error("%s %s took too long", request.method, request.path)
+            await self._respond(TOO_SLOW)
+        elif isinstance(outcome, Raised):
             self._server.stats.faults += 1
             _log.error("%s %s failed", request.method, request.path, exc_info=outcome.error)
             await self._respond(INTERNAL_ERROR)

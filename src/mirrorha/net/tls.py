@@ -14,7 +14,7 @@ from mirrorha.errors import (
     ensure,
 )
 from mirrorha.net.keys import WITNESS, NodeKeys, node_dns_name
-from mirrorha.net.tls_stream import TlsStream
+from mirrorha.net.tls_stream import RECORDS_MAX, TlsStream
 
 if TYPE_CHECKING:
     import trio
@@ -48,17 +48,20 @@ class PeerTls:
         ensure(peer not in {keys.node, WITNESS}, "the peer is the other node")
         self.keys: Final = keys
         self.peer: Final = peer
+        self.records_max = RECORDS_MAX  # of each stream made from now on
         self._server: Final = server_context(keys)
         self._client: Final = client_context(keys)
 
     def wrap_outgoing(self, transport: trio.abc.Stream) -> TlsStream:
         """Prepare a connection that this node made."""
         name = node_dns_name(cluster=self.keys.cluster, node=self.peer)
-        return TlsStream(transport, self._client, server_hostname=name)
+        return TlsStream(
+            transport, self._client, server_hostname=name, records_max=self.records_max
+        )
 
     def wrap_incoming(self, transport: trio.abc.Stream) -> TlsStream:
         """Prepare a connection that somebody made to this node."""
-        return TlsStream(transport, self._server, server_side=True)
+        return TlsStream(transport, self._server, server_side=True, records_max=self.records_max)
 
     def check(self, stream: TlsStream) -> None:
         """Check, after the handshake, that the other side is the peer.

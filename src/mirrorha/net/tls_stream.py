@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 _HANDSHAKE_RECEIVE_BYTES: Final = 16 * 1024
 # For the last record, so that the other side learns that, or why, we leave. Nothing depends on it.
 _FAREWELL_S: Final = 1.0
+# TLS 1.3 limits what may be encrypted under one key: 2**24.5 records (RFC 8446, 5.5), 388 GB at the
+# most. OpenSSL does not change keys by itself, and Python cannot ask it to: the connection is left
+# well before, and made anew.
+RECORDS_MAX: Final = 1 << 24
+_RECORD_BYTES: Final = 16 * 1024
 # Elsewhere a socket is no file descriptor.
 _CAN_WRITE_TO_SOCKETS: Final = os.name == "posix"
 
@@ -63,6 +68,7 @@ class TlsStream(trio.abc.Stream):
         context: What to demand of the other side, and what to show it.
         server_side: Whether we were called. A caller needs `server_hostname`.
         server_hostname: The name that the other side's certificate must have.
+        records_max: So many records are sent; then the stream is broken, and to be dialled anew.
     """
 
     def __init__(
@@ -72,7 +78,9 @@ class TlsStream(trio.abc.Stream):
         *,
         server_side: bool = False,
         server_hostname: str | None = None,
+        records_max: int = RECORDS_MAX,
     ) -> None:
+        self._records_left = records_max
         self.transport: Final = transport
         self._incoming: Final = ssl.MemoryBIO()
         self._outgoing: Final = ssl.MemoryBIO()
@@ -121,6 +129,8 @@ class TlsStream(trio.abc.Stream):
         """Send all `buffers` in order, with no more system calls than their bytes need."""
         with self._one_sender:
             self._check_usable(self._send_fault)
+            if self._records_left <= 0:
+                await self._leave()
             await self._lock()
             try:
                 for data in buffers:
@@ -145,6 +155,8 @@ class TlsStream(trio.abc.Stream):
             return False
         if not isinstance(self.transport, trio.SocketStream):
             return False
+        if self._records_left <= 0:
+            return False  # a send that may wait has to say farewell
         for data in buffers:
             self._encrypt_batch(memoryview(data), 0, len(data))
         records = self._outgoing.read()
@@ -233,6 +245,17 @@ class TlsStream(trio.abc.Stream):
         if not self._plain:
             raise LocalUsageError("call do_handshake() before anything is sent or received")
 
+    async def _leave(self) -> NoReturn:
+        """Before a send begins: the limit is so far off that one which has begun may be ended.
+
+        The other side hears a farewell, so that it hangs up and whoever receives here knows too.
+        """
+        self._prepare_farewell()
+        await self._flush()
+        fault = trio.BrokenResourceError("enough was sent under these keys: dial again")
+        self._send_fault = fault
+        raise fault
+
     def _prepare_farewell(self) -> None:
         with contextlib.suppress(ssl.SSLError):
             # It "wants to read" the other side's farewell, for which we do not wait.
@@ -282,7 +305,9 @@ class TlsStream(trio.abc.Stream):
         write = self.ssl_object.write
         try:
             while at < end:
-                at += write(data[at:end])
+                written_bytes = write(data[at:end])
+                at += written_bytes
+                self._records_left -= -(-written_bytes // _RECORD_BYTES)
         except ssl.SSLError as error:
             self._send_fault = error
             raise trio.BrokenResourceError("TLS refused to send") from error
