@@ -66,6 +66,14 @@ def test_every_breakage_is_noticed_by_a_seed_or_a_scenario() -> None:
     assert missed <= HALVES
 
 
+def test_the_directed_scenarios_that_are_named_exist() -> None:
+    directed = "".join(path.read_text() for path in DIRECTED)
+    named = [each.directed for each in BREAKAGES.values() if each.directed]
+    assert named
+    for scenario in named:
+        assert f"def {scenario}()" in directed
+
+
 def test_a_breakage_ends_with_its_block() -> None:
     before = run_seed(0, trace=True).trace
     with broken("release-early"):

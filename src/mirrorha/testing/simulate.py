@@ -106,7 +106,11 @@ def _seeds_until_caught(name: str, first: int, count: int) -> str:
         problem = run_without(name, seed).problem
         if problem:
             return f"{seed - first + 1:>5}  {name:<24} {rule}\n{'':>31} {problem}"
-    return f"    -  {name:<24} {rule}\n{'':>31} not caught by {count} seeds from {first}"
+    otherwise = BREAKAGES[name].directed
+    if name in {each.also for each in BREAKAGES.values()}:
+        otherwise = "with its other half, above or below"
+    by = f"; by {otherwise}" if otherwise else ""
+    return f"    -  {name:<24} {rule}\n{'':>31} not caught by {count} seeds from {first}{by}"
 
 
 def _all_breakages(options: argparse.Namespace) -> int:

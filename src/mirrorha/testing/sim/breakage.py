@@ -20,6 +20,7 @@ class Breakage:
         make: given the function as it is, makes the one without the rule.
         also: another breakage of the same rule, where two functions hold it.
         mode, production, wide: of the seeds that look for it; see `run.run_seed`.
+        directed: the scenario in `tests/sim` that is red without it, where seeds seldom are.
     """
 
     rule: str
@@ -30,6 +31,7 @@ class Breakage:
     mode: str = "arbiter"
     production: bool = False
     wide: bool = False
+    directed: str = ""
 
 
 def answer(value: object) -> Callable[[Fn], Fn]:

@@ -319,7 +319,12 @@ BREAKAGES: Final[Mapping[str, Breakage]] = {
         _resume_unresolved,
     ),
     "ack-unresolved": Breakage(
-        "5.1.4 an unknown takeover counts as failed", alone, "on_cas", _unknown_is_no, wide=True
+        "5.1.4 an unknown takeover counts as failed",
+        alone,
+        "on_cas",
+        _unknown_is_no,
+        wide=True,
+        directed="takeover_unresolved_at_meeting",
     ),
     "adopt-overtaken": Breakage(
         "5.1.5 adopt a record that an own CAS may replace",
@@ -327,6 +332,7 @@ BREAKAGES: Final[Mapping[str, Breakage]] = {
         "may_land_upon",
         answer(value=False),
         wide=True,
+        directed="adopting_what_may_be_replaced",
     ),
     "freeze-one": Breakage(
         "5.1.2 only one volume frozen before the CAS", Turn, "order", _freeze_one(Standing.SOURCE)
@@ -384,7 +390,12 @@ BREAKAGES: Final[Mapping[str, Breakage]] = {
         "5.1.6 no pause and last pass before the CAS", join, "_cut_if_fresh", _no_cut
     ),
     "swap-abort-local": Breakage(
-        "5.3 a swap aborted without a CAS", swap, "on_cas", _abort_locally, wide=True
+        "5.3 a swap aborted without a CAS",
+        swap,
+        "on_cas",
+        _abort_locally,
+        wide=True,
+        directed="swap_with_lost_reply",
     ),
     "swap-no-drain": Breakage(
         "5.3 a swap before the peer has all", swap, "poll", _no_drain, wide=True

@@ -143,6 +143,7 @@ OF_PAIR: Final[Mapping[str, Breakage]] = {
         "_is_silent",
         answer(value=True),
         mode="available",
+        directed="test_a_refusing_port_needs_the_silence_too",
     ),
     "rotate": Breakage(
         "5.1.2 nothing rotates when a node goes on alone",

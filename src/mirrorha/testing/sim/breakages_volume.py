@@ -105,5 +105,6 @@ OF_VOLUME: Final[Mapping[str, Breakage]] = {
         "__init__",
         _lowered_here_only,
         wide=True,
+        directed="power_lost_after_the_level_was_lowered",
     ),
 }

@@ -90,12 +90,15 @@ class Faults:
         self.gap_ms = world.rng.choice([300, 1_000, 3_000])
         pair.net.delay_ms = world.rng.choice([1, 5, 40])
         pair.net.beat_loss = world.rng.choice([0.0, 0.0, 0.05, 0.3])
+        if self.wide is not None:
+            self.wide.begin(self.kinds)
         world.after(world.between(0, 3_000), self._loop)
 
     def _loop(self) -> None:
         if not self.going:
             return
-        if self.kinds:
+        quiet = self.wide is not None and self.world.now_ms < self.wide.quiet_until_ms
+        if self.kinds and not quiet:
             name = self.world.rng.choice(list(self.kinds))
             self.world.count(f"fault {name}")
             self.kinds[name]()

@@ -121,6 +121,11 @@ class Pair:
     # ---- sessions and streams ----
 
     def _connect_loop(self) -> None:
+        self.connect()
+        self.world.after(self.world.between(20, 200), self._connect_loop)
+
+    def connect(self) -> None:
+        """Open what is closed between the two, if they can reach each other."""
         a, b = self.nodes.values()
         both = a.up and b.up and self._reachable(a) and self._reachable(b)
         if self.net.both_ways() and both:
@@ -128,7 +133,6 @@ class Pair:
                 self._open_link()
             elif self.net.streams:
                 self._open_streams()
-        self.world.after(self.world.between(20, 200), self._connect_loop)
 
     def _reachable(self, node: SimNode) -> bool:
         return self.world.now_ms >= node.paused_until_ms

@@ -206,9 +206,6 @@ IMPOSSIBLE: Final[Mapping[str, Impossible]] = {
         "nobody else went on, so there is no epoch to rise above", ("consistent",)
     ),
     "rule older-than-base": _COPIES_ROLL_BACK,
-    "standing holds-no-admission-nonce": Impossible(
-        "a record that names a node was promised by it", WITHOUT_ARBITER
-    ),
     "rule not-ours": Impossible("a newcomer with files does not accept, so nobody judges it"),
     "rule source-is-behind": Impossible("who serves alone does so by a generation of its own"),
     "rule touched-log-damaged": Impossible("a resync compares everything as yet"),

@@ -5,7 +5,7 @@ A seed of the plain mixture is the same run as ever; what is added goes here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any, Final, final
 
 import attrs
@@ -66,6 +66,7 @@ class WideFaults:
     def __init__(self, world: World, pair: Pair) -> None:
         self.world, self.pair = world, pair
         self._going = True
+        self.quiet_until_ms = 0  # until then nothing else goes wrong
 
     def kinds(self) -> Kinds:
         kinds: Kinds = {
@@ -100,6 +101,16 @@ class WideFaults:
         else:
             kinds["crash when alone"] = self._crash_when_alone
         return kinds
+
+    def begin(self, kinds: Container[str]) -> None:
+        """What takes a whole pair, and leave to go on, comes first where it is drawn.
+
+        Later there seldom is a pair, and never quiet.
+        """
+        if "crash when alone" in kinds:
+            self.world.count("fault crash when alone")
+            self.quiet_until_ms = self.world.now_ms + 16_000
+            self.world.after(self.world.between(0, 500), self._crash_when_alone)
 
     def heal(self) -> None:
         self._going = False
@@ -326,6 +337,9 @@ class WideFaults:
             return
 
         def soon(node: SimNode) -> None:
+            peer = self.pair.peer(node).node
+            if peer is None or peer.state.standing not in (Standing.SOURCE, Standing.FOLLOWER):
+                return
             shared.on_alone = lambda _node: None
             node.away = True
             self.world.after(0, lambda: node.crash(power=self.world.chance(0.3)))
@@ -335,8 +349,12 @@ class WideFaults:
         self._cut(7_000, 14_000, self._bring_back)
 
     def _bring_back(self) -> None:
+        """Who was away meets the other at once: a moment later it would serve by itself."""
         for node in self.pair.nodes.values():
-            node.away = False
+            if node.away:
+                node.away = False
+                node.start()
+        self.pair.connect()
 
     def _cut(
         self,
