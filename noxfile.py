@@ -79,6 +79,15 @@ def explore(session: nox.Session) -> None:
 
 
 @nox.session
+def pairs(session: nox.Session) -> None:
+    """Cut, kill, stop, block and swap two real nodes, 20 times each: 35 minutes. Needs root."""
+    install(session, "test")
+    session.run("python", "benchmarks/campaign_witness.py")
+    session.run("python", "benchmarks/campaign_probe.py")
+    session.run("python", "benchmarks/campaign_pair.py", *session.posargs)
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     """Build the documentation; a warning is an error."""
     install(session, "docs")
@@ -95,7 +104,7 @@ def demo(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Run every benchmark script, or those named: `nox -s bench -- benchmarks/bench_import.py`."""
-    session.install(".")
+    install(session, "test")
     scripts = session.posargs or sorted(str(p) for p in ROOT.glob("benchmarks/bench_*.py"))
     for script in scripts:
         session.run("python", script)

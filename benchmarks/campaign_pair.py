@@ -1,4 +1,5 @@
-"""Many rounds with two real nodes: `python benchmarks/campaign_pair.py --rounds 20 --kind cut`.
+"""Many rounds with two real nodes: `python benchmarks/campaign_pair.py --rounds 20 --kind cut`,
+or of every kind if none is named: half an hour.
 
 Prints every round, then the median and the maximum of each figure, and what was lost. Needs root,
 `ip` and `nft`. Ends with 1 if an acknowledged transaction was lost, a node acknowledged after the
@@ -64,24 +65,17 @@ def report(rows: list[dict[str, Any]], console: Console) -> None:
     console.print(table)
 
 
-def main() -> int:
-    harness = load_harness()
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--kind", choices=sorted(harness.KINDS), required=True)
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--workers", type=int, default=4, help="connections that write at once")
-    options = parser.parse_args()
+def play_kind(harness: Any, kind: str, *, rounds: int, workers: int, console: Console) -> bool:
+    """Play the rounds of one kind and report them; whether all went well."""
     root = Path(tempfile.mkdtemp(prefix="mirrorha-campaign-"))
     rows: list[dict[str, Any]] = []
     failure = ""
+    console.rule(kind)
     try:
-        for played in harness.play(
-            options.kind, root=root, rounds=options.rounds, workers=options.workers
-        ):
+        for played in harness.play(kind, root=root, rounds=rounds, workers=workers):
             rows.append(attrs.asdict(played))
     except harness.PairError as error:
         failure = str(error)
-    console = Console(highlight=False, width=200 if not sys.stdout.isatty() else None)
     if rows:
         report(rows, console)
     lost = max((row["lost"] for row in rows), default=0)
@@ -89,10 +83,26 @@ def main() -> int:
     if failure or lost or late:
         wrong = f"{lost} acknowledged transactions were lost, {late} acknowledged late"
         console.print(failure or f"{wrong}; logs: {root}")
-        return 1
+        return False
     shutil.rmtree(root)
-    console.print(f"{len(rows)} rounds of {options.kind}: no acknowledged transaction was lost.")
-    return 0
+    console.print(f"{len(rows)} rounds of {kind}: no acknowledged transaction was lost.")
+    return True
+
+
+def main() -> int:
+    harness = load_harness()
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    kinds = sorted(harness.KINDS)
+    parser.add_argument("--kind", choices=kinds, action="append", help="all, if none is named")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--workers", type=int, default=4, help="connections that write at once")
+    options = parser.parse_args()
+    console = Console(highlight=False, width=200 if not sys.stdout.isatty() else None)
+    well = [
+        play_kind(harness, kind, rounds=options.rounds, workers=options.workers, console=console)
+        for kind in options.kind or kinds
+    ]
+    return 0 if all(well) else 1
 
 
 if __name__ == "__main__":
