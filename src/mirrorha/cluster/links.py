@@ -66,14 +66,20 @@ class _Control:
     session: Session[AnyMessage]
     scope: trio.CancelScope
     why: str = ""
+    was_passable: bool = False
+
+    @property
+    def path(self) -> Path | None:
+        return self.session.path
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class _Stream:
     """The current session of a volume."""
 
     path: Path | None
     scope: trio.CancelScope
+    was_passable: bool = False
 
 
 @final
@@ -172,20 +178,24 @@ class Links:
         """Close what this node dialled over addresses between which nothing passes any more.
 
         Only while it does between others, over which it is dialled again. TCP alone would notice
-        after minutes.
+        after minutes. What was dialled where heartbeats do not pass stays: no connection could be
+        made where they do.
         """
         if not any(self._passes(each) for each in self._addresses):
             return
         control = self._control
-        if control is not None and self._is_lost(control.session.path):
+        if control is not None and self._is_lost(control):
             self._end(control, "nothing passes over its addresses any more")
             return
         for stream in self._streams.values():
-            if self._is_lost(stream.path):
+            if self._is_lost(stream):
                 stream.scope.cancel()
 
-    def _is_lost(self, path: Path | None) -> bool:
-        return path is not None and not self._is_passable(path)
+    def _is_lost(self, session: _Control | _Stream) -> bool:
+        passes = session.path is None or self._is_passable(session.path)
+        lost = session.was_passable and not passes
+        session.was_passable = session.was_passable or passes
+        return lost
 
     def _passes(self, address: AddressPair) -> bool:
         return self._is_passable((address.source, address.host))
