@@ -108,7 +108,7 @@ def on_cas(turn: Turn, decision: Decision, outcome: CasOutcome) -> None:
         turn.note("cas-unknown", f"the arbiter did not answer for epoch {record.epoch}")
     turn.enter(decision, Stage.ASK)
     if outcome is CasOutcome.REFUSED:
-        turn.ask_now()
+        turn.ask_refused()
 
 
 def act(turn: Turn, found: Register) -> None:

@@ -215,7 +215,7 @@ def on_cas(turn: Turn, decision: Decision, outcome: CasOutcome) -> None:
         break_off(turn, "the arbiter did not answer at the admission; the service goes on alone")
     elif outcome is CasOutcome.REFUSED:
         _go_shadow(turn, decision)
-        turn.ask_now()
+        turn.ask_refused()
     else:
         if outcome is CasOutcome.UNKNOWN:
             s.unresolved.append((decision.base, record))

@@ -313,7 +313,7 @@ def _on_cas(turn: Turn, event: CasDone) -> None:
     if event.outcome in (CasOutcome.WON, CasOutcome.REFUSED):
         s.answered_ms = turn.now_ms
     if event.outcome is CasOutcome.WON and sent is not None:
-        s.seen = sent[1]
+        s.seen, s.refused = sent[1], False
         s.register_problem = ""  # it is what was just written
     decision = s.decision
     if decision is None or decision.stage is not Stage.CAS:

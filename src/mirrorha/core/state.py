@@ -165,6 +165,7 @@ class State:
         asked, cas_asked: tokens of the outstanding arbiter requests, or 0.
         asked_knowing: cluster id and highest epoch that were known when the read was asked for.
         sent: (base, record) of the outstanding CAS, None if there is none.
+        refused: an attempt was, and the register has not been seen to move since.
         pair: how this node keeps the register with its peer, without an arbiter.
         watch: what was told of heartbeats.
         stop_asked: operation and reason of a stop that begins once the arbiter has answered.
@@ -208,6 +209,7 @@ class State:
     answered_ms: int = -(10**9)
     seen: Register | Gone | None = None
     register_problem: str = ""
+    refused: bool = False
 
     inspected: bool = False
     has_files: bool = False

@@ -171,6 +171,8 @@ def on_read(turn: Turn, found: Register | Gone | None) -> None:
     s.answered_ms = turn.now_ms
     if _is_overtaken(turn, found):
         return
+    if found != s.seen:
+        s.refused = False
     s.seen = found
     problem = authority.problem_with(s, found)
     if problem and problem != s.register_problem:

@@ -109,6 +109,19 @@ class Turn:
         self.s.ask_next_ms = self.now_ms
         self.ask()
 
+    def ask_refused(self) -> None:
+        """Read the register after a refusal: at once, for it has moved.
+
+        Unless it has not moved since the last refusal. Then the arbiter contradicts itself, and is
+        asked no faster than one that is silent: each attempt costs it a request and us an epoch.
+        """
+        s = self.s
+        if s.refused:
+            self.ask()
+        else:
+            self.ask_now()
+        s.refused = True
+
     def cas(self, base: Register | None, record: Register) -> None:
         """Send one attempt. Its nonces are durable on every node it names before this is called.
 
