@@ -38,7 +38,6 @@ CAUGHT: Final = {
     "commit-without-promise": 0,
     "port-proves-death": 2,
     "restarted-starts-alone": 0,
-    "granted-also-leaves": 685,
     "split-ignored": 0,
     "nobody-gives-way": 0,
     "rotate": 19,

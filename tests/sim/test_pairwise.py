@@ -157,6 +157,28 @@ def test_of_two_that_ask_at_once_one_is_granted() -> None:
         both_ask_at_once()
 
 
+def asks_after_granting() -> bool:
+    """Both are stopped: whether the one that let the other go asks to be let go itself."""
+    play = Play(mode="consistent")
+    play.command(play.paris, v.Verb.STOP)
+    play.command(play.lyon, v.Verb.STOP)
+    asked = []
+
+    def is_over() -> bool:
+        state = play.state(play.lyon)
+        asked.append(bool(state.pair.grants) and state.pair.leaving)
+        return state.standing is Standing.STOPPED
+
+    play.until(is_over)
+    return any(asked)
+
+
+def test_a_node_that_has_granted_does_not_ask() -> None:
+    assert not asks_after_granting()
+    with broken("granted-also-leaves"):
+        assert asks_after_granting()
+
+
 def test_a_restarted_node_waits_for_a_peer_that_may_have_gone_on() -> None:
     for mode in ("consistent", "available"):
         world, pair = paired(mode)

@@ -180,7 +180,7 @@ def step_down(turn: Turn, why: str) -> None:
         return
     was = s.standing
     s.standing = Standing.WAITING
-    if s.decision is not None and s.decision.kind is Kind.LEAVE:
+    if s.decision is not None and s.decision.kind is Kind.LEAVE and s.stop_asked is None:
         s.stop_asked = (s.decision.operation, s.decision.why)  # it goes on from here
     s.decision = None
     s.paired = 0

@@ -70,7 +70,7 @@ def _stop(turn: Turn, command: Command) -> None:
     if s.standing is Standing.STOPPED:
         _done(turn, command, "this node is stopped already")
         return
-    if s.is_leaving or s.stop_asked is not None:
+    if s.is_leaving or s.stop_asked is not None or s.pair.leave_after is not None:
         _refuse(turn, command, "this node is being stopped already")
         return
     s.stop_asked = (command.operation, "stopped by an operator")

@@ -161,7 +161,9 @@ def poll_leave(turn: Turn, decision: Decision) -> None:
     s = turn.s
     if decision.stage is Stage.STOP_SERVICE and s.service is ServiceState.OFF:
         flowing = s.is_mirrored and not s.frozen and is_same_pair(turn)
-        if flowing:
+        if s.sick or not _are_open(turn):
+            _left(turn, decision, synced=False)
+        elif flowing:
             turn.gather(lambda token: Drain(token=token), Stage.DRAIN)
         else:
             turn.freeze()
@@ -173,6 +175,12 @@ def poll_leave(turn: Turn, decision: Decision) -> None:
         _left(turn, decision, synced=False)  # its disk has no answer left
     elif decision.stage is Stage.GOODBYE:
         _poll_goodbye(turn, decision)
+
+
+def _are_open(turn: Turn) -> bool:
+    """Whether there are volumes to be frozen; of a node that waits, perhaps not yet."""
+    s = turn.s
+    return s.standing is not Standing.WAITING or (s.inspected and not s.problem)
 
 
 def _poll_goodbye(turn: Turn, decision: Decision) -> None:
@@ -217,3 +225,7 @@ def _left(turn: Turn, decision: Decision, *, synced: bool = True) -> None:
     turn.do(SayGoodbye(decision.why))
     turn.move(Trigger.STOPPED, decision.why)
     _answer(turn, decision.operation, done=True, text="stopped")
+    # Asked while this node stopped by itself: it has its answer, and nothing is left for later.
+    for operation, _ in filter(None, (s.stop_asked, s.pair.leave_after)):
+        _answer(turn, operation, done=True, text="stopped")
+    s.stop_asked = s.pair.leave_after = None

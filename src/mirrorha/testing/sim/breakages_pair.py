@@ -94,6 +94,7 @@ OF_PAIR: Final[Mapping[str, Breakage]] = {
         answer(value=True),
         also="gave-up-still-grants",
         mode="consistent",
+        directed="test_a_node_that_has_granted_does_not_ask",
     ),
     "gave-up-still-grants": Breakage(
         "5.4 who gave up its standing still grants",
