@@ -10,8 +10,9 @@ from collections.abc import Callable
 import attrs
 import pytest
 
-from mirrorha.core.events import Verb
+from mirrorha.core.events import Gone, Verb, VolumeReported
 from mirrorha.core.messages import Standing
+from mirrorha.core.orders import StopReason, Trouble
 from mirrorha.errors import InvariantViolation
 from mirrorha.testing.sim.breakages import broken
 from mirrorha.testing.sim.scenarios import Play
@@ -366,6 +367,77 @@ def prim_returns_alone_without_failover() -> None:
     play.until(lambda: play.role(play.lyon) == "ALONE", at_most_ms=30_000)
 
 
+def swap_landed_while_going_alone() -> None:
+    """5.1.5: lyon reads that its swap landed while it freezes to go on alone: it acts on that."""
+    play = Play(failover=False)
+    play.fate(play.lyon, "lost-reply")
+    play.command(play.lyon, Verb.SWAP)
+    play.until_fated(play.lyon)
+    play.pair.net.streams = False
+    for volume in ("a", "b"):
+        play.pair.break_stream(volume)
+    play.lyon.paused_until_ms = play.world.now_ms + 6_000
+    play.run(6_000)
+    play.heal()
+    play.pair.connect()
+    play.run(1_000)
+    assert play.state(play.lyon).epoch == play.register.epoch
+    play.until_mirrored()
+    assert play.role(play.paris) == "PRIM"
+
+
+def refused_admission() -> Play:
+    """lyon's CAS that admits paris is refused, by a register that is not theirs: both mirror."""
+    play = Play()
+    play.paris.crash(power=False)
+    play.until(lambda: play.role(play.lyon) == "ALONE")
+    misread = play.pair.arbiter.faults.misread
+
+    def soon(node: str, _expected: object, _new: object) -> None:
+        play.pair.arbiter.forget_hook()
+        misread[node] = Gone.CORRUPT
+
+    play.pair.arbiter.on_cas = soon
+    play.start(play.paris)
+    play.until(lambda: play.role(play.paris) == "SECOND")
+    assert play.role(play.lyon) == "ALONE"
+    return play
+
+
+def link_breaks_after_a_refused_admission() -> None:
+    """5.1.6: the peer is back, but not admitted yet: that is not forgotten."""
+    play = refused_admission()
+    play.cut()
+    play.run(100)
+    play.heal()
+    play.run(5_000)
+    play.pair.arbiter.faults.misread.clear()
+    play.until_mirrored(at_most_ms=30_000)
+    assert play.register.in_sync == {"lyon", "paris"}
+
+
+def excluded_after_a_refused_admission() -> None:
+    """lyon goes on alone in the epoch in which paris follows it: paris sees that it was left."""
+    play = refused_admission()
+    play.pair.arbiter.faults.misread.clear()
+    stuck = Trouble(reason=StopReason.PEER_STUCK, text="simulated")
+    play.lyon.give(VolumeReported("a", stuck))
+    play.until_mirrored(at_most_ms=30_000)
+    assert play.register.in_sync == {"lyon", "paris"}
+
+
+def freeze_ends_without_failover() -> None:
+    """`failover = false`: lyon gave up waiting for anybody; paris, back, will not take over."""
+    play = Play(failover=False, freeze_max_ms=5_000)
+    play.arbiter_open(play.lyon, is_open=False)
+    play.cut()
+    play.until(lambda: play.role(play.lyon) == "WAIT", at_most_ms=20_000)
+    play.heal()
+    play.arbiter_open(play.lyon, is_open=True)
+    play.until_mirrored(at_most_ms=30_000)
+    assert play.role(play.lyon) == "PRIM"
+
+
 def freeze_ends() -> None:
     """`freeze_max`: without arbiter and peer every change fails, then the service is stopped."""
     play = Play(freeze_max_ms=5_000)
@@ -472,6 +544,10 @@ ALL = [
     prim_restarts_without_failover,
     prim_returns_alone_without_failover,
     freeze_ends,
+    freeze_ends_without_failover,
+    swap_landed_while_going_alone,
+    link_breaks_after_a_refused_admission,
+    excluded_after_a_refused_admission,
     prim_is_stopped_beyond_the_timeout,
     late_admission,
     second_is_stopped,

@@ -52,6 +52,8 @@ def _is_pointless(turn: Turn, decision: Decision) -> bool:
     s = turn.s
     if s.unresolved or decision.chosen or decision.proven:
         return False
+    if s.is_mirrored and s.meta.held is not None and s.meta.held.is_alone(s.me):
+        return False  # the peer was not admitted yet: that begins anew, from a record {me}
     mirrored = s.is_mirrored or s.standing is Standing.FOLLOWER
     return mirrored and bool(s.paired) and parted.reason(turn) is None
 

@@ -210,6 +210,25 @@ def _dispatch_read(turn: Turn, found: Register | Gone) -> None:
         meeting.on_reconcile_read(turn, decision, found)
     elif decision.kind is Kind.JOIN:
         join.on_read(turn, decision, found)
+    elif decision.kind is Kind.ALONE and decision.stage is not Stage.CAS:
+        _early_read(turn, found)
+
+
+def _early_read(turn: Turn, found: Register | Gone) -> None:
+    """While it freezes to go on alone, a node learns of a record that landed: it acts on that.
+
+    Were it forgotten, a peer that is back meanwhile would be followed on in the epoch before.
+    """
+    s = turn.s
+    pair = s.standing in (Standing.SOURCE, Standing.FOLLOWER)
+    if (
+        isinstance(found, Register)
+        and pair
+        and found.epoch > s.meta.seen_epoch
+        and not s.unresolved
+    ):
+        s.decision = None
+        alone.act(turn, found)
 
 
 def _idle_read(turn: Turn, found: Register | Gone) -> None:
@@ -220,8 +239,15 @@ def _idle_read(turn: Turn, found: Register | Gone) -> None:
         return
     if not isinstance(found, Register) or s.standing is Standing.TARGET or s.unresolved:
         return
-    if found.epoch > s.meta.seen_epoch:
+    if found.epoch > s.meta.seen_epoch or _is_left_behind(turn, found):
         alone.act(turn, found)
+
+
+def _is_left_behind(turn: Turn, found: Register) -> bool:
+    """Followed before it was admitted, this node was left in that very epoch (5.1.6)."""
+    s, peer = turn.s, turn.s.peer
+    left = peer is not None and peer.alone and peer.incarnation == s.paired
+    return s.standing is Standing.FOLLOWER and left and found.is_alone(s.other)
 
 
 # ---- telling the peer ----

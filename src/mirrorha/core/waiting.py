@@ -161,9 +161,9 @@ def _with_peer(turn: Turn, found: Register) -> None:
 
 
 def _stays_put(turn: Turn) -> bool:
-    """The peer was the SECOND of an earlier incarnation of ours, and is not to take over."""
+    """The peer was our SECOND, before we restarted or gave up waiting, and is not to take over."""
     s, peer = turn.s, turn.s.peer
-    if peer is None or peer.deciding or peer.unresolved or peer.paired == s.meta.incarnation:
+    if peer is None or peer.deciding or peer.unresolved:
         return False
     return not s.settings.failover or peer.paused or not peer.promotable
 

@@ -16,7 +16,7 @@ from mirrorha.core.messages import AnyMessage, Standing
 from mirrorha.core.meta import Meta
 from mirrorha.core.register import Register
 from mirrorha.core.settings import Settings
-from mirrorha.core.words import Mode
+from mirrorha.core.words import Mode, Role
 from mirrorha.testing.sim.arbiter import SimArbiter
 from mirrorha.testing.sim.model_volume import Message, Platter
 from mirrorha.testing.sim.node import ServiceOfNode, SimNode
@@ -459,6 +459,11 @@ class Pair:
             s = node.node.state
             if s.decision is not None or s.frozen or s.unresolved:
                 return False
+            if s.role not in (Role.PRIM, Role.SECOND):
+                return False  # it mirrors, and its peer is not admitted yet
+            register = self.arbiter.register
+            if self.shared is None and (register is None or s.epoch != register.epoch):
+                return False  # something landed of which it has not heard
             standings.append((s.standing, s.mode))
             if s.standing is Standing.SOURCE and (s.mode is not Mode.MIRROR or not node.running):
                 return False

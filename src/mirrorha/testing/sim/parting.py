@@ -102,8 +102,8 @@ class Parting:
 def settle_split(world: World, pair: Pair) -> None:
     """The operator gives up one side: that of the node which waits because of a split."""
     losers = [node for node in pair.nodes.values() if _waits_for_a_person(node)]
-    if not losers or pair.shared is None:
-        return
+    if not losers or pair.shared is None or any(map(_is_held_up, pair.nodes.values())):
+        return  # a person who was given no answer yet does not give up the other side as well
     loser = world.rng.choice(losers)
     core = loser.node
     if core is None or core.state.decision is not None:
@@ -115,6 +115,10 @@ def settle_split(world: World, pair: Pair) -> None:
     world.say(f"operator: resync {loser.name} --full")
     pair.shared.accepted(loser)
     loser.give(v.Command(operation="x", verb=v.Verb.ACCEPT))
+
+
+def _is_held_up(node: SimNode) -> bool:
+    return node.world.now_ms < max(node.paused_until_ms, node.blocked_until_ms)
 
 
 def _waits_for_a_person(node: SimNode) -> bool:

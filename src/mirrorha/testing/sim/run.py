@@ -133,12 +133,15 @@ def _settled_by_hand(world: World, pair: Pair, faults: Faults) -> bool:
 
 def _may_not_move(pair: Pair) -> bool:
     """`failover = false`, and only the peer's copy is whole: a person must let the service move."""
+    register = pair.arbiter.register
+    barred = False
     for node in pair.nodes.values():
         core = node.node
         if core is None or core.state.settings.failover or core.state.standing is Standing.SOURCE:
             return False
-    whys = " ".join(node.node.state.why for node in pair.nodes.values() if node.node is not None)
-    return "not to take over by itself" in whys
+        record = core.state.meta.copy if pair.shared is not None else register
+        barred |= record is not None and authority.bar(core.state, record) is not Bar.NONE
+    return barred
 
 
 def _needs_a_person(world: World, pair: Pair) -> bool:
