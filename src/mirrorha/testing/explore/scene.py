@@ -1,32 +1,30 @@
-"""A state of the exploration: everything that the future depends on."""
+"""What an exploration is made of: the names, the bounds, and what stands in for time and chance."""
 
 from __future__ import annotations
 
-from typing import Any, Final, final
+from typing import Final, final
 
 import attrs
 
 from mirrorha.core.detector import IncarnationChanged, PeerBeat, Proof, Rule, Verdict
 from mirrorha.core.detector import Standing as Heard
-from mirrorha.core.messages import AnyMessage
-from mirrorha.core.meta import Meta
-from mirrorha.core.node import Node
-from mirrorha.core.register import Register
 from mirrorha.core.settings import Settings
-from mirrorha.testing.sim.model_volume import Message, Platter
 
 NAMES: Final = ("lyon", "paris")
 STEP_MS: Final = 1_000
 NEVER_MS: Final = 10**9
+# Draws are recognised by these: in a state, they are names and not values.
+NONCE_PREFIX: Final = "a5a5"
+TOKEN_BASE: Final = 1 << 40
 
 
 @final
 class Suspicion:
     """A detector without time: the explorer says when this node takes its peer for lost."""
 
-    def __init__(self) -> None:
-        self.lost = False
-        self.incarnation: int | None = None
+    def __init__(self, *, lost: bool = False, incarnation: int | None = None) -> None:
+        self.lost = lost
+        self.incarnation = incarnation
 
     def tick(self, now_ms: int, *, listened_at_ms: int | None = None) -> None:
         """Nothing depends on time here."""
@@ -65,73 +63,65 @@ class Suspicion:
 
 @final
 class Dice:
-    """Draws that differ, and are forgotten when states are compared."""
+    """Draws that differ from each other, and show that they were drawn."""
 
-    def __init__(self) -> None:
-        self.drawn = 0
+    def __init__(self, drawn: int) -> None:
+        self.drawn = drawn
 
     def getrandbits(self, bits: int) -> int:
+        """A nonce begins with `NONCE_PREFIX`; the rest says which draw it was."""
+        number = self.drawn
         self.drawn += 1
-        return (0xA5A5 << 48 | self.drawn) & ((1 << bits) - 1)
+        return (int(NONCE_PREFIX, 16) << 48 | number) & ((1 << bits) - 1)
 
 
-@attrs.define
+@attrs.frozen
 class Budget:
-    """How often each unkindness may still happen on the way to a state."""
+    """How often each unkindness may happen on the way to a state; a swap counts as one.
 
-    writes: int = 2
+    Attributes:
+        writes: acknowledgements that a client asks for.
+        epochs: records of the register, the first of the mirrored pair among them.
+        crashes: of a process, or of a machine.
+        breaks: of the link between the nodes; a crash breaks it as well.
+        suspicions: false ones, with the link up. Without a link, a node may always suspect.
+        unanswered: CAS attempts without an answer: never sent, lost, or landing later.
+        delayed: answers of the arbiter, to a read or a CAS, that are true when they are given
+            and arrive after other things have happened.
+        swaps: asked for by an operator.
+        images: of a node's disk, taken at any time; restored after its crash.
+        losses: of the register, by the arbiter.
+        hurries: a node says something again while the first time is still under way.
+        volumes: how many a node has.
+        patience: whether a client's write can wait in a volume that acknowledges nothing now.
+    """
+
+    writes: int = 3
     epochs: int = 4
     crashes: int = 1
-    breaks: int = 1
-    suspicions: int = 1
+    breaks: int = 0
+    suspicions: int = 0
     unanswered: int = 1
-    ticks: int = 2
+    delayed: int = 1
     swaps: int = 0
-
-
-@attrs.define
-class Site:
-    """One node in a state."""
-
-    node: Node | None = None
-    meta: Meta = attrs.field(factory=lambda: Meta(node=""))
-    platter: Platter = attrs.Factory(Platter)
-    volume: dict[str, Any] = attrs.Factory(dict)
-    boot: int = 1
-
-
-@attrs.define
-class Scene:
-    """One state: everything that the future depends on."""
-
-    budget: Budget
-    sites: dict[str, Site]
-    dice: Dice
-    register: Register | None = None
-    link: int = 0
-    links: int = 0
-    now_ms: int = 0
-    control: dict[str, list[AnyMessage]] = attrs.Factory(lambda: {name: [] for name in NAMES})
-    stream: dict[str, list[Message]] = attrs.Factory(lambda: {name: [] for name in NAMES})
-    reads: dict[str, int] = attrs.Factory(dict)
-    attempts: dict[str, tuple[int, Register | None, Register]] = attrs.Factory(dict)
-    late: list[tuple[Register | None, Register]] = attrs.Factory(list)
-    acked: list[int] = attrs.Factory(list)
-    alone: dict[int, str] = attrs.Factory(dict)  # acknowledged on one page cache, and whose
-    value: int = 0
-    primaries: dict[int, str] = attrs.Factory(dict)
+    images: int = 0
+    losses: int = 0
+    hurries: int = 0
+    volumes: int = 1
+    patience: int = 0
 
 
 def other(name: str) -> str:
     return NAMES[1] if name == NAMES[0] else NAMES[0]
 
 
-def settings_of(name: str) -> Settings:
+def settings_of(name: str, volumes: int) -> Settings:
+    """A deadline is now or never, but for the wait for the peer at a start: that one is chosen."""
     return Settings(
         node=name,
         peer=other(name),
         first=NAMES[0],
-        volumes=("a",),
+        volumes=("a", "b")[:volumes],
         paths=("one",),
         wait_peer_ms=STEP_MS,
         freeze_max_ms=NEVER_MS,
