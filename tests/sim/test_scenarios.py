@@ -10,12 +10,14 @@ from collections.abc import Callable
 import attrs
 import pytest
 
-from mirrorha.core.events import Gone, Verb, VolumeReported
+from mirrorha.core.events import Gone, RegisterRead, Verb, VolumeReported
 from mirrorha.core.messages import Standing
 from mirrorha.core.orders import StopReason, Trouble
+from mirrorha.core.state import Stage
 from mirrorha.errors import InvariantViolation
 from mirrorha.testing.sim.breakages import broken
 from mirrorha.testing.sim.scenarios import Play
+from mirrorha.testing.sim.wide import FOREIGN
 from mirrorha.testing.sim.world import Violation
 
 
@@ -386,6 +388,24 @@ def swap_landed_while_going_alone() -> None:
     assert play.role(play.paris) == "PRIM"
 
 
+def foreign_register_while_going_alone() -> None:
+    """5.0: what lyon reads while it freezes is another cluster's: it is acted on at no stage."""
+    play = Play()
+    epoch = play.register.epoch
+    for node in (play.lyon, play.paris):
+        play.pair.arbiter.faults.misread[node.name] = FOREIGN
+    play.cut()
+    play.until(lambda: play.stands_at(play.lyon, Stage.FREEZE))
+    token = play.state(play.lyon).next_token()
+    play.state(play.lyon).asked = token  # a read of the watch, answered in the middle of it
+    play.lyon.give(RegisterRead(token=token, found=FOREIGN))
+    play.run(2_000)
+    assert play.state(play.lyon).meta.seen_epoch == epoch
+    play.pair.arbiter.faults.misread.clear()
+    play.heal()
+    play.until_mirrored()
+
+
 def refused_admission() -> Play:
     """lyon's CAS that admits paris is refused, by a register that is not theirs: both mirror."""
     play = Play()
@@ -546,6 +566,7 @@ ALL = [
     freeze_ends,
     freeze_ends_without_failover,
     swap_landed_while_going_alone,
+    foreign_register_while_going_alone,
     link_breaks_after_a_refused_admission,
     excluded_after_a_refused_admission,
     prim_is_stopped_beyond_the_timeout,

@@ -220,13 +220,10 @@ def _early_read(turn: Turn, found: Register | Gone) -> None:
     Were it forgotten, a peer that is back meanwhile would be followed on in the epoch before.
     """
     s = turn.s
+    if not isinstance(found, Register) or s.register_problem or s.unresolved:
+        return
     pair = s.standing in (Standing.SOURCE, Standing.FOLLOWER)
-    if (
-        isinstance(found, Register)
-        and pair
-        and found.epoch > s.meta.seen_epoch
-        and not s.unresolved
-    ):
+    if pair and found.epoch > s.meta.seen_epoch:
         s.decision = None
         alone.act(turn, found)
 
