@@ -1,4 +1,4 @@
-"""A stop is always answered, whatever happens in the middle of it."""
+"""A stop is always answered, whatever happens in the middle of it; what would ruin is refused."""
 
 from __future__ import annotations
 
@@ -64,3 +64,25 @@ def test_a_stop_of_a_node_whose_disk_failed_before_is_answered() -> None:
     play.paris.give(v.Command(operation=Verb.STOP.value, verb=Verb.STOP))
     play.until(lambda: is_answered(play))
     assert play.state(play.paris).standing is Standing.STOPPED
+
+
+def test_the_only_copy_that_is_up_to_date_is_not_given_up() -> None:
+    """Else each would wait for the other to fill it, for ever."""
+    play = Play()
+    play.paris.crash(power=False)
+    play.until(lambda: play.state(play.lyon).is_alone)
+    play.run(500)
+    play.lyon.crash(power=False)
+    for node in (play.lyon, play.paris):
+        play.arbiter_open(node, is_open=False)
+        play.start(node)
+    play.run(2_000)
+    assert play.state(play.lyon).standing is Standing.WAITING
+    play.command(play.lyon, Verb.ACCEPT)
+    play.run(10)
+    refused = play.pair.commands[Verb.ACCEPT.value]
+    assert not refused.done
+    assert "only lyon is up to date" in refused.text
+    for node in (play.lyon, play.paris):
+        play.arbiter_open(node, is_open=True)
+    play.until_mirrored()

@@ -135,6 +135,10 @@ def _accept(turn: Turn, command: Command) -> None:
     if s.standing is not Standing.WAITING or s.decision is not None:
         _refuse(turn, command, f"only a waiting node can be filled; this one is {s.role.value}")
         return
+    if s.settings.arbiter and s.meta.held is not None and s.meta.held.is_alone(s.me):
+        text = f"only {s.me} is up to date, by the register: nobody could fill it"
+        _refuse(turn, command, f"{text}. It serves as soon as the arbiter answers")
+        return
     s.accepted = True
     if s.meta.lineage:
         turn.change(lineage=(), base=None, inconsistent=True)

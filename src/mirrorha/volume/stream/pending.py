@@ -144,6 +144,9 @@ class Position:
         self.chain = chain_
 
 
+#: A loop that was away for so long, though it is to look twice a second, was late itself.
+_LATE_MS: Final = 1_000
+
 Then = Callable[[Any, Any], None]  # (what the caller gave along, the request's result)
 
 
@@ -176,6 +179,7 @@ class Outbox:
         self.link_up = False
         self._disk_max_ms = settings.disk_max_ms
         self._token = 0
+        self._watched_ms = 0
         self._calls: dict[int, tuple[_Head, Then, Any]] = {}
         self._heads = {lane: _Head() for lane in Lane}
         self._tree = self._heads[Lane.TREE]
@@ -259,7 +263,16 @@ class Outbox:
         return self._tree.issued == self._tree.finished
 
     def watch_disk(self) -> None:
-        """Report, once each time, a request that takes longer than a healthy disk would."""
+        """Report, once each time, a request that takes longer than a healthy disk would.
+
+        Not when this loop was late itself: what the disk answered may lie there unread. It is
+        judged from now on.
+        """
+        late_ms = self.now_ms - self._watched_ms
+        self._watched_ms = self.now_ms
+        if late_ms >= max(self._disk_max_ms // 2, _LATE_MS):
+            for head in self._heads.values():
+                head.since_ms = self.now_ms
         for lane, head in self._heads.items():
             busy_ms = self.now_ms - head.since_ms
             if head.issued > head.finished and busy_ms > self._disk_max_ms and not head.reported:
