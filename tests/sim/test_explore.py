@@ -6,6 +6,7 @@ import attrs
 import pytest
 
 from mirrorha.testing.explore.breakages import KNOWN, NONE, broken
+from mirrorha.testing.explore.choices import apply, choices, describe
 from mirrorha.testing.explore.run import explore, first_state, main
 from mirrorha.testing.explore.scene import NAMES, Budget
 from mirrorha.testing.explore.world import World
@@ -81,6 +82,35 @@ def test_what_is_left_out_only_makes_more_states() -> None:
     whole = explore(A_CRASH, states_max=60_000, reduce=False)
     assert (reduced.complete, reduced.problem) == (whole.complete, whole.problem) == (True, "")
     assert reduced.states < whole.states
+
+
+def test_a_lost_register_is_not_made_again_on_old_news() -> None:
+    """5.0: both suspect each other, paris wins, the register is lost, and the news is under way.
+
+    The explorer found that lyon, with what paris had said before, made the register again for
+    itself: two nodes alone in one epoch, and an acknowledged write lost.
+    """
+    world = World(attrs.evolve(NONE, suspicions=2, losses=1))
+    state = first_state(world)
+    for text in (
+        "lyon takes its peer for lost",
+        "paris takes its peer for lost",
+        "arbiter answers paris's read",
+        "paris's CAS 3 paris ['paris'] is answered",
+        "a client writes on paris",
+        "the arbiter loses the register",
+        "arbiter answers lyon's read",
+    ):
+        found = [one for one in choices(world, state) if describe(world, state, one) == text]
+        assert found, text
+        state = apply(world, state, found[0])
+        world.judge(state)
+    assert world.facts[state.sites[0][0]].attempt is None
+
+
+def test_no_order_of_losing_the_register_and_suspecting_loses_a_write() -> None:
+    found = explore(attrs.evolve(NONE, suspicions=2, losses=1), states_max=20_000)
+    assert not found.problem, "\n".join(found.trace)
 
 
 def test_waiting_writes_and_hasty_repetitions_lose_nothing() -> None:

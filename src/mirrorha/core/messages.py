@@ -68,6 +68,7 @@ class PeerState(Message, frozen=True, tag=1):
         unusable: its volumes cannot be used as they are; a person must look at them.
         outdated: see Meta.
         inspected: its volumes were looked at; before that, `has_files` says nothing.
+        lost: what the arbiter showed it last is no register to act on.
     """
 
     number: int
@@ -103,6 +104,7 @@ class PeerState(Message, frozen=True, tag=1):
     unusable: bool = False
     outdated: bool = False
     inspected: bool = False
+    lost: bool = False
 
 
 class Resume(Message, frozen=True, tag=2):

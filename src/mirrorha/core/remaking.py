@@ -67,7 +67,14 @@ def _source(turn: Turn) -> str | None:
 
 
 def _go_on(turn: Turn, found: Register | Gone) -> None:
+    """Alone, but not before the peer has seen the loss as well.
+
+    Until then an attempt of the peer's may have landed before the register was lost, with the news
+    on its way; after that, the arbiter lets one of the two attempts at making it again win.
+    """
     s = turn.s
+    if s.settings.arbiter and (s.peer is None or not s.peer.lost):
+        return
     if s.decision is None:
         why = "the register was lost; both nodes are there"
         alone.begin(turn, why, proven=s.standing is Standing.WAITING, chosen=True)

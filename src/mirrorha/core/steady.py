@@ -153,7 +153,9 @@ def _watch(turn: Turn) -> None:
     quiet_ms = turn.now_ms - s.answered_ms
     joining = s.is_alone and s.link and s.peer is not None
     limit_ms = s.settings.arbiter_fresh_ms // 2 if joining else s.settings.arbiter_watch_ms
-    if s.unresolved or quiet_ms >= limit_ms:
+    # The peer cannot make a lost register again before this node has seen that it is lost.
+    behind = s.peer is not None and s.peer.lost and not s.register_problem
+    if s.unresolved or behind or quiet_ms >= limit_ms:
         turn.ask()
 
 
@@ -301,6 +303,7 @@ def describe(turn: Turn) -> PeerState:
         can_restart=not s.gave_up,
         accepted=s.accepted,
         unusable=bool(s.problem),
+        lost=bool(s.register_problem),
         outdated=s.meta.outdated,
         inspected=s.inspected,
     )

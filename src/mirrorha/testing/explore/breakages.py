@@ -121,5 +121,7 @@ KNOWN: Final[Mapping[str, Known]] = {
     "swap_no_drain": Known(_scope(swaps=1), "swap-no-drain"),
     "promote_unclean": Known(_scope(crashes=1), "promote-unclean"),
     "lost_register_alone": Known(_scope(losses=1, breaks=1), "lost-register-alone"),
-    "recreate_by_epoch": Known(_scope(losses=1, breaks=1, unanswered=1), "remake-by-epoch"),
+    "recreate_by_epoch": Known(
+        _scope(losses=1, breaks=1, unanswered=1), "remake-by-epoch", quick=False
+    ),
 }
