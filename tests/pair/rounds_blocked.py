@@ -50,6 +50,7 @@ async def block_second(pair: Pair, nursery: trio.Nursery) -> Round:
     at_s = time.monotonic()
     os.kill(pair.nodes[other].pid, signal.SIGUSR1)
     await pair.wait("the PRIM goes on alone", lambda: pair.with_role("ALONE") == [name])
+    await pair.wait("it says so", lambda: "won-alone" in pair.rules(name, at_s))
     told = pair.status(name)["peer"]
     played = Round(kind="block_second", primary=name)
     played.notes["peer_slow_max_s"] = PEER_SLOW_MAX_S
