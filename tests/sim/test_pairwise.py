@@ -179,6 +179,16 @@ def test_a_node_that_has_granted_does_not_ask() -> None:
         assert asks_after_granting()
 
 
+def test_who_gave_its_service_up_is_stopped_once_and_can_be_started_again() -> None:
+    play = Play(mode="consistent")
+    token = play.state(play.lyon).service_token
+    play.lyon.give(v.ServiceFailed(token=token, text="simulated", action="stop"))
+    play.until(lambda: play.role(play.lyon) == "STOP")
+    assert play.state(play.lyon).decision is None
+    play.command(play.lyon, v.Verb.START)
+    play.until_mirrored()
+
+
 def test_a_restarted_node_waits_for_a_peer_that_may_have_gone_on() -> None:
     for mode in ("consistent", "available"):
         world, pair = paired(mode)

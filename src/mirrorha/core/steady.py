@@ -37,12 +37,18 @@ def advance(turn: Turn) -> None:
             swap.begin_leave(turn, operation=operation, why=why)
         if s.decision is None:
             _begin(turn)
-        if s.gave_up and s.decision is None:
-            swap.begin_leave(turn, operation="", why=s.gave_up)
+        _leave_if_given_up(turn)
         _watch(turn)
     swap.settle(turn)
     serving.steer(turn)
     tell_peer(turn)
+
+
+def _leave_if_given_up(turn: Turn) -> None:
+    """Once: a stop that ended in this very step is not begun again."""
+    s = turn.s
+    if s.gave_up and s.decision is None and s.standing is not Standing.STOPPED:
+        swap.begin_leave(turn, operation="", why=s.gave_up)
 
 
 def _stop_as_asked(turn: Turn) -> None:

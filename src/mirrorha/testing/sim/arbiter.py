@@ -49,17 +49,10 @@ class SimArbiter:
         self.on_cas: Callable[[str, Register | None, Register], None] = _nothing
         self._highest = 0
         self._life = 0  # rises when it goes back: what was under way is lost
-        self._went_back = False
         self.landed: list[Register] = []
 
     def forget_hook(self) -> None:
         self.on_cas = _nothing
-
-    @property
-    def in_force(self) -> Register | None:
-        """The record on which promises rest: the last one, also once the arbiter has lost it."""
-        lost = self.register is None or self._went_back
-        return (self.landed[-1] if self.landed else None) if lost else self.register
 
     def is_reachable(self, node: str) -> bool:
         return self.faults.reachable.get(node, True)
@@ -154,8 +147,6 @@ class SimArbiter:
             raise Violation(f"I3 the register's epoch falls from {self._highest} to {new.epoch}")
         self._highest = new.epoch
         before, self.register = self.register, new
-        if self._went_back:
-            before, self._went_back = None, False
         self.on_landed(before, new)
         self.landed.append(new)
         self.world.say(f"register ({how}): {new.epoch} {new.primary} {sorted(new.in_sync)}")
@@ -174,7 +165,6 @@ class SimArbiter:
         self.on_lost(self.register)
         self.register = record
         self._highest = record.epoch
-        self._went_back = True
         self._life += 1
         self.world.count("register went back")
         self.world.say(f"the arbiter returns with epoch {record.epoch}")

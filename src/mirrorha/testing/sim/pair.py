@@ -74,6 +74,8 @@ class Pair:
         self.net = Net()
         self.arbiter = SimArbiter(world)
         self.oracle = Oracle(world)
+        # The record on which promises rest, also once the arbiter has lost it or went back.
+        self.in_force: Register | None = None
         self.arbiter.on_landed = self._landed
         self.arbiter.on_lost = self._lost
         self.mode = mode
@@ -322,7 +324,7 @@ class Pair:
         self.world.after(self.world.between(5, 60), self._write_loop)
 
     def acked(self, node: SimNode, volume: str, value: int, epoch: int, both: bool) -> None:
-        now = self.arbiter.in_force
+        now = self.in_force
         oracle = self.oracle_of(node.name)
         if self.shared is not None:
             now = self.shared.branches[node.name].register
@@ -402,13 +404,9 @@ class Pair:
         if self.shared is not None:
             self.shared.fence(node, self.peer(node), answer)
 
-    @property
-    def last_register(self) -> Register | None:
-        return self.arbiter.landed[-1] if self.arbiter.landed else None
-
     # ---- invariants ----
 
-    def _landed(self, before: Register | None, now: Register) -> None:
+    def _landed(self, _before: Register | None, now: Register) -> None:
         counts = self.world.counts
         for name, nonce in now.nonces:
             meta = self.nodes[name].durable.meta
@@ -420,10 +418,11 @@ class Pair:
             # An old create-if-absent that landed after the register was lost: both nodes have
             # seen a higher epoch and refuse it, so no promise rests on it.
             return
-        self.oracle.landed(before or self.last_register, now)
+        self.oracle.landed(self.in_force, now)
+        self.in_force = now
 
     def _lost(self, register: Register | None) -> None:
-        if register is None or len(register.in_sync) > 1:
+        if register is None or register != self.in_force or len(register.in_sync) > 1:
             return
         if self.nodes[register.primary].durable.meta.held != register:
             self.oracle.lost_unheard(register.primary)
