@@ -82,7 +82,7 @@ def explore(session: nox.Session) -> None:
         session.run(*command, *session.posargs)
         return
     session.run(*command)
-    session.run(*command, "--writes", "1", "--breaks", "1", "--unanswered", "0", "--delayed", "0")
+    session.run(*command, "--breaks", "1", "--unanswered", "0", "--delayed", "0")
     session.run(*command, "--known", "--states", "2000000")
 
 
