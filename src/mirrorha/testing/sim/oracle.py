@@ -19,6 +19,7 @@ class Acked:
             every node that the promise names; it is void once none is left.
         epoch: in which it was acknowledged.
         shadow: the same for a joiner whose admission is not known to have landed yet.
+        shadow_lost: a joiner that lost power before it landed, and the write with it.
     """
 
     volume: str
@@ -26,6 +27,7 @@ class Acked:
     rests: dict[str, bool]
     epoch: int
     shadow: dict[str, bool] = attrs.Factory(dict)
+    shadow_lost: set[str] = attrs.Factory(set)
 
 
 @final
@@ -103,7 +105,13 @@ class Oracle:
         """The same record, for a node that may go on from here apart from its peer."""
         twin = Oracle(self.world)
         twin.acked = [
-            attrs.evolve(one, rests=dict(one.rests), shadow=dict(one.shadow)) for one in self.acked
+            attrs.evolve(
+                one,
+                rests=dict(one.rests),
+                shadow=dict(one.shadow),
+                shadow_lost=set(one.shadow_lost),
+            )
+            for one in self.acked
         ]
         twin._primaries = self._primaries  # one primary an epoch, wherever it acknowledges
         twin._disk = {key: set(values) for key, values in self._disk.items()}
@@ -115,6 +123,8 @@ class Oracle:
     def os_crashed(self, node: str) -> None:
         """What was only in its page cache no longer rests on it."""
         for one in self.acked:
+            if one.shadow.get(node) is False:
+                one.shadow_lost.add(node)
             for rests in (one.rests, one.shadow):
                 if node in rests and not rests[node]:
                     del rests[node]
@@ -146,15 +156,18 @@ class Oracle:
                         )
                     one.rests = {node: on_disk}
                 one.shadow = {}
+                one.shadow_lost = set()
         elif before is not None and len(before.in_sync) == 1:
             (source,) = before.in_sync
             (joiner,) = now.in_sync - before.in_sync
             for one in self.acked:
                 if source in one.rests:
                     # What it did not get by the stream, it got and synced by the resync.
-                    one.rests[joiner] = one.shadow.get(joiner, True)
+                    if joiner not in one.shadow_lost:
+                        one.rests[joiner] = one.shadow.get(joiner, True)
                     one.rests[source] = one.rests[source] or self._on_disk(source, one)
                 one.shadow = {}
+                one.shadow_lost = set()
 
     def lost_unheard(self, node: str) -> None:
         """The record `{node}` landed, and was lost before that node learnt of it.
