@@ -68,6 +68,10 @@ def _nothing(*_arguments: object) -> None:
     """Nobody wants to know."""
 
 
+#: The longest that a request waits and takes, however slow the disk was: longer than `disk_max`.
+BACKLOG_MS: Final = 15_000
+
+
 @final
 class Shelf:
     """What survives a process: the disk. Its page cache is lost with the power."""
@@ -308,6 +312,8 @@ class ProductionVolume:
         world = self.world
         slow_ms = (20 if call.lane is v.Lane.SYNC else 1) + self.shelf.slow_ms
         ready_ms = max(self._free_ms[call.lane], world.now_ms) + world.between(0, slow_ms)
+        # What waited behind slow requests is not slow itself: else it would be for ever.
+        ready_ms = min(ready_ms, world.now_ms + BACKLOG_MS)
         self._free_ms[call.lane] = ready_ms
 
         def done() -> None:
