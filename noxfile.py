@@ -83,6 +83,7 @@ def explore(session: nox.Session) -> None:
         return
     session.run(*command)
     session.run(*command, "--breaks", "1", "--unanswered", "0", "--delayed", "0")
+    session.run(*command, "--breaks", "1", "--delayed", "0", "--writes", "1", "--epochs", "3")
     session.run(*command, "--known", "--states", "2000000")
 
 

@@ -224,6 +224,10 @@ def _land(world: World, state: State, base: Term, record: Term) -> str:
         if record[1 + place] not in held and not restored:
             raise Violation(f"5.0 {told.epoch} landed without the nonce of {member} on disk")
     state.register, state.former = record, ()
+    if len(told.members) == len(NAMES):
+        # What both have rests on both from now on.
+        first, second = (world.facts[site[0]].values for site in state.sites)
+        state.alone = [mask & ~(first & second) for mask in state.alone]
     return "won"
 
 

@@ -71,7 +71,7 @@ class Rest:
 
     Attributes:
         acked: the values whose write was acknowledged, as bits.
-        alone: of these, by node: those acknowledged on its page cache only.
+        alone: of these, by node: those that rest on its page cache only.
         primaries: (epoch, node): who acknowledged in it.
         left: of the budget.
     """
@@ -299,11 +299,12 @@ class World:
             state.primaries = tuple(sorted((*state.primaries, (epoch, who))))
         elif before != who:
             raise Violation(f"I3 both acknowledged in epoch {epoch}")
-        if not both:
-            landed = state.register or state.former
-            told = self.told[landed[0]] if landed else None
-            if told is None or told.members != (NAMES[who],):
-                raise Violation(f"I2 {NAMES[who]} acknowledged alone against the register")
+        landed = state.register or state.former
+        members = self.told[landed[0]].members if landed else ()
+        if not both and members != (NAMES[who],):
+            raise Violation(f"I2 {NAMES[who]} acknowledged alone against the register")
+        if members == (NAMES[who],):
+            # Also where both have it: the peer is not admitted yet, and may never be.
             state.alone[who] |= 1 << value
         state.acked |= 1 << value
 
