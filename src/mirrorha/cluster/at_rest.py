@@ -41,6 +41,7 @@ def not_running(*, cluster: str, node: str, volumes: Sequence[str]) -> Document:
                 "seq": 0,
                 "peer_seq": None,
                 "waiting": 0,
+                "mounted": False,
                 "resync": None,
             }
             for path in volumes

@@ -170,18 +170,7 @@ class Runtime:
         )
 
     def _volume_view(self, parts: _Parts, name: str, path: str) -> VolumeView:
-        engine = parts.volumes.engine(name)
-        if engine is None:
-            return VolumeView(name=name, path=path)
-        machine = engine.machine
-        return VolumeView(
-            name=name,
-            path=path,
-            mode=machine.mode,
-            seq=machine.seq,
-            peer_seq=machine.peer_seq,
-            waiting=machine.waiting,
-        )
+        return VolumeView(name=name, path=path, status=parts.volumes.status(name))
 
     # ---- the run ----
 

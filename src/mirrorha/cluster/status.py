@@ -22,27 +22,16 @@ if TYPE_CHECKING:
     from mirrorha.core.state import Decision, State
     from mirrorha.net.heartbeat import PathStatistics
     from mirrorha.service import ServiceStatus
+    from mirrorha.volume.driver import DriverStatus
 
 
 @attrs.frozen(kw_only=True)
 class VolumeView:
-    """A volume, as its driver sees it.
-
-    Attributes:
-        name: as the core calls it.
-        path: on this node.
-        mode: how it acknowledges; None if it does not serve, or is not open.
-        seq: the last change applied here.
-        peer_seq: the last one that the peer has acknowledged, if that is known.
-        waiting: changes and flushes that wait for room or for an order.
-    """
+    """A volume: what the core calls it, where it is on this node, what its driver last said."""
 
     name: str
     path: str
-    mode: Mode | None = None
-    seq: int = 0
-    peer_seq: int | None = None
-    waiting: int = 0
+    status: DriverStatus
 
 
 @attrs.frozen(kw_only=True)
@@ -169,14 +158,16 @@ def _volume(view: View, volume: VolumeView) -> Document:
     s = view.state
     # A follower's acknowledgements are its source's: mirrored, though it answers nobody here.
     follows = s.standing is Standing.FOLLOWER and not s.frozen
-    mode = Mode.MIRROR if follows else volume.mode
+    status = volume.status
+    mode = Mode.MIRROR if follows else status.mode
     return {
         "path": volume.path,
         "mode": mode.value if mode else None,
         "data": data_of(s).value,
-        "seq": volume.seq,
-        "peer_seq": volume.peer_seq,
-        "waiting": volume.waiting,
+        "seq": status.seq,
+        "peer_seq": status.peer_seq,
+        "waiting": status.waiting,
+        "mounted": status.mounted,
         "resync": _resync(view, volume.name),
     }
 

@@ -16,6 +16,7 @@ from mirrorha.core.health import primary_of
 from mirrorha.core.orders import AnyOrder, AnyReport, BecomeTarget, Close, StopReason, Trouble
 from mirrorha.errors import VolumeError
 from mirrorha.volume.disk import DiskError
+from mirrorha.volume.driver import DriverStatus
 from mirrorha.volume.engine import Engine
 from mirrorha.volume.local_disk import identity
 from mirrorha.volume.resync.sides import ComparingResyncs
@@ -97,6 +98,11 @@ class Volumes:
         """What drives the volume, or None while it is not open."""
         found = self._open.get(name)
         return found.engine if found else None
+
+    def status(self, name: str) -> DriverStatus:
+        """The volume as its driver sees it, from memory."""
+        found = self._open.get(name)
+        return found.engine.status if found else DriverStatus()
 
     def order(self, name: str, order: AnyOrder) -> None:
         """Give an order to a volume."""

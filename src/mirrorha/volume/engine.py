@@ -23,6 +23,7 @@ from mirrorha.errors import (
     ensure,
 )
 from mirrorha.volume.codec import decode, encode
+from mirrorha.volume.driver import DriverStatus
 from mirrorha.volume.events import (
     AnyEvent,
     Change,
@@ -47,7 +48,6 @@ from mirrorha.volume.lane_thread import LaneThread
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mirrorha.core.words import Mode
     from mirrorha.volume.disk import AnyRequest, Disk
     from mirrorha.volume.ops import AnyOp
     from mirrorha.volume.stream.machine import Volume
@@ -140,14 +140,15 @@ class Engine:
     # ---- the node's side; never blocking ----
 
     @property
-    def machine(self) -> Volume:
-        """To be read only."""
-        return self._machine
-
-    @property
-    def mode(self) -> Mode | None:
-        """How changes are acknowledged; None if this volume does not serve."""
-        return self._machine.mode
+    def status(self) -> DriverStatus:
+        """The volume as it is now."""
+        machine = self._machine
+        return DriverStatus(
+            mode=machine.mode,
+            seq=machine.seq,
+            peer_seq=machine.peer_seq,
+            waiting=machine.waiting,
+        )
 
     def order(self, order: AnyOrder) -> None:
         """Carry out an order of the node. Once closed for good, orders are void."""
