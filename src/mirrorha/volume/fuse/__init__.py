@@ -1,0 +1,1 @@
+"""The kernel's FUSE protocol, spoken by ourselves: a volume as a mounted directory."""
