@@ -70,10 +70,12 @@ def _go_on(turn: Turn, found: Register | Gone) -> None:
     """Alone, but not before the peer has seen the loss as well.
 
     Until then an attempt of the peer's may have landed before the register was lost, with the news
-    on its way; after that, the arbiter lets one of the two attempts at making it again win.
+    on its way; after that, the arbiter lets one of the two attempts at making it again win. A peer
+    that never belonged to a cluster has attempted nothing, and cannot tell a lost register from
+    none.
     """
-    s = turn.s
-    if s.settings.arbiter and (s.peer is None or not s.peer.lost):
+    s, peer = turn.s, turn.s.peer
+    if s.settings.arbiter and (peer is None or not (peer.lost or peer.fresh)):
         return
     if s.decision is None:
         why = "the register was lost; both nodes are there"

@@ -65,7 +65,7 @@ def _newcomer(turn: Turn, found: Register | Gone) -> None:
         )
         return
     if not peer.fresh:
-        s.why = f"{s.other} belongs to a cluster, but the arbiter has no register"
+        s.why = f"{s.other} belongs to a cluster whose register is missing, and makes it again"
         return
     if not peer.initiated and (peer.unusable or not peer.inspected):
         # What its directories hold counts, and nobody knows it: a disk that is not mounted is not
