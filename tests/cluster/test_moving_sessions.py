@@ -47,6 +47,7 @@ class Node:
             hello=lambda kind, volume: hello(name, peer, kind, volume),
             stream_end=lambda volume: None,
             volumes=[],
+            peer=peer,
             is_passable=lambda path: self.passable.get(path, True),
             note=lambda rule, text: None,
             rng=random.Random(1),

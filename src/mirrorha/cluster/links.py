@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-from typing import TYPE_CHECKING, Final, Protocol, final
+from typing import TYPE_CHECKING, Final, final
 
 import attrs
 import trio
@@ -18,16 +18,19 @@ from mirrorha.cluster.backoff import Backoff
 from mirrorha.cluster.spoken import CODEC, check_message
 from mirrorha.core.events import Heard, LinkClosed, LinkOpened
 from mirrorha.errors import PeerError, PeerProtocolError, PeerRefusedError
-from mirrorha.net.session_dial import AddressPair, dial
+from mirrorha.net.session_dial import AddressPair, dial, dial_raw
 from mirrorha.net.session_server import serve_sessions
-from mirrorha.wire.hello import CONTROL, STREAM, Disagreement, Hello, compare
+from mirrorha.wire.hello import CONTROL, Disagreement, Hello, compare
+from mirrorha.wire.preface import encode_preface, stream_label
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Sequence
 
     from mirrorha.cluster.loop import Loop
+    from mirrorha.cluster.stream_ends import StreamEnd
     from mirrorha.core.messages import AnyMessage
+    from mirrorha.net.raw_stream import RawStream
     from mirrorha.net.session import Session
     from mirrorha.net.tls import PeerTls
 
@@ -43,18 +46,6 @@ _PORT: Final = re.compile(r"(the caller from \S+) port \d+")
 
 #: Our address and the peer's.
 Path = tuple[str | None, str]
-
-
-class StreamEnd(Protocol):
-    """A volume, as its stream's session sees it."""
-
-    async def run_stream(self, session: Session[AnyMessage]) -> None:
-        """Carry the volume's messages both ways until the session ends or is cancelled.
-
-        Raises:
-            PeerError: why it ended.
-        """
-        ...
 
 
 @attrs.define(eq=False)
@@ -92,6 +83,7 @@ class Links:
         hello: what this node says, given kind and volume; asked at each connection.
         stream_end: the volume of this name, or None while it is not open.
         volumes: their names.
+        peer: the other node's name.
         is_passable: whether heartbeats pass between two addresses, ours first, both ways.
         note: told of what a person should hear: a rule's name and a text.
     """
@@ -106,6 +98,7 @@ class Links:
         hello: Callable[[str, str], Hello],
         stream_end: Callable[[str], StreamEnd | None],
         volumes: Sequence[str],
+        peer: str,
         is_passable: Callable[[Path], bool],
         note: Callable[[str, str], None],
         rng: random.Random,
@@ -116,7 +109,8 @@ class Links:
         self._tls: Final = tls
         self._hello: Final = hello
         self._stream_end: Final = stream_end
-        self._volumes: Final = tuple(volumes)
+        self._labels: Final = {stream_label(each): each for each in volumes}
+        self._peer: Final = peer
         self._is_passable: Final = is_passable
         self._note: Final = note
         self._rng: Final = rng
@@ -142,10 +136,6 @@ class Links:
     def incarnation(self) -> int:
         """The peer's, as the control session has it; 0 without one."""
         return self._control.incarnation if self._control else 0
-
-    def has_stream(self, volume: str) -> bool:
-        """Whether the volume's stream is up."""
-        return volume in self._streams
 
     def send(self, link: int, message: AnyMessage) -> None:
         """Send on the control session `link`, if it is still the current one."""
@@ -215,7 +205,7 @@ class Links:
             nursery.start_soon(self._serve, listeners)
             if self._dials:
                 nursery.start_soon(self._dial_control)
-                for volume in self._volumes:
+                for volume in self._labels.values():
                     nursery.start_soon(self._dial_stream, volume)
 
     async def _serve(self, listeners: Sequence[trio.SocketListener]) -> None:
@@ -224,13 +214,14 @@ class Links:
             tls=self._tls,
             hello_for=self._hello_for,
             codec=CODEC,
-            on_session=self._on_session,
+            on_session=self._run_control,
+            on_stream=self._on_stream,
             turned_away=self._turned_away,
         )
 
     def _hello_for(self, theirs: Hello) -> Hello:
-        if theirs.kind not in (CONTROL, STREAM):
-            raise PeerRefusedError(f"a connection of the kind '{theirs.kind}' is unknown here")
+        if theirs.kind != CONTROL:
+            raise PeerRefusedError(f"a connection of the kind '{theirs.kind}' is not made so")
         mine = self._hello(theirs.kind, theirs.volume)
         verdict = compare(mine, theirs)
         if isinstance(verdict, Disagreement):
@@ -239,19 +230,23 @@ class Links:
             raise PeerRefusedError(f"'{mine.node}' dials, its peer does not: the first name does")
         return mine
 
-    async def _on_session(self, session: Session[AnyMessage]) -> None:
-        hello = session.agreed.peer
-        if hello.kind == CONTROL:
-            await self._run_control(session)
-        else:
-            await self._run_stream(hello.volume, session)
+    async def _on_stream(self, label: str, raw: RawStream, admitted: Callable[[], None]) -> None:
+        volume = self._labels.get(label)
+        if volume is not None and not self._dials:
+            await self._run_stream(volume, raw, admitted)
 
     async def _dial_control(self) -> None:
         backoff = Backoff(self._rng)
         while True:
             try:
                 async with trio.open_nursery() as nursery:
-                    session = await self._dial(nursery, self._addresses, CONTROL, "")
+                    session = await dial(
+                        self._working_first(self._addresses),
+                        nursery=nursery,
+                        tls=self._tls,
+                        hello=self._hello(CONTROL, ""),
+                        codec=CODEC,
+                    )
                     backoff.reset()
                     await self._run_control(session)
                     nursery.cancel_scope.cancel()
@@ -264,17 +259,9 @@ class Links:
             with trio.move_on_after(backoff.next_ms() / 1000):
                 await self._nudged.park()
 
-    async def _dial(
-        self, nursery: trio.Nursery, addresses: Sequence[AddressPair], kind: str, volume: str
-    ) -> Session[AnyMessage]:
-        return await dial(
-            # Those that work come first; otherwise the order stays.
-            sorted(addresses, key=lambda each: not self._passes(each)),
-            nursery=nursery,
-            tls=self._tls,
-            hello=self._hello(kind, volume),
-            codec=CODEC,
-        )
+    def _working_first(self, addresses: Sequence[AddressPair]) -> list[AddressPair]:
+        """Those over which heartbeats pass come first; otherwise the order stays."""
+        return sorted(addresses, key=lambda each: not self._passes(each))
 
     # ---- the control session ----
 
@@ -340,14 +327,13 @@ class Links:
         while True:
             while self._control is None or self._stream_end(volume) is None:
                 await self._changed.park()
-            link = self._control.link
             try:
-                async with trio.open_nursery() as nursery:
-                    session = await self._dial(nursery, self._ways(volume), STREAM, volume)
-                    if self._control is not None and self._control.link == link:
-                        backoff.reset()
-                        await self._run_stream(volume, session)
-                    nursery.cancel_scope.cancel()
+                raw = await dial_raw(
+                    self._working_first(self._ways(volume)),
+                    peer=self._peer,
+                    preface=encode_preface(volume),
+                )
+                await self._run_stream(volume, raw, backoff.reset)
             except* PeerError as group:
                 _log.info("the stream of %s: %s", volume, _first(group))
             self._turns[volume] = self._turns.get(volume, 0) + 1
@@ -363,23 +349,36 @@ class Links:
         turn = (sum(first) + self._turns.get(volume, 0)) % len(self._addresses)
         return self._addresses[turn:] + self._addresses[:turn]
 
-    async def _run_stream(self, volume: str, session: Session[AnyMessage]) -> None:
-        """Give the volume its stream until that ends. Raises PeerError: why it ended."""
+    async def _run_stream(self, volume: str, raw: RawStream, admitted: Callable[[], None]) -> None:
+        """Have the volume carry its stream over this until that ends; then it is closed.
+
+        Raises:
+            PeerError: why it ended; in a group perhaps.
+        """
         try:
-            end = self._stream_end(volume)
-            if end is None or self.incarnation != _incarnation_of(session):
-                return  # too early, or of an earlier life: it is dialled again
+            end, control = self._stream_end(volume), self._control
+            if end is None or control is None:
+                return  # too early, or too late: it is dialled again
             with trio.CancelScope() as scope:
-                if volume in self._streams:
-                    self._streams[volume].scope.cancel()
-                stream = self._streams[volume] = _Stream(session.path, scope)
+                stream = _Stream(raw.path, scope)
+
+                def admit() -> None:
+                    # Only now: whoever has not proved to be the peer displaces nothing.
+                    if self._control is not control:
+                        scope.cancel()
+                        return
+                    if volume in self._streams:
+                        self._streams[volume].scope.cancel()
+                    self._streams[volume] = stream
+                    admitted()
+
                 try:
-                    await end.run_stream(session)
+                    await end.carry(raw, peer_incarnation=str(control.incarnation), admitted=admit)
                 finally:
                     if self._streams.get(volume) is stream:
                         del self._streams[volume]
         finally:
-            await _close_now(session)
+            await trio.aclose_forcefully(raw.stream)
 
     def volumes_changed(self) -> None:
         """A volume was opened: its stream may be dialled."""

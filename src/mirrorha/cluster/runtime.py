@@ -29,6 +29,7 @@ from mirrorha.cluster.settings import (
 )
 from mirrorha.cluster.status import View, VolumeView, document
 from mirrorha.cluster.store import MetaStore
+from mirrorha.cluster.stream_ends import stream_end_of
 from mirrorha.cluster.volumes import Volumes
 from mirrorha.config import may_differ, must_agree, to_ms
 from mirrorha.containment import Raised, call, contain
@@ -339,14 +340,18 @@ class Runtime:
 
     def _make_links(self, loop: Loop, volumes: Volumes, security: Security) -> Links:
         config = self._config
+        hello = self._hello(loop)
         return Links(
             loop,
             dials=config.me.name < config.peer.name,
             addresses=dial_addresses(config),
             tls=security.tls,
-            hello=self._hello(loop),
-            stream_end=volumes.engine,
+            hello=hello,
+            stream_end=lambda name: stream_end_of(
+                volumes.engine(name), name, tls=security.tls, hello=hello
+            ),
             volumes=[each.name for each in self._names],
+            peer=config.peer.name,
             is_passable=lambda path: self._is_passable(loop.state, path),
             note=self._note,
             rng=self._seams.rng,

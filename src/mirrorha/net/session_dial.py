@@ -9,6 +9,7 @@ import trio
 from mirrorha.errors import PeerError, PeerLostError, PeerProtocolError, PeerRefusedError, ensure
 from mirrorha.net.frame_link import FrameLink, hang_up
 from mirrorha.net.keepalive import keep_alive
+from mirrorha.net.raw_stream import RawStream
 from mirrorha.net.session import Session, deadline, handshake
 from mirrorha.net.tls import peer_error_from
 
@@ -86,12 +87,44 @@ async def dial(
     raise PeerLostError(text) from failures[0]
 
 
-async def _dial_one(
-    address: AddressPair, tls: PeerTls | None, hello: Hello, connect_s: float, handshake_s: float
+async def dial_raw(
+    addresses: Sequence[AddressPair], *, peer: str, preface: bytes, connect_s: float = CONNECT_S
+) -> RawStream:
+    """Connect to `peer` over the first of `addresses` that works, and say the preface there.
+
+    Takes at most connect_s seconds for each address.
+
+    Raises:
+        PeerLostError: no address worked; the text says why, for each.
+    """
+    ensure(bool(addresses), "there is an address to dial")
+    failures: list[PeerError] = []
+    for address in addresses:
+        whom = f"node '{peer}' at {address}"
+        try:
+            stream = await _connect(address, connect_s, whom)
+            await _say(stream, preface, whom)
+        except PeerError as error:
+            failures.append(error)
+        else:
+            path = (address.source, address.host)
+            return RawStream(stream=stream, dials=True, whom=whom, path=path)
+    raise PeerLostError("; ".join(str(failure) for failure in failures)) from failures[0]
+
+
+async def greet(
+    stream: trio.SocketStream,
+    *,
+    tls: PeerTls | None,
+    hello: Hello,
+    whom: str,
+    handshake_s: float = HANDSHAKE_S,
 ) -> tuple[FrameLink, Agreed]:
-    whom = f"node '{hello.peer}' at {address}"
-    stream = await _connect(address, connect_s, whom)
-    keep_alive(stream)
+    """Secure a connection that this node made, and say hello on it. It is closed if that fails.
+
+    Raises:
+        PeerError: as `dial`.
+    """
     secured: trio.abc.Stream = stream
     try:
         with deadline(handshake_s, whom=whom):
@@ -107,10 +140,18 @@ async def _dial_one(
         raise
 
 
+async def _dial_one(
+    address: AddressPair, tls: PeerTls | None, hello: Hello, connect_s: float, handshake_s: float
+) -> tuple[FrameLink, Agreed]:
+    whom = f"node '{hello.peer}' at {address}"
+    stream = await _connect(address, connect_s, whom)
+    return await greet(stream, tls=tls, hello=hello, whom=whom, handshake_s=handshake_s)
+
+
 async def _connect(address: AddressPair, connect_s: float, whom: str) -> trio.SocketStream:
     try:
         with trio.fail_after(connect_s):
-            return await trio.open_tcp_stream(
+            stream = await trio.open_tcp_stream(
                 address.host, address.port, local_address=address.source
             )
     except trio.TooSlowError as error:
@@ -118,6 +159,18 @@ async def _connect(address: AddressPair, connect_s: float, whom: str) -> trio.So
     except OSError as error:
         why = _first_cause(error)
         raise PeerLostError(f"{whom} cannot be reached: {why}") from why
+    keep_alive(stream)
+    return stream
+
+
+async def _say(stream: trio.SocketStream, preface: bytes, whom: str) -> None:
+    try:
+        await stream.send_all(preface)  # of a new connection: there is room
+    except BaseException as error:
+        await trio.aclose_forcefully(stream)
+        if isinstance(error, trio.BrokenResourceError):
+            raise peer_error_from(error, whom=whom) from error
+        raise
 
 
 def _first_cause(error: BaseException) -> BaseException:

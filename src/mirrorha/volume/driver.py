@@ -14,6 +14,7 @@ import trio
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
 
     from mirrorha.core.orders import AnyOrder
     from mirrorha.core.words import Mode
@@ -102,11 +103,19 @@ class StreamSocket:
 class WorkerDriver(Driver, Protocol):
     """A driver whose volume is behind a mount, in another process."""
 
-    async def run_socket(self, handed: StreamSocket) -> None:
+    async def run_socket(
+        self, handed: StreamSocket, *, admitted: Callable[[], None], plain: bool = False
+    ) -> None:
         """Let the worker carry the stream over this connection; return when that has ended.
 
-        TLS and the hellos are the worker's; a stream that it carries already ends. Cancelled, the
-        worker closes the connection.
+        TLS and the hellos are the worker's. Several connections may be under way at once; a stream
+        that there is ends only once a newer one is admitted. Cancelled, the worker closes the
+        connection.
+
+        Args:
+            handed: its socket is closed in this process in any case.
+            admitted: called once both have said hello, and this became the volume's stream.
+            plain: whether TLS ends once both have said who they are. The same on both sides.
 
         Raises:
             PeerRefusedError: the two do not belong together; the text says why.

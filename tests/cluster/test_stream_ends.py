@@ -1,0 +1,133 @@
+"""Connections for streams given away, as they are to workers: between two real nodes."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import TYPE_CHECKING, Any, Final, final
+
+import pytest
+import trio
+
+from mirrorha.cluster.spoken import CODEC
+from mirrorha.cluster.stream_ends import WorkerEnd, stream_end_of
+from mirrorha.core.words import Role
+from mirrorha.errors import PeerProtocolError
+from mirrorha.net.session import Session
+from mirrorha.net.session_dial import greet
+from mirrorha.net.session_server import answer_caller
+from mirrorha.wire.hello import HELLO_CODEC, Hello
+from mirrorha.wire.preface import encode_preface
+from tests.cluster.rig import TestNode, open_pair, start_pair, wait_mirrored, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from mirrorha.volume.driver import StreamSocket
+    from mirrorha.volume.engine import Engine
+
+
+@final
+class FakeWorker:
+    """Does in this process what a worker does with a connection that it was given."""
+
+    def __init__(self, engine: Engine, tls: Any) -> None:
+        self._engine: Final = engine
+        self._tls: Final = tls
+        self.given = 0
+
+    async def run_socket(self, handed: StreamSocket, *, admitted: Callable[[], None]) -> None:
+        self.given += 1
+        copy = socket.socket(fileno=os.dup(handed.socket.fileno()))
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(copy))
+        async with stream:
+            link, agreed = await self._greet(stream, handed)
+            if agreed.peer.incarnation != handed.peer_incarnation:
+                raise PeerProtocolError("of an earlier life")
+            admitted()
+            async with trio.open_nursery() as nursery:
+                session = Session(link, agreed=agreed, codec=CODEC)
+                nursery.start_soon(session.run_writer)
+                await self._engine.run_stream(session)
+
+    async def _greet(self, stream: trio.SocketStream, handed: StreamSocket) -> Any:
+        mine = HELLO_CODEC.decode(handed.hello)
+        assert isinstance(mine, Hello)
+        if handed.dials:
+            return await greet(stream, tls=self._tls, hello=mine, whom=handed.whom)
+        return await answer_caller(
+            stream, tls=self._tls, hello_for=lambda _: mine, whom=handed.whom
+        )
+
+
+def employ(node: TestNode) -> list[FakeWorker]:
+    """Have a started node hand its streams to a worker from now on."""
+    links = node.cluster._runtime.parts.links
+    volumes = node.cluster._runtime.parts.volumes
+    workers: list[FakeWorker] = []
+
+    def end(name: str) -> Any:
+        engine = volumes.engine(name)
+        if engine is None:
+            return None
+        if not workers or workers[-1]._engine is not engine:
+            workers.append(FakeWorker(engine, links._tls))
+        worker: Any = workers[-1]
+        return WorkerEnd(worker, hello=lambda: links._hello("stream", name))
+
+    links._stream_end = end
+    links.drop_all("to begin with workers")
+    return workers
+
+
+@pytest.mark.parametrize("who", ["lyon", "paris", "both"])
+async def test_streams_are_given_away_where_a_worker_is_and_only_there(
+    tmp_path: Path, who: str
+) -> None:
+    async with open_pair(tmp_path) as pair:
+        await start_pair(pair)
+        workers = [employ(node) for node in pair if who in (node.name, "both")]
+        await trio.sleep(0.1)
+        first, second = await wait_mirrored(pair)
+        await first.write("a", b"1")
+        assert all(each[-1].given for each in workers)
+        # One that is dropped is dialled again, and ends nothing else.
+        given = workers[0][-1].given
+        for node in pair:
+            node.cluster._runtime.parts.links.drop_stream(str(node.site.data("lyon")))
+        await wait_until(lambda: workers[0][-1].given > given)
+        await wait_mirrored(pair)
+        assert (first.cluster.role, second.cluster.role) == (Role.PRIM, Role.SECOND)
+        await first.write("b", b"2")
+        assert first.files() == second.files() == {"a": b"1", "b": b"2"}
+
+
+async def test_a_stranger_displaces_no_stream(tmp_path: Path) -> None:
+    async with open_pair(tmp_path) as pair:
+        first, _ = await start_pair(pair)
+        paris = pair[1]
+        workers = employ(paris)
+        await trio.sleep(0.1)
+        await wait_mirrored(pair)
+        epoch = first.cluster.status()["epoch"]
+        links = paris.cluster._runtime.parts.links
+        stream = links._streams[str(paris.site.data("lyon"))]
+        strangers = []
+        for _ in range(40):
+            stranger = await trio.open_tcp_stream("127.0.0.1", paris.site.ports[1])
+            await stranger.send_all(encode_preface(str(paris.site.data("lyon"))) + b"\x16\x03")
+            strangers.append(stranger)
+        await wait_until(lambda: workers[-1].given > 30)
+        await first.write("a", b"1")
+        assert links._streams[str(paris.site.data("lyon"))] is stream
+        assert first.cluster.status()["epoch"] == epoch
+        for stranger in strangers:
+            await trio.aclose_forcefully(stranger)
+
+
+async def test_no_stream_without_a_volume() -> None:
+    def hello(kind: str, volume: str) -> Hello:
+        raise AssertionError("nothing is said")
+
+    assert stream_end_of(None, "v", tls=None, hello=hello) is None
