@@ -252,13 +252,20 @@ def test_status_shows_a_resync_and_trouble(running: Running) -> None:
         "files_left": 3,
         "eta_s": 11.4,
     }
-    volume = {**document()["volumes"][0], "mode": "LOG", "resync": resync}
+    volume = {**document()["volumes"][0], "mode": "LOG", "resync": resync, "mounted": True}
     running.node.shown = document(
-        "ALONE", colour="orange", volumes=[volume], paused=True, warnings=["timing differs"]
+        "ALONE",
+        colour="orange",
+        volumes=[volume],
+        paused=True,
+        warnings=["timing differs"],
+        link="plain",
     )
     text = running.cli.run("status").stdout
     assert "resync 42.5 % 170.0 MiB/400.0 MiB, 3 files left, 11 s left" in text
     assert "PAUSED" in text
+    assert ", mounted" in text
+    assert "travels unencrypted" in text
     assert "timing differs" in text
     assert "ALONE (orange)" in text
 
@@ -275,7 +282,9 @@ def test_status_bears_a_node_that_knows_nothing_yet(running: Running) -> None:
 
 def test_a_nodes_own_document_of_not_running_is_borne(running: Running) -> None:
     """It answers so before it runs, and after it has ended."""
-    running.node.shown = not_running(cluster="orders", node="paris", volumes=["/srv/orders"])
+    running.node.shown = not_running(
+        cluster="orders", node="paris", link="tls", volumes=["/srv/orders"]
+    )
     assert "orders/paris: STOP (red)" in running.cli.run("status").stdout
     assert running.cli.run("health").exit_code == 2
     assert running.cli.run("is-primary").exit_code == 1

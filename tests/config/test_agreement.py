@@ -54,6 +54,7 @@ def test_the_texts_are_for_people() -> None:
         "arbiter": "none",
         "split_brain": "consistent",
         "ack": "applied",
+        "link": "tls",
     }
 
 
@@ -73,6 +74,7 @@ OTHER = ArbiterConfig(kind="witness", options={"address": "10.0.3.6:9600"})
         ({}, {"volumes": [VolumeConfig(path="/srv/orders", ack="durable")]}, {"ack"}),
         ({"arbiter": WITNESS}, {"arbiter": OTHER}, {"arbiter"}),
         ({"split_brain": "consistent"}, {}, {"split_brain"}),
+        ({}, {"link": "plain", "trusted_network": True}, {"link"}),
     ],
 )
 def test_what_must_agree(mine: dict[str, Any], theirs: dict[str, Any], named: set[str]) -> None:

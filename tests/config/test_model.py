@@ -222,7 +222,7 @@ WRONG_TOGETHER: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "plain without trust": (
         {"link": "plain"},
-        "cluster.link: 'plain' lets whoever reaches the nodes read and change the data",
+        "cluster.link: 'plain' lets whoever is on the way between the nodes read and change",
     ),
     "available without isolation": (
         {"split_brain": "available"},

@@ -183,8 +183,8 @@ def test_every_mistake_of_a_file_is_reported_in_one_pass_with_its_line() -> None
         f"c.toml:2: cluster.name: {NAME}, not 'Orders'",
         "c.toml:3: cluster.kesy: unknown key (did you mean 'keys'?)",
         "c.toml:4: cluster.split_brian: unknown key (did you mean 'split_brain'?)",
-        "c.toml:5: cluster.link: 'plain' lets whoever reaches the nodes read and change the "
-        "data; it needs trusted_network = true beside it",
+        "c.toml:5: cluster.link: 'plain' lets whoever is on the way between the nodes read and "
+        "change the data; it needs trusted_network = true beside it",
         "c.toml:6: cluster.preferred: there is no node 'rome'; the nodes: 'paris' and 'lyon'",
         "c.toml:8: node: there is no node 'pari' (did you mean 'paris'?); "
         "the nodes: 'paris' and 'lyon'",

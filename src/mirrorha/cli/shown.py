@@ -66,6 +66,8 @@ def _facts(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "service", _service_text(service)
     if peer := document.get("peer"):
         yield "peer", _peer_text(peer)
+    if document.get("link") == "plain":
+        yield "link", "plain: what is mirrored travels unencrypted"
     for volume in document.get("volumes", ()):
         yield "volume", _volume_text(volume)
         if volume.get("resync"):
@@ -106,6 +108,8 @@ def _peer_text(peer: dict[str, Any]) -> str:
 
 def _volume_text(volume: dict[str, Any]) -> str:
     text = f"{volume['path']} {volume.get('mode') or 'not open'}, data {volume['data']}"
+    if volume.get("mounted"):
+        text += ", mounted"
     if volume.get("mode"):
         peer_seq = volume.get("peer_seq")
         text += f", seq {volume['seq']} (peer {'?' if peer_seq is None else peer_seq})"

@@ -16,7 +16,7 @@ SCHEMA: Final = 1
 Document = dict[str, Any]
 
 
-def not_running(*, cluster: str, node: str, volumes: Sequence[str]) -> Document:
+def not_running(*, cluster: str, node: str, link: str, volumes: Sequence[str]) -> Document:
     """The same document for a node whose `run` is not under way."""
     return {
         "schema": SCHEMA,
@@ -32,6 +32,7 @@ def not_running(*, cluster: str, node: str, volumes: Sequence[str]) -> Document:
         "operation": None,
         "heartbeats": [],
         "service": {"state": "stopped", "text": "", "restarts": 0, "restart_limit": 0},
+        "link": link,
         "peer": None,
         "volumes": [
             {

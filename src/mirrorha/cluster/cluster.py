@@ -204,7 +204,10 @@ class Cluster:
         """The status document: plain values, JSON-able, of schema 1. Never blocks."""
         found = self._runtime.document() if self._runtime else None
         return found or not_running(
-            cluster=self._config.name, node=self._me, volumes=list(self._replicators)
+            cluster=self._config.name,
+            node=self._me,
+            link=self._config.link,
+            volumes=list(self._replicators),
         )
 
     @property

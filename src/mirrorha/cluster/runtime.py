@@ -156,6 +156,7 @@ class Runtime:
     def _view(self, parts: _Parts) -> View:
         return View(
             cluster=self._config.name,
+            link=self._config.link,
             state=parts.loop.state,
             now_ms=self._seams.clock_ms(),
             wall_s=self._seams.wall_s(),
@@ -348,7 +349,11 @@ class Runtime:
             tls=security.tls,
             hello=hello,
             stream_end=lambda name: stream_end_of(
-                volumes.engine(name), name, tls=security.tls, hello=hello
+                volumes.engine(name),
+                name,
+                tls=security.tls,
+                hello=hello,
+                plain=config.link == "plain",
             ),
             volumes=[each.name for each in self._names],
             peer=config.peer.name,

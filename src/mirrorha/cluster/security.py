@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from mirrorha.net.keys import EXPIRY_WARNING_DAYS, load_keys
+from mirrorha.net.keys import EXPIRY_WARNING_DAYS, NodeKeys, load_keys
 from mirrorha.net.tls import PeerTls
 
 if TYPE_CHECKING:
@@ -24,14 +23,16 @@ class Security:
     """How the link is secured.
 
     Attributes:
-        tls: for sessions; None on a plain link.
-        heartbeat_key: authenticates heartbeats; on a plain link it only tells clusters apart.
-        expires_in_days: of the certificates; None if there are none.
+        keys: this node's.
+        tls: for sessions, and for the beginning of every stream: a plain one is authenticated too.
+        heartbeat_key: authenticates heartbeats.
+        expires_in_days: of the certificates.
     """
 
-    tls: PeerTls | None
+    keys: NodeKeys = attrs.field(repr=False)
+    tls: PeerTls
     heartbeat_key: bytes = attrs.field(repr=False)
-    expires_in_days: int | None = None
+    expires_in_days: int
 
 
 def load_security(config: ClusterConfig) -> Security:
@@ -40,12 +41,9 @@ def load_security(config: ClusterConfig) -> Security:
     Raises:
         LocalUsageError: they are missing, wrong, or not this node's.
     """
-    if config.link == "plain":
-        name = f"mirrorha plain link {config.name}".encode()
-        return Security(tls=None, heartbeat_key=hashlib.sha256(name).digest())
     keys = load_keys(Path(config.keys), node=config.me.name, cluster=config.name)
     days = keys.expires_in_days(now_s=time.time())
     if days < EXPIRY_WARNING_DAYS:
         _log.warning("the keys at %s expire in %d days", keys.path, days)
     tls = PeerTls(keys, peer=config.peer.name)
-    return Security(tls=tls, heartbeat_key=keys.heartbeat_key, expires_in_days=days)
+    return Security(keys=keys, tls=tls, heartbeat_key=keys.heartbeat_key, expires_in_days=days)

@@ -40,6 +40,7 @@ class View:
 
     Attributes:
         cluster, state: the cluster's name; what the core knows.
+        link: how the volumes' streams are secured, as configured.
         now_ms, wall_s: the time, by the core's clock and since 1970.
         link_trouble: why the peer is refused, or "".
         warnings: settings that differ and may.
@@ -48,6 +49,7 @@ class View:
     """
 
     cluster: str
+    link: str
     state: State
     now_ms: int
     wall_s: float
@@ -90,6 +92,7 @@ def document(view: View) -> Document:
             "restarts": len(s.restarts_ms),
             "restart_limit": s.settings.restart_limit,
         },
+        "link": view.link,
         "peer": _peer(view),
         "volumes": [_volume(view, each) for each in view.volumes],
         "checks": [_check(each) for each in view.checks],

@@ -11,7 +11,7 @@ import trio
 from mirrorha.cluster.spoken import CODEC
 from mirrorha.errors import PeerRefusedError
 from mirrorha.net.session import Session
-from mirrorha.net.session_dial import greet
+from mirrorha.net.session_dial import HANDSHAKE_S, greet
 from mirrorha.net.session_server import answer_caller
 from mirrorha.volume.driver import StreamSocket
 from mirrorha.volume.engine import Engine
@@ -55,10 +55,14 @@ class SessionEnd:
     Args:
         tls: None on a link that nobody authenticates: tests.
         hello: what this node says on this volume's stream.
+        plain: whether TLS ends once both have said hello.
     """
 
-    def __init__(self, engine: Engine, *, tls: PeerTls | None, hello: Callable[[], Hello]) -> None:
+    def __init__(
+        self, engine: Engine, *, tls: PeerTls | None, hello: Callable[[], Hello], plain: bool
+    ) -> None:
         self._engine: Final = engine
+        self._plain: Final = plain
         self._tls: Final = tls
         self._hello: Final = hello
 
@@ -69,6 +73,8 @@ class SessionEnd:
         try:
             if agreed.peer.incarnation != peer_incarnation:
                 return  # of an earlier life, or of a later one whose control session is on its way
+            if self._plain:
+                await link.end_tls(deadline_s=HANDSHAKE_S)
             admitted()
             async with trio.open_nursery() as nursery:
                 session = Session(link, agreed=agreed, codec=CODEC, path=raw.path)
@@ -97,8 +103,9 @@ class SessionEnd:
 class WorkerEnd:
     """A volume that a worker process drives: the connection is handed to it as it is."""
 
-    def __init__(self, driver: WorkerDriver, *, hello: Callable[[], Hello]) -> None:
+    def __init__(self, driver: WorkerDriver, *, hello: Callable[[], Hello], plain: bool) -> None:
         self._driver: Final = driver
+        self._plain: Final = plain
         self._hello: Final = hello
 
     async def carry(
@@ -114,7 +121,7 @@ class WorkerEnd:
         )
         try:
             await trio.aclose_forcefully(raw.stream)
-            await self._driver.run_socket(handed, admitted=admitted)
+            await self._driver.run_socket(handed, admitted=admitted, plain=self._plain)
         finally:
             handed.socket.close()
 
@@ -125,6 +132,7 @@ def stream_end_of(
     *,
     tls: PeerTls | None,
     hello: Callable[[str, str], Hello],
+    plain: bool,
 ) -> StreamEnd | None:
     """The end of a volume's stream on this node, or None while the volume is not open."""
 
@@ -134,5 +142,5 @@ def stream_end_of(
     if driver is None:
         return None
     if isinstance(driver, Engine):
-        return SessionEnd(driver, tls=tls, hello=say)
-    return WorkerEnd(driver, hello=say)
+        return SessionEnd(driver, tls=tls, hello=say, plain=plain)
+    return WorkerEnd(driver, hello=say, plain=plain)

@@ -9,7 +9,7 @@ from mirrorha.config.writer import document, toml_text
 _AGREED_TABLES = frozenset({"[[node]]", "[arbiter]"})
 _AGREED_KEYS = frozenset(
     {("[cluster]", "name"), ("[cluster]", "split_brain"), ("[[volume]]", "path")}
-    | {("[[volume]]", "ack")}
+    | {("[[volume]]", "ack"), ("[cluster]", "link")}
 )
 
 
@@ -36,6 +36,7 @@ def must_agree(config: ClusterConfig, *, arbiter: str | None = None) -> dict[str
         "arbiter": _arbiter_text(config) or arbiter or "none",
         "split_brain": config.split_brain or "by the arbiter",
         "ack": "; ".join(sorted(acks)) or "none",
+        "link": config.link,
     }
 
 

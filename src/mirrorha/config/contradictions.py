@@ -233,7 +233,7 @@ def _checks(config: ClusterConfig) -> Iterator[Finding]:
 def _choices(config: ClusterConfig) -> Iterator[Finding]:
     if config.link == "plain" and not config.trusted_network:
         text = (
-            "'plain' lets whoever reaches the nodes read and change the data; "
+            "'plain' lets whoever is on the way between the nodes read and change the data; "
             "it needs trusted_network = true beside it"
         )
         yield Finding(("cluster", "link"), text, (("cluster", "trusted_network"),))

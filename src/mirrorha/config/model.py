@@ -313,8 +313,10 @@ class ClusterConfig:
         split_policy: Whose data stands after a split.
         after_power_loss: Whether a node alone may serve after a crash of its system that may have
             lost acknowledged writes.
-        link: "tls", or "plain" on a trusted network.
-        trusted_network: Says that whoever can reach the nodes may read and change the data.
+        link: How the volumes' streams travel: "tls"; or "plain" on a trusted network, once both
+            ends have shown who they are. All else that the nodes say stays secured.
+        trusted_network: Says that whoever is on the way between the nodes may read and change the
+            data.
         preferred: The node to which the service returns by itself.
         failover: False: the service never moves by itself.
         volumes: The replicated directories; `Cluster.replicate` adds to them.

@@ -55,7 +55,7 @@ class FrameLink:
     """
 
     def __init__(self, stream: trio.abc.Stream, *, whom: str) -> None:
-        self._stream: Final = stream
+        self._stream = stream
         self._reader = FrameReader(HELLO_FRAME_BYTES_MAX)
         self._is_broken = False
         self.whom = whom
@@ -64,6 +64,22 @@ class FrameLink:
         """Let longer frames in from now on, for the other side is known to be `whom`."""
         self._reader.allow(frame_bytes_max)
         self.whom = whom
+
+    async def end_tls(self, *, deadline_s: float) -> None:
+        """Go on without TLS, if there is any; both sides must, and send nothing meanwhile.
+
+        Raises:
+            PeerError: as for receiving; or it took longer than deadline_s.
+        """
+        if not isinstance(self._stream, TlsStream):
+            return
+        try:
+            with trio.fail_after(deadline_s):
+                self._stream = await self._stream.unwrap()
+        except trio.TooSlowError as error:
+            raise PeerLostError(f"{self.whom} did not end TLS within {deadline_s:g} s") from error
+        except _STREAM_ERRORS as error:
+            raise self._broken(error) from error
 
     async def receive_frame(self) -> Frame:
         """Return the next frame. Always a checkpoint; cancelling loses nothing.

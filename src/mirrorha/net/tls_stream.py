@@ -53,6 +53,32 @@ class _OneTask:
 
 
 @final
+class _AfterTls(trio.abc.Stream):
+    """A transport from which something was received already."""
+
+    def __init__(self, transport: trio.abc.Stream, received: bytes) -> None:
+        self._transport: Final = transport
+        self._received = received
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self._transport.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._transport.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        if not self._received:
+            return await self._transport.receive_some(max_bytes)
+        await trio.lowlevel.checkpoint()
+        limit = max_bytes or len(self._received)
+        some, self._received = self._received[:limit], self._received[limit:]
+        return some
+
+    async def aclose(self) -> None:
+        await self._transport.aclose()
+
+
+@final
 class TlsStream(trio.abc.Stream):
     """A TLS connection over `transport`, which it owns and closes.
 
@@ -222,6 +248,32 @@ class TlsStream(trio.abc.Stream):
                 self._check_usable(self._send_fault)
                 self._prepare_farewell()
             await self._flush()
+
+    async def unwrap(self) -> trio.abc.Stream:
+        """End TLS in both directions, and return what goes on below it. Blocks: bound it.
+
+        Both sides must do so, with nothing unread before. This stream is closed from then on, its
+        transport is not.
+
+        Raises:
+            trio.BrokenResourceError: the other side did not do so, or the connection broke.
+        """
+        with self._one_sender, self._one_receiver:
+            self._check_usable(self._send_fault)
+            while True:
+                try:
+                    self.ssl_object.unwrap()
+                except ssl.SSLWantReadError:
+                    await self._flush()
+                    await self._fill(RECEIVE_BYTES_MAX)
+                except ssl.SSLError as error:
+                    await self._fail(error)
+                else:
+                    break
+            await self._flush()
+            self._is_closed = True
+        # OpenSSL reads record by record: what came after the last one is still there.
+        return _AfterTls(self.transport, self._incoming.read())
 
     async def aclose(self) -> None:
         """Say that nothing follows, for a second at most, and close. Idempotent.
