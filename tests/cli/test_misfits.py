@@ -84,7 +84,7 @@ MISFITS: dict[Callable[[Pair], None], tuple[str, str]] = {
     # What paris says, and what lyon.
     keys_made_separately: ("its keys were made separately", "keys once with `mirrorha keys init`"),
     another_cluster: ("its keys were made separately", "keys once with `mirrorha keys init`"),
-    a_plain_link: ("another 'link'",) * 2,
+    a_plain_link: ("'link' must agree and differs",) * 2,
     another_volume: ("'volumes' must agree and differs",) * 2,
     another_arbiter: ("'arbiter' must agree and differs",) * 2,
     no_arbiter: ("'split_brain' must agree and differs",) * 2,

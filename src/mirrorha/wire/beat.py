@@ -164,8 +164,7 @@ def decode_beat(raw: bytes, key: bytes, *, cluster: bytes, sender: bytes) -> Bea
         raise PeerProtocolError("the heartbeat belongs to another cluster; do ports overlap?")
     if not hmac.compare_digest(mac, _mac(signed, key)):
         raise PeerProtocolError(
-            "the heartbeat is not authentic: the peer has keys of another `mirrorha keys init`, or "
-            "another 'link' in its configuration"
+            "the heartbeat is not authentic: the peer has keys of another `mirrorha keys init`"
         )
     if fields[6] != sender:
         raise PeerProtocolError(
