@@ -240,6 +240,9 @@ async def directories_are_made_and_listed(files: FileApi) -> None:
         await files.mkdir("é/d")
     _same(await files.listdir(), ["d", "e", "é"], "the root")
     _same(await files.listdir("e/f"), ["g", "h"], "a directory")
+    for mode in ("rb", "r+b", "wb", "ab"):
+        with _refused(errno.EISDIR):
+            await files.open("d", mode)
     with _refused(errno.ENOTDIR):
         await files.listdir("é")
     with _refused(errno.ENOENT):

@@ -290,7 +290,7 @@ def _open(at: PurePosixPath, mode: FileMode, permissions: int) -> int:
     if mode.truncates:
         flags |= os.O_TRUNC
     if not mode.creates:
-        return os.open(at, flags)
+        return _no_directory(os.open(at, flags))
     while True:
         try:
             fd = os.open(at, flags | os.O_CREAT | os.O_EXCL, permissions)
@@ -306,6 +306,14 @@ def _open(at: PurePosixPath, mode: FileMode, permissions: int) -> int:
                 continue  # it went away in between
         os.fchmod(fd, permissions)  # whatever the umask
         return fd
+
+
+def _no_directory(fd: int) -> int:
+    """The kernel opens directories, and only refuses to read them. This API opens files."""
+    if stat.S_ISDIR(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+    return fd
 
 
 def _mkdir(at: PurePosixPath, permissions: int, *, exist_ok: bool) -> None:
