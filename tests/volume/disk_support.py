@@ -53,7 +53,7 @@ class Home:
         self.root = path / "root"
         self.root.mkdir(exist_ok=True)
         self.state = path / "state"
-        self.state.mkdir()
+        self.state.mkdir(exist_ok=True)
         self._draws = itertools.count(1)
         self._open: list[Any] = []
 

@@ -46,6 +46,7 @@ from mirrorha.volume.local_disk.naming import NameApplier
 from mirrorha.volume.local_disk.owners import Owners
 from mirrorha.volume.local_disk.syscalls import CAN_SYNC_FILE_SYSTEM, FATAL, sync_file_system
 from mirrorha.volume.local_disk.tree import Tree
+from mirrorha.volume.local_disk.view import DiskView
 from mirrorha.volume.local_disk.walk import load_tree
 from mirrorha.volume.names import bytes_of, is_mirrored_xattr, text_of
 from mirrorha.wire.limits import BLOCK_BYTES
@@ -143,6 +144,10 @@ class RealDisk:
     def found(self) -> Found:
         """What was found when the disk was opened."""
         return self._found
+
+    def view(self) -> DiskView:
+        """The tree, to look at. In the thread that performs requests; until `close`."""
+        return DiskView(self._tree, self._handles)
 
     def perform(self, request: AnyRequest) -> object:
         """Carry out one request. See `mirrorha.volume.disk`."""

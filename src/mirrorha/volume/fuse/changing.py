@@ -1,0 +1,366 @@
+"""Requests that change names and attributes: each becomes ops, and is answered once they are made.
+
+What the kernel leaves to its server is done here: owners of what is made, the umask, and that a new
+owner or another size takes set-user-id bits away. Each handler answers, asks for a change, or
+raises OSError, which becomes the answer.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING, Final, final
+
+from mirrorha.errors import unreachable
+from mirrorha.volume.fuse.kernel import (
+    CREATE_IN,
+    LINK_IN,
+    MKDIR_IN,
+    MKNOD_IN,
+    OPEN_IN,
+    OPEN_KILL_SUIDGID,
+    RENAME2_IN,
+    RENAME_IN,
+    SETATTR_IN,
+    SETXATTR_ACL_KILL_SGID,
+    SETXATTR_IN,
+    Fattr,
+    Opcode,
+)
+from mirrorha.volume.fuse.privileges import without_set_id
+from mirrorha.volume.fuse.requests import as_name, name_in, raw_names
+from mirrorha.volume.names import text_of
+from mirrorha.volume.op_checks import MTIME_NS_MAX, MTIME_NS_MIN
+from mirrorha.volume.ops import (
+    Create,
+    Link,
+    Mkdir,
+    Rename,
+    Rmdir,
+    SetAttributes,
+    SetXattr,
+    Symlink,
+    Unlink,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mirrorha.volume.fuse.pending import Pending
+    from mirrorha.volume.fuse.privileges import Privileges
+    from mirrorha.volume.fuse.replies import Desk
+    from mirrorha.volume.fuse.requests import Request
+    from mirrorha.volume.fuse.writing import Writing
+    from mirrorha.volume.ops import AnyOp
+
+_NS: Final = 1_000_000_000
+_ANY: Final = 0  # as a fid: whatever the name stands for; in what is made: to be drawn
+_OWNER: Final = Fattr.UID | Fattr.GID
+_XATTR_CREATE: Final = 1
+_XATTR_REPLACE: Final = 2
+
+
+@final
+class Changing:
+    """Handles changes of names and attributes, and what is opened."""
+
+    def __init__(
+        self,
+        desk: Desk,
+        pending: Pending,
+        privileges: Privileges,
+        writing: Writing,
+        clock_ns: Callable[[], int],
+    ) -> None:
+        self._desk: Final = desk
+        self._view: Final = desk.view
+        self._pending: Final = pending
+        self._privileges: Final = privileges
+        self._writing: Final = writing
+        self._clock_ns: Final = clock_ns
+
+    def handlers(self) -> dict[int, Callable[[Request], None]]:
+        """Who handles what."""
+        return {
+            Opcode.OPEN: self._open,
+            Opcode.CREATE: self._create,
+            Opcode.MKNOD: self._mknod,
+            Opcode.MKDIR: self._mkdir,
+            Opcode.SYMLINK: self._symlink,
+            Opcode.LINK: self._link,
+            Opcode.UNLINK: self._unlink,
+            Opcode.RMDIR: self._rmdir,
+            Opcode.RENAME: self._rename,
+            Opcode.RENAME2: self._rename2,
+            Opcode.SETATTR: self._setattr,
+            Opcode.SETXATTR: self._setxattr,
+            Opcode.REMOVEXATTR: self._removexattr,
+            Opcode.FSYNC: self._fsync,
+            Opcode.FSYNCDIR: self._fsync,
+            Opcode.FALLOCATE: self._fallocate,
+        }
+
+    # ---- what is opened and made ---------------------------------------------------------------
+
+    def _open(self, request: Request) -> None:
+        flags, open_flags = OPEN_IN.unpack_from(request.body)
+        unique, fid = request.unique, request.fid
+        is_to_write = flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC
+        if is_to_write and not self._desk.serving:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        if flags & os.O_TRUNC:
+            kill = bool(open_flags & OPEN_KILL_SUIDGID)
+            self._resize(unique, fid, 0, kill=kill, then=lambda: self._answer_open(unique, fid))
+        else:
+            self._answer_open(unique, fid)
+
+    def _answer_open(self, unique: int, fid: int) -> None:
+        self._view.open(fid)
+        if not self._desk.opened(unique, fid, fid):
+            self._view.release(fid)
+
+    def _create(self, request: Request) -> None:
+        flags, mode, umask, open_flags = CREATE_IN.unpack_from(request.body)
+        name = name_in(request.body[CREATE_IN.size :])
+        unique = request.unique
+        there = self._view.lookup(request.fid, name)
+        if there and not flags & os.O_EXCL:
+            if flags & os.O_TRUNC:
+                kill = bool(open_flags & OPEN_KILL_SUIDGID)
+                self._resize(
+                    unique, there, 0, kill=kill, then=lambda: self._answer_create(unique, there)
+                )
+            else:
+                self._answer_create(unique, there)
+            return
+        self._make_file(request, name, mode, umask, lambda fid: self._answer_create(unique, fid))
+
+    def _answer_create(self, unique: int, fid: int) -> None:
+        self._view.open(fid)
+        is_heard = False
+        try:
+            is_heard = self._desk.created(unique, fid, fid)
+        finally:
+            if not is_heard:
+                self._view.release(fid)
+
+    def _mknod(self, request: Request) -> None:
+        mode, _, umask = MKNOD_IN.unpack_from(request.body)
+        name = name_in(request.body[MKNOD_IN.size :])
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+        unique = request.unique
+        self._make_file(request, name, mode, umask, lambda fid: self._desk.entry(unique, fid))
+
+    def _make_file(
+        self, request: Request, name: str, mode: int, umask: int, then: Callable[[int], None]
+    ) -> None:
+        mode, gid = self._inherited(request, mode, umask)
+        now_ns = self._clock_ns()
+        op = Create(_ANY, request.fid, name, mode, request.uid, gid, now_ns)
+        self._make(request.unique, op, then)
+
+    def _mkdir(self, request: Request) -> None:
+        mode, umask = MKDIR_IN.unpack_from(request.body)
+        name = name_in(request.body[MKDIR_IN.size :])
+        mode, gid = self._inherited(request, mode, umask, is_directory=True)
+        op = Mkdir(_ANY, request.fid, name, mode, request.uid, gid, self._clock_ns())
+        self._make_entry(request.unique, op)
+
+    def _symlink(self, request: Request) -> None:
+        raw_name, target = raw_names(request.body, 2)
+        _, gid = self._inherited(request, 0, 0)
+        now_ns = self._clock_ns()
+        name = as_name(raw_name)
+        op = Symlink(_ANY, request.fid, name, text_of(target), request.uid, gid, now_ns)
+        self._make_entry(request.unique, op)
+
+    def _make_entry(self, unique: int, op: AnyOp) -> None:
+        self._make(unique, op, lambda fid: self._desk.entry(unique, fid))
+
+    def _make(self, unique: int, op: AnyOp, then: Callable[[int], None]) -> None:
+        def done(made: AnyOp | None) -> None:
+            if made is None:
+                unreachable("what makes something says what it made")
+            then(made.fid)
+
+        self._pending.change(unique, op, done)
+
+    def _inherited(
+        self, request: Request, mode: int, umask: int, *, is_directory: bool = False
+    ) -> tuple[int, int]:
+        """Mode and group of what is made in the directory `request.fid`."""
+        above = self._view.status(request.fid)[0]
+        mode = stat.S_IMODE(mode) & ~umask
+        if not above.st_mode & stat.S_ISGID:
+            return mode, request.gid
+        return mode | (stat.S_ISGID if is_directory else 0), above.st_gid
+
+    # ---- names ---------------------------------------------------------------------------------
+
+    def _link(self, request: Request) -> None:
+        (fid,) = LINK_IN.unpack_from(request.body)
+        name = name_in(request.body[LINK_IN.size :])
+        unique = request.unique
+        if self._view.is_orphan(fid):
+            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+        op = Link(fid, request.fid, name, self._clock_ns())
+        self._pending.change(unique, op, lambda _: self._desk.entry(unique, fid))
+
+    def _unlink(self, request: Request) -> None:
+        self._remove(request, Unlink(_ANY, request.fid, name_in(request.body), self._clock_ns()))
+
+    def _rmdir(self, request: Request) -> None:
+        self._remove(request, Rmdir(_ANY, request.fid, name_in(request.body), self._clock_ns()))
+
+    def _remove(self, request: Request, op: Unlink | Rmdir) -> None:
+        self._pending.change(request.unique, op, self._farewell(request.unique, op.parent, op.name))
+
+    def _farewell(self, unique: int, parent: int, name: str) -> Callable[[AnyOp | None], None]:
+        """To be called when what `name` stands for now has lost this name."""
+        fid = self._view.lookup(parent, name)
+        if not fid:
+            return lambda _: self._desk.error(unique, 0)
+        status = self._view.status(fid)[0]
+
+        def done(_: AnyOp | None) -> None:
+            self._desk.depart(fid, status)
+            self._desk.error(unique, 0)
+
+        return done
+
+    def _rename(self, request: Request) -> None:
+        (new_parent,) = RENAME_IN.unpack_from(request.body)
+        self._move(request, new_parent, request.body[RENAME_IN.size :], 0)
+
+    def _rename2(self, request: Request) -> None:
+        new_parent, flags = RENAME2_IN.unpack_from(request.body)
+        self._move(request, new_parent, request.body[RENAME2_IN.size :], flags)
+
+    def _move(self, request: Request, new_parent: int, names: memoryview, flags: int) -> None:
+        if flags:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        name, new_name = (as_name(raw) for raw in raw_names(names, 2))
+        op = Rename(_ANY, request.fid, name, new_parent, new_name, _ANY, self._clock_ns())
+        done = self._farewell(request.unique, new_parent, new_name)
+        self._pending.change(request.unique, op, done)
+
+    # ---- attributes ----------------------------------------------------------------------------
+
+    def _setattr(self, request: Request) -> None:
+        fields = SETATTR_IN.unpack_from(request.body)
+        valid, size_bytes, unique, fid = fields[0], fields[2], request.unique, request.fid
+        op = self._attributes_op(fid, fields)
+
+        def then(*, is_first: bool) -> None:
+            if op is None:
+                self._desk.attributes(unique, fid)
+                return
+            self._privileges.changed(fid)
+            self._pending.change(
+                unique, op, lambda _: self._answer_attributes(unique, fid), is_first=is_first
+            )
+
+        if valid & Fattr.SIZE:
+            kill = bool(valid & Fattr.KILL_SUIDGID)
+            self._resize(unique, fid, size_bytes, kill=kill, then=lambda: then(is_first=False))
+        else:
+            then(is_first=True)
+
+    def _answer_attributes(self, unique: int, fid: int) -> None:
+        self._privileges.changed(fid)  # whoever looked before this was done saw something else
+        self._desk.attributes(unique, fid)
+
+    def _resize(
+        self, unique: int, fid: int, size_bytes: int, *, kill: bool, then: Callable[[], None]
+    ) -> None:
+        if kill:
+            self._writing.without_privileges(
+                unique, fid, lambda _: self._writing.truncate(unique, fid, size_bytes, then)
+            )
+        else:
+            self._writing.truncate(unique, fid, size_bytes, then)
+
+    def _attributes_op(self, fid: int, fields: tuple[int, ...]) -> SetAttributes | None:
+        """What a SETATTR changes besides the size; None if nothing."""
+        valid, _, _, _, _, mtime, _, _, mtime_ns, _, mode, uid, gid = fields
+        new_mode = stat.S_IMODE(mode) if valid & Fattr.MODE else None
+        if (valid & _OWNER or not valid) and new_mode is None:
+            # A new owner; or none that is new (chown to -1, -1), or the content will change.
+            new_mode = self._mode_left(fid)
+        op = SetAttributes(
+            fid,
+            new_mode,
+            uid if valid & Fattr.UID else None,
+            gid if valid & Fattr.GID else None,
+            self._time_ns(mtime, mtime_ns, is_now=bool(valid & Fattr.MTIME_NOW))
+            if valid & Fattr.MTIME and not valid & Fattr.SIZE
+            else None,
+        )
+        nothing = SetAttributes(fid, None, None, None, None)
+        return None if op == nothing else op
+
+    def _mode_left(self, fid: int) -> int | None:
+        """The mode without set-user-id bits; None if nothing changes."""
+        mode = self._view.status(fid)[0].st_mode
+        left = without_set_id(mode)
+        return None if stat.S_ISDIR(mode) or left == stat.S_IMODE(mode) else left
+
+    def _time_ns(self, seconds: int, nanoseconds: int, *, is_now: bool) -> int:
+        if is_now:
+            return self._clock_ns()
+        # As file systems do with times that they cannot hold.
+        return min(max(seconds * _NS + nanoseconds, MTIME_NS_MIN), MTIME_NS_MAX)
+
+    def _setxattr(self, request: Request) -> None:
+        size, flags, extra = SETXATTR_IN.unpack_from(request.body)
+        rest = request.body[SETXATTR_IN.size :]
+        raw = raw_names(rest, 1)[0]
+        unique, fid, name = request.unique, request.fid, text_of(raw)
+        value = bytes(rest[len(raw) + 1 : len(raw) + 1 + size])
+        self._check_xattr_flags(fid, name, flags)
+        op = SetXattr(fid, name, value)
+        self._privileges.changed(fid)
+
+        def done(_: AnyOp | None) -> None:
+            self._privileges.changed(fid)
+            mode = self._view.status(fid)[0].st_mode
+            if extra & SETXATTR_ACL_KILL_SGID and mode & stat.S_ISGID:
+                left = stat.S_IMODE(mode) & ~stat.S_ISGID
+                kill = SetAttributes(fid, left, None, None, None)
+                self._pending.change(
+                    unique, kill, lambda _: self._desk.error(unique, 0), is_first=False
+                )
+            else:
+                self._desk.error(unique, 0)
+
+        self._pending.change(unique, op, done)
+
+    def _check_xattr_flags(self, fid: int, name: str, flags: int) -> None:
+        if not flags:
+            return
+        try:
+            self._view.xattr(fid, name)
+            is_there = True
+        except OSError as error:
+            if error.errno != errno.ENODATA:
+                raise
+            is_there = False
+        if flags & _XATTR_CREATE and is_there:
+            raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
+        if flags & _XATTR_REPLACE and not is_there:
+            raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
+
+    def _removexattr(self, request: Request) -> None:
+        unique = request.unique
+        op = SetXattr(request.fid, text_of(raw_names(request.body, 1)[0]), None)
+        self._pending.change(unique, op, lambda _: self._desk.error(unique, 0))
+
+    # ---- the rest ------------------------------------------------------------------------------
+
+    def _fsync(self, request: Request) -> None:
+        self._pending.flush(request.unique, request.fid)
+
+    def _fallocate(self, request: Request) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))

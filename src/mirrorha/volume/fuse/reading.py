@@ -1,0 +1,146 @@
+"""Requests that change nothing: answered at once, from this node's tree.
+
+Each handler answers or raises OSError, which becomes the answer.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING, Final, final
+
+from mirrorha.volume.fuse.kernel import (
+    GETXATTR_IN,
+    GETXATTR_OUT,
+    LSEEK_IN,
+    LSEEK_OUT,
+    READ_IN,
+    RELEASE_IN,
+    STATFS_OUT,
+    Opcode,
+)
+from mirrorha.volume.fuse.requests import name_in, raw_names
+from mirrorha.volume.names import bytes_of, text_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mirrorha.volume.fuse.directories import Directories
+    from mirrorha.volume.fuse.pending import Orphans
+    from mirrorha.volume.fuse.replies import Desk
+    from mirrorha.volume.fuse.requests import Request
+
+_NAME_BYTES_MAX: Final = 255
+
+
+@final
+class Reading:
+    """Handles what only looks."""
+
+    def __init__(self, desk: Desk, directories: Directories, orphans: Orphans) -> None:
+        self._desk: Final = desk
+        self._view: Final = desk.view
+        self._directories: Final = directories
+        self._orphans: Final = orphans
+
+    def handlers(self) -> dict[int, Callable[[Request], None]]:
+        """Who handles what."""
+        return {
+            Opcode.LOOKUP: self._lookup,
+            Opcode.GETATTR: self._getattr,
+            Opcode.READLINK: self._readlink,
+            Opcode.READ: self._read,
+            Opcode.LSEEK: self._seek,
+            Opcode.STATFS: self._statfs,
+            Opcode.RELEASE: self._release,
+            Opcode.GETXATTR: self._getxattr,
+            Opcode.LISTXATTR: self._listxattr,
+            Opcode.OPENDIR: self._opendir,
+            Opcode.READDIR: self._readdir,
+            Opcode.READDIRPLUS: self._readdirplus,
+            Opcode.RELEASEDIR: self._releasedir,
+        }
+
+    def _lookup(self, request: Request) -> None:
+        fid = self._view.lookup(request.fid, name_in(request.body))
+        if fid:
+            self._desk.entry(request.unique, fid)
+        else:
+            # Never an entry that says so: what the kernel remembers not to be there, nobody can
+            # make it forget when this node no longer makes the changes.
+            self._desk.error(request.unique, errno.ENOENT)
+
+    def _getattr(self, request: Request) -> None:
+        self._desk.attributes(request.unique, request.fid)
+
+    def _readlink(self, request: Request) -> None:
+        self._desk.data(request.unique, self._view.readlink(request.fid))
+
+    def _read(self, request: Request) -> None:
+        _, offset, size, _, _, _ = READ_IN.unpack_from(request.body)
+        self._desk.data(request.unique, self._view.read(request.fid, offset, size))
+
+    def _seek(self, request: Request) -> None:
+        _, offset, whence = LSEEK_IN.unpack_from(request.body)
+        if whence not in (os.SEEK_DATA, os.SEEK_HOLE):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        found = self._view.seek(request.fid, offset, whence)
+        self._desk.device.reply(LSEEK_OUT.pack(LSEEK_OUT.size, 0, request.unique, found))
+
+    def _statfs(self, request: Request) -> None:
+        room = self._view.statfs()
+        self._desk.device.reply(
+            STATFS_OUT.pack(
+                *(STATFS_OUT.size, 0, request.unique),
+                *(room.f_blocks, room.f_bfree, room.f_bavail, room.f_files, room.f_ffree),
+                *(room.f_bsize, _NAME_BYTES_MAX, room.f_frsize),
+            )
+        )
+
+    def _release(self, request: Request) -> None:
+        self._view.release(request.fid)
+        self._orphans.released(request.fid)
+        self._desk.error(request.unique, 0)
+
+    def _getxattr(self, request: Request) -> None:
+        (size,) = GETXATTR_IN.unpack_from(request.body)
+        name = text_of(raw_names(request.body[GETXATTR_IN.size :], 1)[0])
+        self._answer_sized(request.unique, self._view.xattr(request.fid, name), size)
+
+    def _listxattr(self, request: Request) -> None:
+        (size,) = GETXATTR_IN.unpack_from(request.body)
+        names = self._view.xattrs(request.fid)
+        listed = b"".join(bytes_of(name) + b"\0" for name in names)
+        self._answer_sized(request.unique, listed, size)
+
+    def _answer_sized(self, unique: int, data: bytes, size: int) -> None:
+        """Answer with the data, or with its length to who has no room for anything."""
+        if not size:
+            length = len(data)
+            self._desk.device.reply(GETXATTR_OUT.pack(GETXATTR_OUT.size, 0, unique, length))
+        elif len(data) > size:
+            self._desk.error(unique, errno.ERANGE)
+        else:
+            self._desk.data(unique, data)
+
+    def _opendir(self, request: Request) -> None:
+        self._view.open(request.fid)
+        handle = self._directories.open()
+        if not self._desk.opened(request.unique, request.fid, handle, is_directory=True):
+            self._directories.release(handle)
+            self._view.release(request.fid)
+
+    def _readdir(self, request: Request) -> None:
+        handle, offset, size, _, _, _ = READ_IN.unpack_from(request.body)
+        data = self._directories.read(request.fid, handle, offset=offset, size=size)
+        self._desk.data(request.unique, data)
+
+    def _readdirplus(self, request: Request) -> None:
+        handle, offset, size, _, _, _ = READ_IN.unpack_from(request.body)
+        data = self._directories.read_full(request.fid, handle, offset=offset, size=size)
+        self._desk.data(request.unique, data)
+
+    def _releasedir(self, request: Request) -> None:
+        (handle, _, _, _) = RELEASE_IN.unpack_from(request.body)
+        self._directories.release(handle)
+        self._release(request)

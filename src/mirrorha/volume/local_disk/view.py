@@ -1,0 +1,307 @@
+"""A real disk's tree as a mount shows it, and the open files in it that have no name any more.
+
+See `mirrorha.volume.fuse.interface.View`. Attributes come from a descriptor that is open already or
+through that of the directory above: to look at a file does not open it.
+
+The marker of the volume and its limbo are in no directory of the tree that this shows.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING, Final, NamedTuple, final
+
+import msgspec
+
+from mirrorha.volume.disk import LIMBO_FID, Kind
+from mirrorha.volume.local_disk.handles import as_owner
+from mirrorha.volume.names import bytes_of, check_xattr_name, is_mirrored_xattr, text_of
+from mirrorha.volume.op_checks import (
+    check_attributes,
+    check_truncate,
+    check_write,
+    check_xattr,
+    refusal,
+)
+from mirrorha.volume.ops import AnyOp, SetAttributes, SetXattr, Truncate, Write
+
+if TYPE_CHECKING:
+    from mirrorha.volume.local_disk.handles import Handles
+    from mirrorha.volume.local_disk.tree import Node, Tree
+
+#: The type bits of a mode, where `d_type` has them.
+_TYPES: Final = {
+    Kind.FILE: stat.S_IFREG >> 12,
+    Kind.DIRECTORY: stat.S_IFDIR >> 12,
+    Kind.SYMLINK: stat.S_IFLNK >> 12,
+}
+# What is opened; everything else is reached by its name.
+_OPENED: Final = frozenset({Kind.FILE, Kind.DIRECTORY})
+_DESCRIPTORS_GONE: Final = frozenset({errno.EMFILE, errno.ENFILE})
+_UNCHANGED: Final = -1
+
+
+class Listed(NamedTuple):
+    """One name in a directory. `type` is as `d_type` has it."""
+
+    name: str
+    fid: int
+    type: int
+
+
+class _Held:
+    """A file or directory that somebody has open, by a descriptor of our own."""
+
+    __slots__ = ("count", "fd")
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.count = 1
+
+
+@final
+class DiskView:
+    """Shows what `tree` and `handles` have, and keeps open what is to outlive its names.
+
+    In the thread that changes the tree; its descriptors are closed by `close`.
+    """
+
+    def __init__(self, tree: Tree, handles: Handles) -> None:
+        self._tree: Final = tree
+        self._nodes: Final = tree.nodes
+        self._handles: Final = handles
+        self._held: Final[dict[int, _Held]] = {}
+
+    # ---- names ---------------------------------------------------------------------------------
+
+    def lookup(self, parent: int, name: str) -> int:
+        node = self._directory(parent).children.get(name)
+        return 0 if node is None else node.fid
+
+    def parent(self, fid: int) -> int:
+        node = self._node(fid)
+        if not node.names:
+            return fid
+        above = node.names[0].parent.fid
+        return self._tree.root.fid if above == LIMBO_FID else above
+
+    def names(self, fid: int) -> list[tuple[int, str]]:
+        node = self._nodes.get(fid)
+        if node is None:
+            return []
+        limbo = self._tree.limbo
+        return [(name.parent.fid, name.name) for name in node.names if name.parent is not limbo]
+
+    def list_directory(self, fid: int) -> list[Listed]:
+        node = self._nodes.get(fid)
+        if node is None and fid in self._held:
+            return []
+        children = self._directory(fid).children
+        types = _TYPES
+        return [Listed(name, node.fid, types.get(node.kind, 0)) for name, node in children.items()]
+
+    # ---- what is open --------------------------------------------------------------------------
+
+    def open(self, fid: int) -> None:
+        held = self._held.get(fid)
+        if held is not None:
+            held.count += 1
+            return
+        try:
+            fd = self._descriptor(self._node(fid))
+            self._held[fid] = _Held(os.dup(fd))
+        except OSError as error:
+            if error.errno in _DESCRIPTORS_GONE:
+                raise refusal(errno.ENFILE) from error
+            raise
+
+    def release(self, fid: int) -> None:
+        held = self._held.get(fid)
+        if held is None:
+            return
+        held.count -= 1
+        if not held.count:
+            del self._held[fid]
+            os.close(held.fd)
+
+    def close(self) -> None:
+        """Close everything that is open. Orphans are gone then."""
+        for held in self._held.values():
+            os.close(held.fd)
+        self._held.clear()
+
+    def is_orphan(self, fid: int) -> bool:
+        return fid in self._held and fid not in self._nodes
+
+    # ---- contents ------------------------------------------------------------------------------
+
+    def status(self, fid: int) -> tuple[os.stat_result, int]:
+        node = self._nodes.get(fid)
+        if node is None:
+            held = self._held.get(fid)
+            if held is None:
+                raise refusal(errno.ESTALE)
+            status = os.fstat(held.fd)
+            return status, status.st_nlink
+        handle = self._handles.open.get(fid)
+        if handle is not None:
+            status = os.fstat(handle.fd)
+        else:
+            name = node.names[0]
+            self._handles.close_idle()
+            above = self._handles.get(name.parent)
+            status = os.stat(bytes_of(name.name), dir_fd=above.fd, follow_symlinks=False)
+            if status.st_ino != node.inode:
+                raise refusal(errno.ESTALE)
+        if node.kind is Kind.DIRECTORY:
+            return status, status.st_nlink - self._hidden_links(node)
+        return status, len(node.names)
+
+    def read(self, fid: int, offset: int, length: int) -> bytes:
+        fd = self._file(fid)
+        data = os.pread(fd, length, offset)
+        while data and len(data) < length:
+            more = os.pread(fd, length - len(data), offset + len(data))
+            if not more:
+                break
+            data += more
+        return data
+
+    def seek(self, fid: int, offset: int, whence: int) -> int:
+        return os.lseek(self._file(fid), offset, whence)
+
+    def readlink(self, fid: int) -> bytes:
+        node = self._node(fid)
+        if node.kind is not Kind.SYMLINK:
+            raise refusal(errno.EINVAL)
+        name = node.names[0]
+        self._handles.close_idle()
+        return os.readlink(bytes_of(name.name), dir_fd=self._handles.get(name.parent).fd)
+
+    def xattr(self, fid: int, name: str) -> bytes:
+        if name.startswith(("security.", "trusted.")) and not is_mirrored_xattr(name):
+            raise refusal(errno.ENODATA)  # the node below may have one; here is none
+        check_xattr_name(name)
+        fd = self._fd_if_opened(fid)
+        if fd is None:
+            raise refusal(errno.ENODATA)
+        return as_owner(fd, lambda: os.getxattr(fd, bytes_of(name)))
+
+    def xattrs(self, fid: int) -> list[str]:
+        fd = self._fd_if_opened(fid)
+        if fd is None:
+            return []
+        try:
+            names = [text_of(os.fsencode(name)) for name in os.listxattr(fd)]
+        except OSError as error:
+            if error.errno == errno.EOPNOTSUPP:
+                return []
+            raise
+        return [name for name in names if is_mirrored_xattr(name)]
+
+    def statfs(self) -> os.statvfs_result:
+        return os.fstatvfs(self._handles.root.fd)
+
+    # ---- orphans -------------------------------------------------------------------------------
+
+    def change_orphan(self, op: AnyOp) -> AnyOp:
+        held = self._held.get(op.fid)
+        if held is None or op.fid in self._nodes:
+            raise refusal(errno.ESTALE)
+        match op:
+            case Write():
+                return _write_orphan(held.fd, op)
+            case Truncate():
+                check_truncate(op)
+                os.ftruncate(held.fd, op.size_bytes)
+                _set_mtime(held.fd, op.mtime_ns)
+            case SetAttributes():
+                _set_attributes(held.fd, op)
+            case SetXattr():
+                _set_xattr(held.fd, op)
+            case _:
+                raise refusal(errno.ESTALE)
+        return op
+
+    # ---- within --------------------------------------------------------------------------------
+
+    def _node(self, fid: int) -> Node:
+        node = self._nodes.get(fid)
+        if node is None:
+            raise refusal(errno.ESTALE)
+        return node
+
+    def _directory(self, fid: int) -> Node:
+        node = self._node(fid)
+        if node.kind is not Kind.DIRECTORY:
+            raise refusal(errno.ENOTDIR)
+        return node
+
+    def _file(self, fid: int) -> int:
+        """A descriptor of a file, open or an orphan."""
+        held = self._held.get(fid)
+        if held is not None:
+            return held.fd
+        node = self._node(fid)
+        if node.kind is not Kind.FILE:
+            raise refusal(errno.EISDIR if node.kind is Kind.DIRECTORY else errno.EINVAL)
+        return self._descriptor(node)
+
+    def _fd_if_opened(self, fid: int) -> int | None:
+        """A descriptor of a file or directory; None for what has to be reached by its name."""
+        held = self._held.get(fid)
+        if held is not None:
+            return held.fd
+        node = self._node(fid)
+        return self._descriptor(node) if node.kind in _OPENED else None
+
+    def _descriptor(self, node: Node) -> int:
+        """One that is good until the next is asked for."""
+        self._handles.close_idle()
+        return self._handles.get(node).fd
+
+    def _hidden_links(self, node: Node) -> int:
+        """Directories in this one that nobody sees, each of which is a link to it."""
+        return 1 if node is self._tree.root and self._tree.limbo.inode else 0
+
+
+def _write_orphan(fd: int, op: Write) -> Write:
+    check_write(op)
+    written = 0
+    while written < len(op.data):
+        try:
+            written += os.pwrite(fd, op.data[written:], op.offset + written)
+        except OSError:
+            if not written:
+                raise
+            break
+    _set_mtime(fd, op.mtime_ns)
+    return op if written == len(op.data) else msgspec.structs.replace(op, data=op.data[:written])
+
+
+def _set_attributes(fd: int, op: SetAttributes) -> None:
+    check_attributes(op)
+    if os.geteuid() == 0 and (op.uid is not None or op.gid is not None):
+        mode = os.fstat(fd).st_mode
+        uid = _UNCHANGED if op.uid is None else op.uid
+        os.fchown(fd, uid, _UNCHANGED if op.gid is None else op.gid)
+        os.fchmod(fd, stat.S_IMODE(mode))  # whether bits go with the owner stands in the op
+    if op.mode is not None:
+        os.fchmod(fd, op.mode)
+    if op.mtime_ns is not None:
+        _set_mtime(fd, op.mtime_ns)
+
+
+def _set_xattr(fd: int, op: SetXattr) -> None:
+    check_xattr(op)
+    raw, value = bytes_of(op.name), op.value
+    if value is None:
+        as_owner(fd, lambda: os.removexattr(fd, raw))
+    else:
+        as_owner(fd, lambda: os.setxattr(fd, raw, value))
+
+
+def _set_mtime(fd: int, mtime_ns: int) -> None:
+    os.utime(fd, ns=(os.fstat(fd).st_atime_ns, mtime_ns))

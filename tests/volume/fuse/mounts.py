@@ -1,0 +1,175 @@
+"""A mount that a process of its own serves, for tests; and clients that use it, in yet others."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import select
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+from tests.requirements import require_device, require_root
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[3]
+CLIENT_S = 60.0
+ANSWER_S = 20.0
+_MNT_DETACH = 2
+
+
+@final
+class Mount:
+    """A served mount. `path` is it, `raw` the directory behind it."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.path = home / "mount"
+        self.raw = home / "root"
+        self.path.mkdir()
+        self._server = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("serving.py")), home, self.path],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment(),
+        )
+        self.connection = -1
+
+    def wait_ready(self) -> None:
+        self.connection = self._answer()["connection"]
+
+    def tell(self, command: str) -> dict[str, Any]:
+        """Give the server a command; what it says then."""
+        assert self._server.stdin is not None
+        print(command, file=self._server.stdin, flush=True)
+        return self._answer()
+
+    def run(self, code: str, *, user: int | None = None, timeout_s: float = CLIENT_S) -> str:
+        """Run Python code in a process of its own, in the mount; what it printed."""
+        client = self.start(code, user=user)
+        try:
+            said, _ = client.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            client.kill()
+            self.abort()  # a process that hangs in the kernel ends only so
+            client.communicate()
+            raise
+        assert client.returncode == 0, said
+        return str(said)
+
+    def start(self, code: str, *, user: int | None = None) -> subprocess.Popen[str]:
+        # Before rights are given away: Python's own modules may be out of reach then.
+        prelude = "import errno, fcntl, mmap, os, sys, stat, time\n"
+        if user is not None:
+            prelude += (
+                f"os.setgroups([]); os.setresgid(*[{user}] * 3); os.setresuid(*[{user}] * 3)\n"
+            )
+        body = prelude + textwrap.dedent(code)
+        return subprocess.Popen(
+            [sys.executable, "-S", "-c", f"import os; os.chdir({str(self.path)!r})\n{body}"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def abort(self) -> None:
+        with contextlib.suppress(OSError):
+            Path(f"/sys/fs/fuse/connections/{self.connection}/abort").write_text("1")
+
+    def close(self) -> None:
+        self.abort()
+        ctypes.CDLL(None).umount2(os.fsencode(self.path), _MNT_DETACH)
+        assert self._server.stdin is not None
+        self._server.stdin.close()
+        try:
+            self._server.wait(10)
+        finally:
+            self._server.kill()
+            self._server.wait()
+            assert self._server.stdout is not None
+            self._server.stdout.close()
+
+    def _answer(self) -> dict[str, Any]:
+        stream = self._server.stdout
+        assert stream is not None
+        assert select.select([stream], [], [], ANSWER_S)[0], "the server says nothing"
+        answer: dict[str, Any] = json.loads(stream.readline())
+        return answer
+
+
+def environment() -> dict[str, str]:
+    paths = os.pathsep.join(str(path) for path in (ROOT / "src", ROOT))
+    return {**os.environ, "PYTHONPATH": paths}
+
+
+@contextlib.contextmanager
+def mounted(home: Path) -> Iterator[Mount]:
+    """A mount under `home`, gone again when the block ends, whatever happened in it."""
+    require_root()
+    require_device("/dev/fuse")
+    mount = Mount(home)
+    try:
+        mount.wait_ready()
+        yield mount
+    finally:
+        mount.close()
+
+
+#: Prints everything that can be seen of the tree in the working directory.
+SNAPSHOT = """
+import hashlib, json
+seen = {}
+links = {}
+def look(path):
+    status = os.lstat(path)
+    kind = stat.S_IFMT(status.st_mode)
+    content = ""
+    if kind == stat.S_IFREG:
+        content = hashlib.sha256(open(path, "rb").read()).hexdigest()
+    elif kind == stat.S_IFLNK:
+        content = os.readlink(path).decode("latin-1")
+    xattrs = {} if kind == stat.S_IFLNK else {
+        name: os.getxattr(path, name).hex()
+        for name in os.listxattr(path) if not name.startswith("security.selinux")
+    }
+    first = links.setdefault(status.st_ino, path.decode("latin-1"))
+    seen[path.decode("latin-1")] = [
+        kind, stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid,
+        status.st_nlink, status.st_mtime_ns,
+        0 if kind == stat.S_IFDIR else status.st_size, status.st_rdev, content, xattrs, first,
+    ]
+def walk(path):
+    for name in sorted(os.listdir(path)):
+        if path == b"." and name in (b".mirrorha-volume", b".mirrorha-limbo"):
+            continue
+        inner = path + b"/" + name
+        look(inner)
+        if stat.S_ISDIR(os.lstat(inner).st_mode):
+            walk(inner)
+walk(b".")
+print(json.dumps(seen))
+"""
+
+
+def snapshots(mount: Mount) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What is seen on the mount, and in the directory behind it."""
+    through: dict[str, Any] = json.loads(mount.run(SNAPSHOT))
+    body = "import errno, os, sys, stat, time\n" + SNAPSHOT
+    said = subprocess.run(
+        [sys.executable, "-S", "-c", body],
+        cwd=mount.raw,
+        capture_output=True,
+        text=True,
+        timeout=CLIENT_S,
+        check=True,
+    )
+    behind: dict[str, Any] = json.loads(said.stdout)
+    return through, behind

@@ -1,0 +1,460 @@
+"""What programs may do with files on a mount, and that the directory behind it follows."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.volume.fuse.mounts import Mount, mounted, snapshots
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def mount() -> Iterator[Mount]:
+    # Not in pytest's own directory, which is root's alone.
+    with tempfile.TemporaryDirectory(prefix="mirrorha-mount-") as name:
+        home = Path(name)
+        home.chmod(0o755)
+        with mounted(home) as mount:
+            yield mount
+            # What a handler could not do by a bug, or the kernel did not understand.
+            state = mount.tell("counts")
+            assert (state["failures"], state["refused"], state["waiting"]) == (0, 0, 0)
+
+
+def assert_same(mount: Mount) -> None:
+    through, behind = snapshots(mount)
+    assert through == behind
+
+
+def test_files_and_directories(mount: Mount) -> None:
+    mount.run("""
+        os.makedirs("a/b/c")
+        with open("a/b/file", "wb") as file:
+            file.write(b"x" * 100_000)
+            file.seek(50_000)
+            file.write(b"middle")
+        assert open("a/b/file", "rb").read()[49_999:50_007] == b"xmiddlex"
+        os.truncate("a/b/file", 10)
+        os.truncate("a/b/file", 5_000)
+        assert open("a/b/file", "rb").read() == b"x" * 10 + bytes(4_990)
+        os.link("a/b/file", "linked")
+        assert os.stat("linked").st_nlink == 2
+        os.symlink("a/b/file", "pointer")
+        assert os.readlink("pointer") == "a/b/file"
+        assert open("pointer", "rb").read(3) == b"xxx"
+        os.rename("a/b", "moved")
+        assert sorted(os.listdir("moved")) == ["c", "file"]
+        os.rmdir("moved/c")
+        os.chmod("linked", 0o640)
+        os.chown("linked", 12, 34)
+        os.chown("pointer", 56, 78, follow_symlinks=False)
+        os.utime("linked", ns=(1_000_000_007, 2_000_000_009))
+        os.utime("moved", ns=(1, 1_700_000_000_123_456_789))
+        status = os.stat("moved/file")
+        assert stat.S_IMODE(status.st_mode) == 0o640
+        assert (status.st_uid, status.st_gid, status.st_mtime_ns) == (12, 34, 2_000_000_009)
+        assert os.stat("moved").st_mtime_ns == 1_700_000_000_123_456_789
+        os.setxattr("linked", "user.note", b"value")
+        os.setxattr("moved", "user.directory", b"")
+        assert os.listxattr("linked") == ["user.note"]
+    """)
+    assert_same(mount)
+
+
+def test_what_is_refused_says_why(mount: Mount) -> None:
+    mount.run("""
+        def refuses(number, call, *args, **kwargs):
+            try:
+                call(*args, **kwargs)
+            except OSError as error:
+                assert error.errno == number, (call, args, error)
+            else:
+                raise AssertionError((call, args))
+        os.mkdir("d")
+        os.mkdir("d/inner")
+        open("f", "w").close()
+        os.symlink("loop", "loop")
+        refuses(errno.ENOENT, open, "missing")
+        refuses(errno.ENOENT, os.stat, "d/missing")
+        refuses(errno.ENOENT, os.unlink, "missing")
+        refuses(errno.ENOENT, os.rename, "missing", "x")
+        refuses(errno.EEXIST, os.mkdir, "d")
+        refuses(errno.EEXIST, os.symlink, "x", "f")
+        refuses(errno.EEXIST, os.link, "f", "d")
+        refuses(errno.EEXIST, os.open, "f", os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+        refuses(errno.ENOTDIR, os.stat, "f/x")
+        refuses(errno.ENOTDIR, os.rmdir, "f")
+        refuses(errno.ENOTDIR, os.rename, "d", "f")
+        refuses(errno.EISDIR, os.unlink, "d")
+        refuses(errno.EISDIR, os.rename, "f", "d")
+        refuses(errno.EISDIR, os.open, "d", os.O_WRONLY)
+        refuses(errno.ENOTEMPTY, os.rmdir, "d")
+        refuses(errno.EINVAL, os.rename, "d", "d/inner/x")
+        refuses(errno.EINVAL, os.readlink, "f")
+        refuses(errno.EINVAL, os.truncate, "f", -1)
+        refuses(errno.EPERM, os.link, "d", "e")
+        refuses(errno.ELOOP, open, "loop")
+        refuses(errno.ENAMETOOLONG, open, "n" * 256, "w")
+        refuses(errno.ENAMETOOLONG, os.stat, "n" * 256)
+        refuses(errno.ENODATA, os.getxattr, "f", "user.missing")
+        refuses(errno.ENODATA, os.removexattr, "f", "user.missing")
+        refuses(errno.EOPNOTSUPP, os.setxattr, "f", "unknown.space", b"")
+        refuses(errno.EEXIST, lambda: [
+            os.setxattr("f", "user.a", b"1", os.XATTR_CREATE) for _ in range(2)
+        ])
+        refuses(errno.ENODATA, os.setxattr, "f", "user.b", b"1", os.XATTR_REPLACE)
+        refuses(errno.EPERM, os.mkdir, ".mirrorha-limbo")
+        refuses(errno.ENOENT, os.stat, ".mirrorha-limbo")
+        refuses(errno.EOPNOTSUPP, os.open, ".", os.O_TMPFILE | os.O_RDWR)
+        refuses(errno.EBADF, os.write, os.open("f", os.O_RDONLY), b"x")
+        refuses(errno.EFBIG, os.pwrite, os.open("f", os.O_WRONLY), b"x", (1 << 63) - 2)
+    """)
+    assert_same(mount)
+
+
+def test_permissions_are_those_of_the_caller(mount: Mount) -> None:
+    mount.run("""
+        os.chmod(".", 0o777)
+        os.mkdir("private", 0o700)
+        open("mine", "w").close()
+        os.umask(0o027)
+        os.mkdir("masked", 0o777)
+        os.mkdir("shared")
+        os.chown("shared", 0, 100)
+        os.chmod("shared", 0o2777)
+    """)
+    mount.run(
+        """
+        os.umask(0o022)
+        def refuses(number, call, *args):
+            try:
+                call(*args)
+            except OSError as error:
+                assert error.errno == number, (call, args, error)
+            else:
+                raise AssertionError((call, args))
+        refuses(errno.EACCES, os.listdir, "private")
+        refuses(errno.EACCES, open, "mine", "w")
+        refuses(errno.EPERM, os.chmod, "mine", 0o777)
+        refuses(errno.EACCES, os.mkdir, "masked/x")
+        fd = os.open("theirs", os.O_CREAT | os.O_WRONLY, 0o666)
+        os.mkdir("shared/directory", 0o775)
+        os.close(os.open("shared/file", os.O_CREAT | os.O_WRONLY, 0o666))
+        os.symlink("x", "shared/symlink")
+        assert os.stat("theirs").st_uid == os.getuid()
+        assert stat.S_IMODE(os.stat("theirs").st_mode) == 0o644
+        """,
+        user=NOBODY,
+    )
+    raw = mount.raw
+    assert (raw / "masked").stat().st_mode & 0o7777 == 0o750
+    assert (raw / "theirs").stat().st_uid == NOBODY
+    assert (raw / "theirs").stat().st_gid == NOBODY
+    for name in ("directory", "file", "symlink"):
+        assert (raw / "shared" / name).lstat().st_gid == 100, name
+    assert (raw / "shared/directory").stat().st_mode & 0o7777 == 0o2755
+    assert_same(mount)
+
+
+def test_a_write_takes_set_user_id_bits_away(mount: Mount) -> None:
+    mount.run(f"""
+        os.chmod(".", 0o777)
+        for name in ("write", "truncate", "otruncate", "root", "locking", "chowned"):
+            with open(name, "wb") as file:
+                file.write(bytes(8192))
+            os.chown(name, {NOBODY}, {NOBODY})
+            os.chmod(name, 0o6764 if name == "locking" else 0o6777)
+        with open("root", "r+b") as file:
+            file.write(b"x")
+        assert os.stat("root").st_mode & 0o7777 == 0o6777
+        os.chown("chowned", 1, -1)
+        assert os.stat("chowned").st_mode & 0o7777 == 0o777
+    """)
+    mount.run(
+        """
+        for name in ("write", "truncate", "otruncate", "locking"):
+            assert os.stat(name).st_mode & 0o6000, name
+        for name in ("write", "locking"):
+            with open(name, "r+b", buffering=0) as file:
+                file.write(b"x")
+                # The kernel, too, knows of it at once.
+                assert not os.fstat(file.fileno()).st_mode & stat.S_ISUID, name
+        os.truncate("truncate", 1)
+        open("otruncate", "wb").close()
+        for name in ("write", "truncate", "otruncate"):
+            mode = os.stat(name).st_mode & 0o7777
+            assert mode == 0o777, (name, oct(mode))
+        """,
+        user=NOBODY,
+    )
+    raw = mount.raw
+    for name in ("write", "truncate", "otruncate", "chowned"):
+        assert (raw / name).stat().st_mode & 0o7777 == 0o777, name
+    assert (raw / "root").stat().st_mode & 0o7777 == 0o6777
+    assert (raw / "locking").stat().st_mode & 0o7777 == 0o2764
+    assert_same(mount)
+
+
+def test_a_file_lives_on_while_it_is_open(mount: Mount) -> None:
+    mount.run("""
+        fd = os.open("gone", os.O_RDWR | os.O_CREAT)
+        os.write(fd, b"first")
+        os.unlink("gone")
+        assert os.fstat(fd).st_nlink == 0
+        os.pwrite(fd, b"more", 3)
+        os.fsync(fd)
+        assert os.pread(fd, 100, 0) == b"firmore"
+        os.ftruncate(fd, 2)
+        os.fchmod(fd, 0o400)
+        os.utime(fd, ns=(7, 8))
+        os.setxattr(fd, "user.a", b"1")
+        status = os.fstat(fd)
+        assert (status.st_size, stat.S_IMODE(status.st_mode)) == (2, 0o400)
+        assert status.st_mtime_ns == 8
+        assert os.getxattr(fd, "user.a") == b"1"
+        # The same name, and another file.
+        with open("gone", "w") as file:
+            file.write("new")
+        assert os.pread(fd, 100, 0) == b"fi"
+
+        other = os.open("replaced", os.O_RDWR | os.O_CREAT)
+        os.write(other, b"old")
+        open("replacing", "w").write("newer")
+        os.rename("replacing", "replaced")
+        assert os.pread(other, 10, 0) == b"old"
+        assert os.fstat(other).st_nlink == 0
+        os.write(other, b"er")
+        assert os.pread(other, 10, 0) == b"older"
+        again = os.open(f"/proc/self/fd/{other}", os.O_RDONLY)
+        assert os.read(again, 10) == b"older"
+        assert open("replaced").read() == "newer"
+
+        os.mkdir("d")
+        d = os.open("d", os.O_RDONLY)
+        os.rmdir("d")
+        assert os.fstat(d).st_nlink == 0
+        assert os.listdir(d) == [] or True
+    """)
+    state = mount.tell("counts")
+    assert (state["held"], state["orphans"]) == (0, 0)
+    assert_same(mount)
+
+
+def test_what_was_removed_and_is_not_open_can_be_looked_at(mount: Mount) -> None:
+    mount.run("""
+        os.mkdir("d")
+        os.chdir("d")
+        os.rmdir("../d")
+        assert os.stat(".").st_ino
+        os.chdir("..")
+        open("f", "w").close()
+        fd = os.open("f", os.O_PATH)
+        os.unlink("f")
+        assert os.fstat(fd).st_nlink == 0
+    """)
+
+
+def test_names_of_any_bytes_and_deep_paths(mount: Mount) -> None:
+    mount.run("""
+        for name in (b"\\xff", "\\U0010ff80".encode(), "caf\\u00e9".encode(), b"\\xe9", b"a\\nb"):
+            with open(name, "wb") as file:
+                file.write(name)
+            assert name in os.listdir(b".")
+            os.symlink(name, name + b".link")
+            assert os.readlink(name + b".link") == name
+        os.mkdir("d" * 255)
+    """)
+    assert_same(mount)
+    mount.run("""
+        for _ in range(60):
+            os.mkdir("n" * 200)
+            os.chdir("n" * 200)
+        open("bottom", "w").close()
+        assert os.listdir(".") == ["bottom"]
+        os.rename("bottom", "renamed")
+        os.unlink("renamed")
+        for _ in range(60):
+            os.chdir("..")
+            os.rmdir("n" * 200)
+    """)
+
+
+def test_large_and_sparse_files(mount: Mount) -> None:
+    mount.run("""
+        gib = 1 << 30
+        with open("sparse", "w+b", buffering=0) as file:
+            file.seek(5 * gib)
+            file.write(b"end")
+            assert os.fstat(file.fileno()).st_size == 5 * gib + 3
+            assert os.fstat(file.fileno()).st_blocks < 1000
+            assert os.lseek(file.fileno(), 0, os.SEEK_DATA) > 4 * gib
+            assert os.lseek(file.fileno(), 0, os.SEEK_HOLE) == 0
+            file.seek(5 * gib - 2)
+            assert file.read() == b"\\0\\0end"
+            os.truncate("sparse", 6 * gib)
+            try:
+                os.lseek(file.fileno(), 5 * gib + 5_000_000, os.SEEK_DATA)
+            except OSError as error:
+                assert error.errno == errno.ENXIO
+        os.truncate("sparse", 4 * gib + 1)
+        assert os.stat("sparse").st_size == 4 * gib + 1
+    """)
+    assert (mount.raw / "sparse").stat().st_size == (4 << 30) + 1
+    mount.run("os.unlink('sparse')")
+
+
+def test_large_writes_arrive_whole(mount: Mount) -> None:
+    mount.run("""
+        data = os.urandom(1 << 20)
+        fd = os.open("large", os.O_CREAT | os.O_WRONLY)
+        for _ in range(4):
+            assert os.write(fd, data) == len(data)
+        os.close(fd)
+        assert open("large", "rb").read() == data * 4
+    """)
+    assert mount.tell("counts")["write_sizes"] == {str(1 << 20): 4}
+    assert_same(mount)
+
+
+def test_copies_are_made_by_the_server(mount: Mount) -> None:
+    mount.run("""
+        data = os.urandom(3_000_000)
+        open("source", "wb").write(data)
+        source, target = os.open("source", os.O_RDONLY), os.open("target", os.O_CREAT | os.O_WRONLY)
+        done = 0
+        while done < len(data):
+            done += os.copy_file_range(source, target, len(data) - done, done, done)
+        assert os.copy_file_range(source, target, 10, len(data)) == 0
+        assert open("target", "rb").read() == data
+    """)
+    assert_same(mount)
+
+
+def test_appends_of_several_processes_are_whole_lines(mount: Mount) -> None:
+    writer = """
+        fd = os.open("log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        for number in range(300):
+            line = f"{os.getpid()} {number} ".ljust(20 + number % 50, "x") + "\\n"
+            assert os.write(fd, line.encode()) == len(line)
+    """
+    writers = [mount.start(writer) for _ in range(4)]
+    for process in writers:
+        said, _ = process.communicate(timeout=60)
+        assert process.returncode == 0, said
+    lines = (mount.raw / "log").read_text().splitlines()
+    expected = {(process.pid, number) for process in writers for number in range(300)}
+    found = [tuple(map(int, line.split()[:2])) for line in lines]
+    assert len(found) == len(expected)
+    assert set(found) == expected
+
+
+def test_mappings_and_synchronous_files(mount: Mount) -> None:
+    mount.run("""
+        with open("mapped", "w+b") as file:
+            file.truncate(3 * 4096 + 5)
+            with mmap.mmap(file.fileno(), 0) as mapping:
+                mapping[0:5] = b"first"
+                mapping[8192:8196] = b"last"
+                mapping.flush()
+                assert os.pread(file.fileno(), 5, 0) == b"first"
+                os.pwrite(file.fileno(), b"FIRST", 0)
+                assert mapping[0:5] == b"FIRST"
+                mapping[4096] = 7
+        assert open("mapped", "rb").read()[4096] == 7
+    """)
+    before = mount.tell("counts")["counts"].get("flush", 0)
+    assert before >= 1
+    mount.run("""
+        fd = os.open("sync", os.O_CREAT | os.O_WRONLY | os.O_SYNC)
+        os.write(fd, b"x")
+        dsync = os.open("dsync", os.O_CREAT | os.O_WRONLY | os.O_DSYNC)
+        os.write(dsync, b"x")
+        directory = os.open(".", os.O_RDONLY)
+        os.fsync(directory)
+        os.fsync(directory)
+    """)
+    assert mount.tell("counts")["counts"]["flush"] >= before + 4
+    mount.run("""
+        fd = os.open("direct", os.O_CREAT | os.O_RDWR | os.O_DIRECT)
+        page = mmap.mmap(-1, 8192)
+        page[:4] = b"page"
+        assert os.pwrite(fd, page, 4096) == 8192
+        assert os.preadv(fd, [page], 0) == 8192
+        assert page[:4] == bytes(4) and page[4096:4100] == b"page"
+    """)
+    assert_same(mount)
+
+
+def test_locks_are_the_kernels(mount: Mount) -> None:
+    holder = mount.start("""
+        file = open("locked", "w")
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        other = open("flocked", "w")
+        fcntl.flock(other, fcntl.LOCK_EX)
+        print("held", flush=True)
+        sys.stdin.readline()
+    """)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    mount.run("""
+        for name, lock in (("locked", fcntl.lockf), ("flocked", fcntl.flock)):
+            try:
+                lock(open(name, "r+"), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            raise AssertionError(name)
+    """)
+    holder.communicate("\n", timeout=20)
+
+
+def test_listing_while_names_change(mount: Mount) -> None:
+    mount.run("""
+        os.mkdir("many")
+        for number in range(5_000):
+            open(f"many/stays-{number}", "w").close()
+    """)
+    changer = mount.start("""
+        print("go", flush=True)
+        for number in range(1_500):
+            open(f"many/comes-{number}", "w").close()
+            if number % 3 == 0:
+                os.unlink(f"many/comes-{number}")
+            if number % 3 == 1:
+                os.rename(f"many/comes-{number}", f"many/moved-{number}")
+    """)
+    assert changer.stdout is not None
+    assert changer.stdout.readline() == "go\n"
+    mount.run("""
+        stays = {f"stays-{number}" for number in range(5_000)}
+        for turn in range(6):
+            with_status = turn % 2
+            names = []
+            for entry in os.scandir("many"):
+                names.append(entry.name)
+                if with_status:
+                    try:
+                        entry.stat()
+                    except FileNotFoundError:
+                        pass
+            assert len(set(names)) == len(names)
+            assert stays <= set(names)
+            assert "." not in names
+    """)
+    said, _ = changer.communicate(timeout=60)
+    assert changer.returncode == 0, said
+    mount.run("""
+        assert len(os.listdir("many")) == 5_000 + 1_000
+        directory = os.open("many", os.O_RDONLY)
+        for name in os.listdir("many"):
+            os.unlink(f"many/{name}")
+        assert os.listdir("many") == []
+    """)
+    assert_same(mount)
