@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mirrorha.testing.check_disk import DISK_CASES, take_snapshot
+from mirrorha.testing.check_disk import DISK_CASES
+from mirrorha.testing.check_disk_steps import take_snapshot
 from mirrorha.testing.disk_requests import RandomRequests
 from mirrorha.testing.memory_disk import MemoryDisk
 from mirrorha.volume.disk import Apply, Outcome
@@ -82,7 +83,7 @@ def test_twins_do_the_same(seed: int, open_path: Path) -> None:
         memory = MemoryDisk(keeps_owners=False)
         requests = RandomRequests(random.Random(seed), mode_min=0o700)
         for disk in (real, memory):
-            disk.perform(Apply(SetAttributes(ROOT_FID, 0o755, 3, 4, 1)))
+            disk.perform(Apply(SetAttributes(ROOT_FID, 0o755, 3, 4, 1, 1)))
         for _ in range(200):
             request = Apply(requests.op())
             expected, found = memory.perform(request), real.perform(request)

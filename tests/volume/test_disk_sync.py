@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mirrorha.testing.check_disk import take_snapshot
+from mirrorha.testing.check_disk_steps import take_snapshot
 from mirrorha.volume.disk import (
     Apply,
     ClearLimbo,
@@ -251,7 +251,8 @@ class Room:
 
     def pwrite(self, descriptor: int, data: bytes, offset: int) -> int:
         if not self.bytes_left:
-            os.utime(descriptor)  # as the kernel does before it looks for room
+            # As the kernel does before it looks for room.
+            os.utime(descriptor, ns=(os.fstat(descriptor).st_atime_ns, T0 + 99))
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         written = os.pwrite(descriptor, data[: self.bytes_left], offset)
         self.bytes_left -= written

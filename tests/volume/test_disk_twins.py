@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mirrorha.testing.check_disk import take_snapshot
+from mirrorha.testing.check_disk_steps import take_snapshot
 from mirrorha.testing.disk_requests import RandomRequests
 from mirrorha.testing.memory_disk import MemoryDisk
 from mirrorha.volume.disk import LIMBO_FID, Apply, Kind, ListDirectory, Outcome
@@ -61,7 +61,7 @@ def test_twins_do_the_same(seed: int, tmp_path: Path) -> None:
     memory = MemoryDisk(keeps_owners=os.geteuid() == 0)
     requests = RandomRequests(rng, mode_min=0 if os.geteuid() == 0 else 0o700)
     for disk in (real, memory):
-        disk.perform(Apply(SetAttributes(ROOT_FID, 0o755, -1, -1, 1)))
+        disk.perform(Apply(SetAttributes(ROOT_FID, 0o755, -1, -1, 1, 1)))
     for number in range(REQUESTS):
         request = requests.request()
         expected, found = result_of(memory, request), result_of(real, request)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from mirrorha.core.orders import Trouble
-from mirrorha.testing.check_disk import take_snapshot
+from mirrorha.testing.check_disk_steps import take_snapshot
 from mirrorha.testing.memory_disk import MemoryDisk
 from mirrorha.volume.disk import LoadTouched
 from mirrorha.volume.events import Change, Failure, Flush

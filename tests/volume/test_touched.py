@@ -7,11 +7,18 @@ import typing
 import pytest
 
 from mirrorha.volume import touched as module
+from mirrorha.volume.ops import FALLOCATE_KEEP_SIZE as KEEP
+from mirrorha.volume.ops import FALLOCATE_PUNCH_HOLE as PUNCH
+from mirrorha.volume.ops import FALLOCATE_ZERO_RANGE as ZERO
 from mirrorha.volume.ops import (
+    RENAME_EXCHANGE,
     AnyOp,
     Create,
+    Fallocate,
+    Kind,
     Link,
     Mkdir,
+    Mknod,
     Rename,
     Rmdir,
     SetAttributes,
@@ -50,6 +57,16 @@ CASES: list[tuple[AnyOp, list[TouchKey]]] = [
     (Rename(7, 1, "a", 2, "b", 9, 0), [(1, NAMES), (2, NAMES)]),
     (SetAttributes(7, 0o600, None, None, None), [(7, INODE)]),
     (SetXattr(7, "user.a", b"1"), [(7, INODE)]),
+    (Rename(7, 1, "a", 2, "b", 9, 0, RENAME_EXCHANGE), [(1, NAMES), (2, NAMES)]),
+    (Mknod(7, 1, "a", Kind.FIFO, 0o600, 0, 0, 0, 0), [(1, NAMES), (7, INODE)]),
+    # It may only grow, and sizes are compared with every entry.
+    (Fallocate(7, 0, 0, 99 * SEGMENT_BYTES, 0), [(7, INODE)]),
+    (Fallocate(7, KEEP, 0, 99 * SEGMENT_BYTES, 0), [(7, INODE)]),
+    (Fallocate(7, PUNCH | KEEP, 5, SEGMENT_BYTES, 0), [(7, 0), (7, 1)]),
+    (Fallocate(7, PUNCH | KEEP, SEGMENT_BYTES, SEGMENT_BYTES, 0), [(7, 1)]),
+    (Fallocate(7, ZERO, 3 * SEGMENT_BYTES, 1, 0), [(7, 3)]),
+    (Fallocate(7, ZERO, 3 * SEGMENT_BYTES, 65 * SEGMENT_BYTES, 0), [(7, tail(3))]),
+    (Fallocate(7, PUNCH | KEEP, 0, (1 << 63) - 1, 0), [(7, tail(0))]),
 ]
 
 

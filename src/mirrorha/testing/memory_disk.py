@@ -390,6 +390,8 @@ class MemoryDisk:
             target=inode.target,
             xattrs=metadata.xattrs,
             links=1 if inode.kind is Kind.DIRECTORY else len(inode.names),
+            rdev=inode.rdev,
+            atime_ns=None if inode.kind is Kind.SYMLINK else metadata.atime_ns,
         )
 
     def _count_down(self) -> None:

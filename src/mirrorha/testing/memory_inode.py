@@ -16,12 +16,13 @@ SECTOR_BYTES: Final = 512
 
 
 class Metadata(msgspec.Struct, frozen=True):
-    """What a file has besides content, names and time."""
+    """What a file has besides content, names and the time of its last change."""
 
     mode: int
     uid: int
     gid: int
     xattrs: dict[str, bytes]  # never changed in place
+    atime_ns: int = 0
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -44,7 +45,7 @@ class Durable(msgspec.Struct, frozen=True):
 
 @final
 class Inode:
-    """A file, directory or symlink, whatever its names are."""
+    """A file of any kind, whatever its names are."""
 
     __slots__ = (
         "children",
@@ -57,6 +58,7 @@ class Inode:
         "mtime_ns",
         "names",
         "names_change",
+        "rdev",
         "row",
         "steps",
         "target",
@@ -69,6 +71,7 @@ class Inode:
         self.mtime_ns = mtime_ns
         self.content = bytearray()
         self.target = ""
+        self.rdev = 0
         self.names: list[tuple[Inode, str]] = []
         self.children: dict[str, Inode] = {}
         self.names_change = 0  # when it got its latest name

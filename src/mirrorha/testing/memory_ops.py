@@ -9,25 +9,44 @@ import msgspec
 
 from mirrorha.testing.memory_inode import Inode, Metadata
 from mirrorha.testing.memory_names import MemoryNames, NameStep
+from mirrorha.testing.memory_xattrs import (
+    of_new_file,
+    with_new_mode,
+    with_xattr,
+    without_capability,
+)
+from mirrorha.volume.access_lists import ACL_ACCESS, ACL_DEFAULT
+from mirrorha.volume.births import settled
 from mirrorha.volume.disk import Kind, Outcome
-from mirrorha.volume.names import checked_name, checked_target
+from mirrorha.volume.names import CAPABILITY, checked_name, checked_target
 from mirrorha.volume.op_checks import (
     MTIME_NS_MAX,
     MTIME_NS_MIN,
     OWN_USER,
     check_attributes,
     check_birth,
+    check_fallocate,
     check_mtime,
+    check_rename,
     check_truncate,
     check_write,
     check_xattr,
     refusal,
 )
 from mirrorha.volume.ops import (
+    DEVICE_KINDS,
+    FALLOCATE_KEEP_SIZE,
+    FALLOCATE_PUNCH_HOLE,
+    FALLOCATE_ZERO_RANGE,
+    RENAME_EXCHANGE,
+    RENAME_NOREPLACE,
     AnyOp,
+    Birth,
     Create,
+    Fallocate,
     Link,
     Mkdir,
+    Mknod,
     Rename,
     Rmdir,
     SetAttributes,
@@ -47,7 +66,11 @@ if TYPE_CHECKING:
 # A file is kept whole in memory: a simulation has no use for larger ones.
 FILE_BYTES_MAX: Final = 64 * 1024 * 1024
 _SYMLINK_MODE: Final = 0o777
-OwnedOp = TypeVar("OwnedOp", bound=Create | Mkdir | Symlink | SetAttributes)
+_OWNERS: Final = frozenset({"uid", "gid"})
+# As ext4's.
+LINKS_MAX: Final = 65_000
+OwnedOp = TypeVar("OwnedOp", bound=Birth | SetAttributes)
+BirthOp = TypeVar("BirthOp", bound=Birth)
 
 
 @final
@@ -71,6 +94,8 @@ class MemoryOps:
             Rename: self._rename,
             SetAttributes: self._set_attributes,
             SetXattr: self._set_xattr,
+            Mknod: self._mknod,
+            Fallocate: self._fallocate,
         }
 
     def apply(self, op: AnyOp) -> Outcome:
@@ -111,6 +136,8 @@ class MemoryOps:
             content.extend(bytes(offset - len(content)))
         content[offset : offset + len(data)] = data
         inode.mtime_ns = op.mtime_ns
+        if CAPABILITY in inode.metadata.xattrs:
+            inode.metadata = without_capability(inode.metadata)
         inode.end_change(offset, data)
         return (
             Outcome(op) if not number else Outcome(msgspec.structs.replace(op, data=data), number)
@@ -148,6 +175,7 @@ class MemoryOps:
         else:
             inode.content.extend(bytes(op.size_bytes - size_bytes))
         inode.mtime_ns = op.mtime_ns
+        inode.metadata = without_capability(inode.metadata)
         inode.end_change()
         return Outcome(op)
 
@@ -159,7 +187,31 @@ class MemoryOps:
             self._begin(inode)
             zeros = bytes(end - request.offset)
             inode.content[request.offset : end] = zeros
+            inode.metadata = without_capability(inode.metadata)
             inode.end_change(request.offset, zeros)
+
+    def _fallocate(self, op: Fallocate) -> Outcome:
+        inode = self._file(op.fid)
+        check_fallocate(op)
+        before_bytes, end = len(inode.content), op.offset + op.length
+        size_bytes = before_bytes if op.mode & FALLOCATE_KEEP_SIZE else max(before_bytes, end)
+        growth = size_bytes - before_bytes
+        if growth and size_bytes > FILE_BYTES_MAX:
+            raise refusal(errno.EFBIG)
+        if self.free_bytes is not None:
+            if growth > self.free_bytes:
+                raise refusal(errno.ENOSPC)
+            self.free_bytes -= growth
+        self._begin(inode)
+        inode.content.extend(bytes(growth))
+        inode.mtime_ns = op.mtime_ns
+        inode.metadata = without_capability(inode.metadata)
+        inode.end_change()
+        zeroed = min(end, before_bytes) - op.offset
+        if op.mode & (FALLOCATE_PUNCH_HOLE | FALLOCATE_ZERO_RANGE) and zeroed > 0:
+            inode.content[op.offset : op.offset + zeroed] = bytes(zeroed)
+            inode.end_change(op.offset, bytes(zeroed))
+        return Outcome(op)
 
     def _create(self, op: Create) -> Outcome:
         return self._make(op, Kind.FILE, op.mode)
@@ -170,20 +222,34 @@ class MemoryOps:
     def _symlink(self, op: Symlink) -> Outcome:
         return self._make(op, Kind.SYMLINK, _SYMLINK_MODE)
 
-    def _make(self, op: Create | Mkdir | Symlink, kind: Kind, mode: int) -> Outcome:
+    def _mknod(self, op: Mknod) -> Outcome:
+        if op.kind in DEVICE_KINDS and not self._keeps_owners:
+            raise refusal(errno.EPERM)
+        return self._make(op, op.kind, op.mode)
+
+    def _make(self, op: Birth, kind: Kind, mode: int) -> Outcome:
         check_birth(op)
         parent = self._directory(op.parent)
         checked_name(op.name)
         if op.name in parent.children or op.fid in self._names.by_fid:
             raise refusal(errno.EEXIST)
-        done = self._owned(op)
-        inode = Inode(op.fid, kind, Metadata(mode, done.uid, done.gid, {}), op.mtime_ns)
+        done = self._owned(self._settled(op, parent))
+        metadata = Metadata(mode, done.uid, done.gid, {}, op.mtime_ns)
+        metadata = of_new_file(metadata, kind, done, is_root=self._keeps_owners)
+        inode = Inode(op.fid, kind, metadata, op.mtime_ns)
         if isinstance(op, Symlink):
             checked_target(op.target)
             inode.target = op.target
+        if isinstance(op, Mknod):
+            inode.rdev = op.rdev
         self._names.change(NameStep(True, parent, op.name, inode))
         self._set_mtime(parent, op.mtime_ns)
         return Outcome(done)
+
+    def _settled(self, op: BirthOp, parent: Inode) -> BirthOp:
+        now = parent.metadata
+        default_list = now.xattrs.get(ACL_DEFAULT, b"")
+        return settled(op, mode=now.mode, gid=now.gid, default_list=default_list)
 
     def _link(self, op: Link) -> Outcome:
         check_mtime(op.mtime_ns)
@@ -194,6 +260,8 @@ class MemoryOps:
             raise refusal(errno.EEXIST)
         if inode.kind is Kind.DIRECTORY:
             raise refusal(errno.EPERM)
+        if len(inode.names) == LINKS_MAX:
+            raise refusal(errno.EMLINK)
         self._names.change(NameStep(True, parent, op.name, inode))
         self._set_mtime(parent, op.mtime_ns)
         return Outcome(op)
@@ -213,7 +281,7 @@ class MemoryOps:
         return self._remove(op, parent, inode)
 
     def _rename(self, op: Rename) -> Outcome:
-        check_mtime(op.mtime_ns)
+        check_rename(op)
         parent = self._directory(op.parent)
         new_parent = self._directory(op.new_parent)
         inode = parent.children.get(op.name)
@@ -221,23 +289,38 @@ class MemoryOps:
             raise refusal(errno.ENOENT)
         checked_name(op.new_name)
         there = new_parent.children.get(op.new_name)
+        if op.flags == RENAME_EXCHANGE and there is None:
+            raise refusal(errno.ENOENT)
+        if op.flags == RENAME_NOREPLACE and there is not None:
+            raise refusal(errno.EEXIST)
         replaced = 0 if there is None else there.fid
         if (op.fid and op.fid != inode.fid) or (op.replaced and op.replaced != replaced):
             raise refusal(errno.ESTALE)
         if there is inode:
             return Outcome(None)
-        self._check_rename(inode, there, parent, new_parent)
+        self._check_rename(inode, there, parent, new_parent, exchanges=op.flags == RENAME_EXCHANGE)
         steps = [NameStep(False, parent, op.name, inode)]
         if there is not None:
             steps.append(NameStep(False, new_parent, op.new_name, there))
-            self._give_back(there)
-        self._names.change(*steps, NameStep(True, new_parent, op.new_name, inode))
+        steps.append(NameStep(True, new_parent, op.new_name, inode))
+        if there is not None:
+            if op.flags == RENAME_EXCHANGE:
+                steps.append(NameStep(True, parent, op.name, there))
+            else:
+                self._give_back(there)
+        self._names.change(*steps)
         self._set_mtime(parent, op.mtime_ns)
         self._set_mtime(new_parent, op.mtime_ns)
         return Outcome(msgspec.structs.replace(op, fid=inode.fid, replaced=replaced))
 
     def _check_rename(
-        self, inode: Inode, there: Inode | None, parent: Inode, new_parent: Inode
+        self,
+        inode: Inode,
+        there: Inode | None,
+        parent: Inode,
+        new_parent: Inode,
+        *,
+        exchanges: bool,
     ) -> None:
         is_directory = inode.kind is Kind.DIRECTORY
         if is_directory and self._names.contains(inode, new_parent):
@@ -245,7 +328,9 @@ class MemoryOps:
         if there is None:
             return
         if there.kind is Kind.DIRECTORY and self._names.contains(there, parent):
-            raise refusal(errno.ENOTEMPTY)
+            raise refusal(errno.EINVAL if exchanges else errno.ENOTEMPTY)
+        if exchanges:
+            return
         if is_directory and there.kind is not Kind.DIRECTORY:
             raise refusal(errno.ENOTDIR)
         if not is_directory and there.kind is Kind.DIRECTORY:
@@ -260,13 +345,13 @@ class MemoryOps:
             raise refusal(errno.EOPNOTSUPP)
         done = self._owned(op)
         now = inode.metadata
+        changes: dict[str, int | None] = {"uid": done.uid, "gid": done.gid, "atime_ns": op.atime_ns}
+        wanted = {name: value for name, value in changes.items() if value is not None}
         self._begin(inode)
-        inode.metadata = Metadata(
-            now.mode if op.mode is None else op.mode,
-            now.uid if done.uid is None else done.uid,
-            now.gid if done.gid is None else done.gid,
-            now.xattrs,
-        )
+        metadata = msgspec.structs.replace(now, **wanted)
+        if self._keeps_owners and inode.kind is not Kind.DIRECTORY and wanted.keys() & _OWNERS:
+            metadata = without_capability(metadata)
+        inode.metadata = metadata if op.mode is None else with_new_mode(metadata, op.mode)
         if op.mtime_ns is not None:
             inode.mtime_ns = op.mtime_ns
         inode.end_change()
@@ -275,17 +360,12 @@ class MemoryOps:
     def _set_xattr(self, op: SetXattr) -> Outcome:
         inode = self._any(op.fid)
         check_xattr(op)
-        if inode.kind is Kind.SYMLINK:
-            raise refusal(errno.EPERM)
-        xattrs = dict(inode.metadata.xattrs)
-        if op.value is not None:
-            xattrs[op.name] = op.value
-        elif xattrs.pop(op.name, None) is None:
-            raise refusal(errno.ENODATA)
+        metadata = with_xattr(inode.metadata, inode.kind, op, is_root=self._keeps_owners)
         self._begin(inode)
-        inode.metadata = msgspec.structs.replace(inode.metadata, xattrs=xattrs)
+        inode.metadata = metadata
         inode.end_change()
-        return Outcome(op)
+        mode = metadata.mode if op.name == ACL_ACCESS else None
+        return Outcome(msgspec.structs.replace(op, flags=0, mode=mode))
 
     def _remove(self, op: Unlink | Rmdir, parent: Inode, inode: Inode) -> Outcome:
         self._give_back(inode)

@@ -7,13 +7,13 @@ back as an event. The real disk blocks (it lives in a thread), the simulated one
 
 from __future__ import annotations
 
-import enum
 from typing import Final, Protocol
 
 import msgspec
 
 from mirrorha.errors import MirrorHAError
 from mirrorha.volume.ops import AnyOp
+from mirrorha.volume.ops import Kind as Kind  # noqa: PLC0414  # ops name it, disks tell it
 from mirrorha.volume.touched import TouchKey
 
 LIMBO_FID: Final = 2  # the hidden directory of what a resync set aside; drawn fids are larger
@@ -27,14 +27,6 @@ class DiskError(MirrorHAError):
     """
 
 
-class Kind(enum.IntEnum):
-    """What a fid is."""
-
-    FILE = 1
-    DIRECTORY = 2
-    SYMLINK = 3
-
-
 class Entry(msgspec.Struct, frozen=True, array_like=True):
     """One name in a directory, with what it stands for."""
 
@@ -44,7 +36,11 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Attributes(msgspec.Struct, frozen=True, array_like=True):
-    """What is compared and restored besides content."""
+    """What is compared and restored besides content.
+
+    `atime_ns` is the time of access, which reads of an application may change on one node only:
+    None where it is not known.
+    """
 
     fid: int
     kind: Kind
@@ -56,6 +52,8 @@ class Attributes(msgspec.Struct, frozen=True, array_like=True):
     target: str = ""  # of a symlink
     xattrs: dict[str, bytes] = {}
     links: int = 1  # names inside the volume; 1 for a directory
+    rdev: int = 0  # of a device node
+    atime_ns: int | None = None
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -68,7 +66,10 @@ class Found(msgspec.Struct, frozen=True):
     rebuilt: bool = False  # the table was missing, damaged, or of another tree
     unknown: tuple[int, ...] = ()
     limbo: int = 0  # names that an unfinished resync left in limbo; kept for the next one
-    skipped: tuple[str, ...] = ()  # paths that are not mirrored: sockets, devices, mount points
+    # Paths that are not mirrored: mount points, and devices if this node does not run as root.
+    skipped: tuple[str, ...] = ()
+    # Paths of files that a crash left half made; they were removed, nobody was told of them.
+    half_made: tuple[str, ...] = ()
 
 
 class Outcome(msgspec.Struct, frozen=True):

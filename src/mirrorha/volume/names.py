@@ -16,6 +16,8 @@ from mirrorha.wire.limits import NAME_BYTES_MAX, PATH_BYTES_MAX, XATTR_NAME_BYTE
 
 MARKER_NAME: Final = ".mirrorha-volume"
 LIMBO_NAME: Final = ".mirrorha-limbo"
+#: Of what a disk is making and has not given its name yet.
+HALF_MADE_PREFIX: Final = ".mirrorha-new-"
 HIDDEN_NAMES: Final = frozenset({MARKER_NAME, LIMBO_NAME})
 
 # The kernel's PATH_MAX counts the terminating zero.
@@ -24,9 +26,10 @@ TARGET_BYTES_MAX: Final = PATH_BYTES_MAX - 1
 _ESCAPE: Final = 0x10FF00
 _FIRST_ESCAPE: Final = chr(_ESCAPE + 0x80)
 _SURROGATE: Final = 0xDC00
-_XATTRS: Final = frozenset(
-    {"security.capability", "system.posix_acl_access", "system.posix_acl_default"}
-)
+CAPABILITY: Final = "security.capability"
+_XATTRS: Final = frozenset({CAPABILITY, "system.posix_acl_access", "system.posix_acl_default"})
+# What only root sees and sets; overlay file systems keep their notes in them.
+TRUSTED: Final = "trusted."
 
 
 def text_of(raw: bytes) -> str:
@@ -111,7 +114,7 @@ def checked_target(target: str) -> bytes:
 
 def is_mirrored_xattr(name: str) -> bool:
     """Whether the extended attribute `name` is part of a volume's contents."""
-    return name.startswith("user.") or name in _XATTRS
+    return name.startswith(("user.", TRUSTED)) or name in _XATTRS
 
 
 def check_xattr_name(name: str) -> None:
@@ -120,7 +123,7 @@ def check_xattr_name(name: str) -> None:
     Raises:
         OSError: EOPNOTSUPP, it is the node's own; EINVAL or ERANGE, it is none.
     """
-    if "\0" in name or name == "user.":
+    if "\0" in name or name in {"user.", TRUSTED}:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
     if not is_mirrored_xattr(name):
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))

@@ -11,12 +11,25 @@ import errno
 from typing import Final
 
 from mirrorha.volume.names import checked_name, checked_target
-from mirrorha.volume.op_checks import MODE_MAX, OWN_USER, OWNER_MAX, check_xattr
+from mirrorha.volume.op_checks import (
+    MODE_MAX,
+    OWN_USER,
+    OWNER_MAX,
+    UMASK_MAX,
+    check_birth_xattrs,
+    check_device,
+    check_fallocate,
+    check_rename,
+    check_xattr,
+)
 from mirrorha.volume.ops import (
     AnyOp,
+    Birth,
     Create,
+    Fallocate,
     Link,
     Mkdir,
+    Mknod,
     Rename,
     Rmdir,
     SetAttributes,
@@ -31,7 +44,7 @@ from mirrorha.wire.limits import WRITE_BYTES_MAX
 _INT63_MAX: Final = (1 << 63) - 1
 
 SOUND: Final = 0
-MAKING: Final = frozenset({Create, Mkdir, Symlink})
+MAKING: Final = frozenset({Create, Mkdir, Symlink, Mknod})
 
 
 def flaw(op: AnyOp) -> int:
@@ -46,64 +59,87 @@ def flaw(op: AnyOp) -> int:
         if len(op.data) > WRITE_BYTES_MAX or op.offset < 0:
             return errno.EINVAL
         return SOUND if op.offset <= _INT63_MAX - WRITE_BYTES_MAX else errno.EFBIG
-    return _numbers_flaw(op) or _texts_flaw(op)
+    if not _has_lawful_numbers(op):
+        return errno.EINVAL
+    try:
+        _check_texts(op)
+        _check_rest(op)
+    except OSError as refused:
+        return refused.errno or errno.EINVAL
+    return SOUND
 
 
 def travel_flaw(op: AnyOp) -> int:
-    """What is wrong with an op that comes from a peer: it names the file it is about."""
-    return flaw(op) or (SOUND if op.fid > 0 else errno.EINVAL)
+    """What is wrong with an op that comes from a peer: it names the file it is about, and leaves
+    nothing open."""
+    if type(op) is Write:
+        return flaw(op) or (SOUND if op.fid > 0 else errno.EINVAL)
+    is_open = (isinstance(op, Birth) and op.umask is not None) or (
+        isinstance(op, SetXattr) and op.flags != 0
+    )
+    return flaw(op) or (SOUND if op.fid > 0 and not is_open else errno.EINVAL)
 
 
-def _numbers_flaw(op: AnyOp) -> int:
+def _has_lawful_numbers(op: AnyOp) -> bool:
     size = op.size_bytes if isinstance(op, Truncate) else 0
-    mtime_ns = 0 if isinstance(op, SetXattr) else op.mtime_ns or 0
+    times: list[int | None] = [] if isinstance(op, SetXattr) else [op.mtime_ns]
     fids = [op.fid]
     owners: list[int | None] = []
     mode: int | None = None
     match op:
-        case Create() | Mkdir():
+        case Create() | Mkdir() | Mknod() | Symlink():
             fids.append(op.parent)
-            owners, mode = [op.uid, op.gid], op.mode
-        case Symlink():
-            fids.append(op.parent)
-            owners = [op.uid, op.gid]
+            owners, mode = [op.uid, op.gid], 0 if isinstance(op, Symlink) else op.mode
+            size = 0 if op.umask is None or 0 <= op.umask <= UMASK_MAX else -1
         case SetAttributes():
             owners, mode = [op.uid, op.gid], op.mode
+            times.append(op.atime_ns)
         case Link() | Unlink() | Rmdir():
             fids.append(op.parent)
         case Rename():
             fids += [op.parent, op.new_parent, op.replaced]
         case _:
             pass
-    good = (
+    return (
         0 <= size <= _INT63_MAX
-        and -_INT63_MAX <= mtime_ns <= _INT63_MAX
+        and all(time is None or -_INT63_MAX <= time <= _INT63_MAX for time in times)
         and all(0 <= fid <= _INT63_MAX for fid in fids)
         and all(owner is None or OWN_USER <= owner <= OWNER_MAX for owner in owners)
         and (mode is None or 0 <= mode <= MODE_MAX)
     )
-    return SOUND if good else errno.EINVAL
 
 
-def _texts_flaw(op: AnyOp) -> int:
+def _check_texts(op: AnyOp) -> None:
     """The texts are those of names that a volume may hold."""
-    try:
-        match op:
-            case Rename():
-                checked_name(op.name)
-                checked_name(op.new_name)
-            case Symlink():
-                checked_name(op.name)
-                checked_target(op.target)
-            case Create() | Mkdir() | Link() | Unlink() | Rmdir():
-                checked_name(op.name)
-            case SetXattr():
-                check_xattr(op)
-            case _:
-                pass
-    except OSError as refused:
-        return refused.errno or errno.EINVAL
-    return SOUND
+    match op:
+        case Rename():
+            checked_name(op.name)
+            checked_name(op.new_name)
+        case Symlink():
+            checked_name(op.name)
+            checked_target(op.target)
+        case Create() | Mkdir() | Mknod() | Link() | Unlink() | Rmdir():
+            checked_name(op.name)
+        case _:
+            pass
+
+
+def _check_rest(op: AnyOp) -> None:
+    """What only ops of this kind have is lawful."""
+    match op:
+        case Create() | Mkdir():
+            check_birth_xattrs(op)
+        case Mknod():
+            check_device(op)
+            check_birth_xattrs(op)
+        case Rename():
+            check_rename(op)
+        case SetXattr():
+            check_xattr(op)
+        case Fallocate():
+            check_fallocate(op)
+        case _:
+            pass
 
 
 def size_bytes(op: AnyOp) -> int:
@@ -112,7 +148,10 @@ def size_bytes(op: AnyOp) -> int:
         return len(op.data) + 64
     if type(op) is SetXattr:
         return len(op.value or b"") + 512
-    return 4608 if type(op) is Symlink else 1024
+    if type(op) is Symlink:
+        return 4608
+    xattrs = op.xattrs if isinstance(op, Create | Mkdir | Mknod) else {}
+    return 1024 + sum(len(value) + 512 for value in xattrs.values())
 
 
 def durable_with(op: AnyOp) -> tuple[int, ...]:
@@ -120,7 +159,7 @@ def durable_with(op: AnyOp) -> tuple[int, ...]:
     match op:
         case Link() | Unlink() | Rmdir():
             return (op.parent,)
-        case Create() | Mkdir() | Symlink():
+        case Create() | Mkdir() | Symlink() | Mknod():
             return op.parent, op.fid
         case Rename():
             return op.parent, op.new_parent

@@ -16,10 +16,14 @@ import msgspec
 
 from mirrorha.errors import ensure
 from mirrorha.volume.ops import (
+    FALLOCATE_PUNCH_HOLE,
+    FALLOCATE_ZERO_RANGE,
     AnyOp,
     Create,
+    Fallocate,
     Link,
     Mkdir,
+    Mknod,
     Rename,
     Rmdir,
     SetAttributes,
@@ -46,6 +50,8 @@ _TAILS: Final = -3
 # durable: one commit serves so many segments, or files.
 RESERVED_SEGMENTS: Final = 8
 RESERVED_FIDS: Final = 8
+# A longer range of zeros is one entry: all from its first segment on.
+ZEROED_SEGMENTS_MAX: Final = 64
 # Forgotten at once: the commit stands in the way of the application's writes meanwhile.
 RETIRED_MAX: Final = 4096
 
@@ -75,13 +81,28 @@ def touches(op: AnyOp) -> list[TouchKey]:
             return [(op.fid, tail(op.size_bytes >> SEGMENT_SHIFT))]
         case SetAttributes() | SetXattr():
             return [(op.fid, INODE)]
-        case Create() | Mkdir() | Symlink():
+        case Fallocate():
+            return _touched_range(op)
+        case Create() | Mkdir() | Symlink() | Mknod():
             return [(op.parent, NAMES), (op.fid, INODE)]
         case Link() | Unlink() | Rmdir():
             # What the name stands for is the same file, or one that is gone from both in the end.
             return [(op.parent, NAMES)]
         case Rename():
+            # Also of an exchange: the two directories hold all that it moves.
             return [(op.parent, NAMES), (op.new_parent, NAMES)]
+
+
+def _touched_range(op: Fallocate) -> list[TouchKey]:
+    if not op.mode & (FALLOCATE_PUNCH_HOLE | FALLOCATE_ZERO_RANGE):
+        # No byte changes that both nodes have; sizes are compared with every entry, and so is
+        # what one of them lacks at the end.
+        return [(op.fid, INODE)]
+    first = op.offset >> SEGMENT_SHIFT
+    last = (op.offset + op.length - 1) >> SEGMENT_SHIFT
+    if last - first >= ZEROED_SEGMENTS_MAX:
+        return [(op.fid, tail(first))]
+    return [(op.fid, segment) for segment in range(first, last + 1)]
 
 
 class TouchedState(msgspec.Struct, frozen=True):

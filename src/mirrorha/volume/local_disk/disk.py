@@ -40,7 +40,14 @@ from mirrorha.volume.disk import (
     SyncTree,
 )
 from mirrorha.volume.local_disk.applying import OpApplier
-from mirrorha.volume.local_disk.handles import OPEN_DIRECTORY, Handles, as_owner
+from mirrorha.volume.local_disk.handles import (
+    OPEN_DIRECTORY,
+    OPENED_KINDS,
+    Handles,
+    as_owner,
+    open_quietly,
+    place_of,
+)
 from mirrorha.volume.local_disk.limbo import Limbo
 from mirrorha.volume.local_disk.naming import NameApplier
 from mirrorha.volume.local_disk.owners import Owners
@@ -49,6 +56,7 @@ from mirrorha.volume.local_disk.tree import Tree
 from mirrorha.volume.local_disk.view import DiskView
 from mirrorha.volume.local_disk.walk import load_tree
 from mirrorha.volume.names import bytes_of, is_mirrored_xattr, text_of
+from mirrorha.volume.ops import DEVICE_KINDS
 from mirrorha.wire.limits import BLOCK_BYTES
 
 if TYPE_CHECKING:
@@ -290,30 +298,37 @@ class RealDisk:
         node = self._tree.nodes.get(request.fid)
         if node is None:
             return None
-        target, xattrs = "", {}
-        if node.kind is Kind.SYMLINK:
-            name = node.names[0]
-            directory_fd = self._handles.get(name.parent).fd
-            raw = bytes_of(name.name)
-            status = os.stat(raw, dir_fd=directory_fd, follow_symlinks=False)
-            target = text_of(os.readlink(raw, dir_fd=directory_fd))
-        else:
-            fd = self._handles.get(node).fd
+        target, atime_ns = "", None
+        if node.kind in OPENED_KINDS:
+            handle = self._handles.get(node)
+            fd = handle.fd
             status = os.fstat(fd)
+            # Else whatever we read is an access.
+            atime_ns = status.st_atime_ns if handle.is_owner else None
             xattrs = as_owner(fd, lambda: _xattrs(fd))
+        else:
+            with self._handles.pinned(node) as place_fd:
+                status = os.fstat(place_fd)
+                xattrs = _xattrs(place_of(place_fd))
+                if node.kind is Kind.SYMLINK:
+                    target = text_of(os.readlink(b"", dir_fd=place_fd))
+                else:
+                    atime_ns = status.st_atime_ns
         uid, gid = self._owners.seen(status.st_uid, status.st_gid)
-        is_file = node.kind is Kind.FILE
         return Attributes(
             fid=node.fid,
             kind=node.kind,
             mode=stat.S_IMODE(status.st_mode),
             uid=uid,
             gid=gid,
-            size_bytes=status.st_size if is_file else 0,
+            size_bytes=status.st_size if node.kind is Kind.FILE else 0,
             mtime_ns=status.st_mtime_ns,
             target=target,
             xattrs=xattrs,
             links=1 if node.kind is Kind.DIRECTORY else len(node.names),
+            rdev=status.st_rdev if node.kind in DEVICE_KINDS else 0,
+            # Of a symlink it changes whenever its target is read.
+            atime_ns=atime_ns,
         )
 
 
@@ -326,7 +341,7 @@ def _open_root(root: Path) -> int:
     try:
         # What leads to the directory may be a symlink; it may not be one itself.
         path = os.path.join(os.path.realpath(root.parent), root.name)
-        return os.open(path, OPEN_DIRECTORY)
+        return open_quietly(path, OPEN_DIRECTORY)
     except OSError as error:
         raise VolumeError(f"{root}: {error.strerror}") from error
 
@@ -383,10 +398,11 @@ def _next_data(fd: int, offset: int, size_bytes: int) -> int:
         return offset
 
 
-def _xattrs(fd: int) -> dict[str, bytes]:
+def _xattrs(target: int | str) -> dict[str, bytes]:
     try:
-        names = [text_of(os.fsencode(name)) for name in os.listxattr(fd)]
-        return {name: os.getxattr(fd, bytes_of(name)) for name in names if is_mirrored_xattr(name)}
+        names = [text_of(os.fsencode(name)) for name in os.listxattr(target)]
+        mirrored = [name for name in names if is_mirrored_xattr(name)]
+        return {name: os.getxattr(target, bytes_of(name)) for name in mirrored}
     except OSError as error:
         if error.errno == errno.EOPNOTSUPP:
             return {}

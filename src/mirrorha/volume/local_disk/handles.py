@@ -1,5 +1,8 @@
 """Open descriptors of a real disk, and which of them hold what is not durable yet.
 
+Only files and directories are opened: to open a symlink fails, and to open a fifo or a device does
+something. Those are reached by descriptors that only stand for a place (`pinned`).
+
 A descriptor with unsynced changes stays open until they are synced: closed earlier, it would take
 a writeback error with it. Idle ones are kept for the next use, up to a limit.
 
@@ -11,6 +14,7 @@ error state, and the original may be closed meanwhile.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -23,7 +27,7 @@ from mirrorha.volume.disk import DiskError, Kind
 from mirrorha.volume.names import LIMBO_NAME, bytes_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from mirrorha.volume.local_disk.tree import Node, Tree
 
@@ -32,6 +36,10 @@ T = TypeVar("T")
 _COMMON: Final = os.O_NOFOLLOW | os.O_CLOEXEC
 OPEN_FILE: Final = os.O_RDWR | os.O_NONBLOCK | os.O_NOCTTY | _COMMON
 OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | _COMMON
+OPEN_PLACE: Final = os.O_PATH | _COMMON
+OPENED_KINDS: Final = frozenset({Kind.FILE, Kind.DIRECTORY})
+# What we read for ourselves, to compare it with the peer, is no access of the application's.
+_NOATIME: Final = getattr(os, "O_NOATIME", 0)
 # From here on one syncfs is cheaper than that many journal commits.
 MANY: Final = 64
 
@@ -110,7 +118,7 @@ class Handles:
         if handle is not None:
             self._touch(handle)
             return handle
-        ensure(node.kind is not Kind.SYMLINK, "a symlink is not opened")
+        ensure(node.kind in OPENED_KINDS, f"a {node.kind.name} is not opened")
         above = []
         while node.fid not in self.open:
             above.append(node)
@@ -125,6 +133,33 @@ class Handles:
                     os.close(outer.fd)
         self.adopt(handle)
         return handle
+
+    @contextlib.contextmanager
+    def pinned(self, node: Node) -> Iterator[int]:
+        """A descriptor that stands for what is not opened, for as long as the block lasts.
+
+        fstat takes it as it is, other calls as `place_of`.
+
+        Raises:
+            OSError: as `get`.
+        """
+        name = node.names[0]
+        directory = self.get(name.parent)
+        fd = os.open(bytes_of(name.name), OPEN_PLACE, dir_fd=directory.fd)
+        try:
+            self._check_place(fd, node)
+            yield fd
+        finally:
+            os.close(fd)
+
+    def mark_beside(self, node: Node) -> None:
+        """Note a change of what is not opened: it becomes durable with its directory."""
+        directory = self.get(node.names[0].parent)
+        status = os.fstat(directory.fd)
+        # A change of the directory that changes nothing: what came before it is in the same
+        # transaction of the file system's journal, or in an earlier one.
+        os.utime(directory.fd, ns=(status.st_atime_ns, status.st_mtime_ns))
+        self.mark_dirty(directory)
 
     def adopt(self, handle: Handle) -> None:
         """Keep a descriptor that was just opened."""
@@ -234,7 +269,8 @@ class Handles:
         node = self._tree.nodes.get(fid)
         if node is None:
             return []
-        needed = {fid}
+        # What is not opened is changed together with its directory.
+        needed = {fid if node.kind in OPENED_KINDS else node.names[0].parent.fid}
         for name in self._tree.chain(node):
             for directory in (name.parent, name.left):
                 if directory is not None and name.change > directory.synced_through:
@@ -279,26 +315,52 @@ class Handles:
     def _open_in(self, directory: Handle, node: Node) -> Handle:
         name = LIMBO_NAME.encode() if node is self._tree.limbo else bytes_of(node.names[0].name)
         if node.kind is Kind.DIRECTORY:
-            fd = os.open(name, OPEN_DIRECTORY, dir_fd=directory.fd)
+            fd = open_quietly(name, OPEN_DIRECTORY, directory.fd)
         else:
             fd = self._open_file(name, directory.fd)
-        status = os.fstat(fd)
-        if (status.st_ino, status.st_dev) != (node.inode, self.device):
+        try:
+            status = self._check_place(fd, node)
+        except OSError:
             os.close(fd)
-            raise OSError(errno.ESTALE, "the file was replaced behind the volume's back")
+            raise
         is_owner = self._user in (0, status.st_uid)
         return Handle(node, fd, mode=status.st_mode, mtime_ns=status.st_mtime_ns, is_owner=is_owner)
 
+    def _check_place(self, fd: int, node: Node) -> os.stat_result:
+        status = os.fstat(fd)
+        if (status.st_ino, status.st_dev) != (node.inode, self.device):
+            raise OSError(errno.ESTALE, "the file was replaced behind the volume's back")
+        return status
+
     def _open_file(self, name: bytes, directory_fd: int) -> int:
         try:
-            return os.open(name, OPEN_FILE, dir_fd=directory_fd)
+            return open_quietly(name, OPEN_FILE, directory_fd)
         except PermissionError:
-            path_fd = os.open(name, os.O_PATH | _COMMON, dir_fd=directory_fd)
+            path_fd = os.open(name, OPEN_PLACE, dir_fd=directory_fd)
             try:
-                path = f"/proc/self/fd/{path_fd}"
-                return as_owner(path_fd, lambda: os.open(path, OPEN_FILE & ~os.O_NOFOLLOW))
+                place = place_of(path_fd)
+                return as_owner(path_fd, lambda: os.open(place, OPEN_FILE & ~os.O_NOFOLLOW))
             finally:
                 os.close(path_fd)
+
+
+def place_of(fd: int) -> str:
+    """A path to what a descriptor stands for, whatever its name: even to a symlink itself."""
+    return f"/proc/self/fd/{fd}"
+
+
+def open_quietly(name: bytes | str, flags: int, directory_fd: int | None = None) -> int:
+    """Open so that reading is no access, where that is allowed.
+
+    Raises:
+        OSError: as open().
+    """
+    try:
+        return os.open(name, flags | _NOATIME, dir_fd=directory_fd)
+    except PermissionError as error:
+        if error.errno != errno.EPERM:
+            raise
+    return os.open(name, flags, dir_fd=directory_fd)
 
 
 def as_owner(fd: int, action: Callable[[], T]) -> T:
@@ -313,10 +375,10 @@ def as_owner(fd: int, action: Callable[[], T]) -> T:
     try:
         return action()
     except PermissionError:
-        path = f"/proc/self/fd/{fd}"  # works for descriptors that only stand for a path, too
+        place = place_of(fd)
         mode = stat.S_IMODE(os.fstat(fd).st_mode)
-        os.chmod(path, mode | stat.S_IRUSR | stat.S_IWUSR)
+        os.chmod(place, mode | stat.S_IRUSR | stat.S_IWUSR)
         try:
             return action()
         finally:
-            os.chmod(path, mode)
+            os.chmod(place, mode)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, final
 
 from mirrorha.errors import ensure
 from mirrorha.volume.disk import Kind
+from mirrorha.volume.local_disk.syscalls import set_mtime
 from mirrorha.volume.names import LIMBO_NAME, bytes_of, checked_name
 from mirrorha.volume.op_checks import RESERVED_FID_MAX
 
@@ -169,4 +170,4 @@ class Limbo:
 def _keeping_times(directory: Handle) -> Iterator[None]:
     before_ns = os.fstat(directory.fd).st_mtime_ns
     yield
-    os.utime(directory.fd, ns=(before_ns, before_ns))
+    set_mtime(directory.fd, before_ns)

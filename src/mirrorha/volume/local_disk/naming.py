@@ -1,21 +1,45 @@
-"""How a real disk applies the ops that make, move and remove names."""
+"""How a real disk applies the ops that make, move and remove names.
+
+A new file is made with a mode that nothing else has, gets all that the op says, and its real mode
+last: what a crash leaves in between is told by that mode when the disk is opened again, and
+removed. A symlink has no mode, and gets its name last.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Final, TypeVar, final
 
 import msgspec
 
+from mirrorha.volume.access_lists import ACL_DEFAULT, ACLS
+from mirrorha.volume.births import settled
 from mirrorha.volume.disk import Kind, Outcome
-from mirrorha.volume.local_disk.handles import OPEN_DIRECTORY, OPEN_FILE, Handle
+from mirrorha.volume.local_disk.handles import (
+    OPEN_DIRECTORY,
+    OPEN_FILE,
+    OPEN_PLACE,
+    OPENED_KINDS,
+    Handle,
+    open_quietly,
+    place_of,
+)
 from mirrorha.volume.local_disk.ids import Row
-from mirrorha.volume.local_disk.syscalls import identify
+from mirrorha.volume.local_disk.syscalls import NO_XATTR, identify, mtime_setter, rename
 from mirrorha.volume.local_disk.tree import Node
-from mirrorha.volume.names import bytes_of, checked_name, checked_target
-from mirrorha.volume.op_checks import check_birth, check_mtime, refusal
+from mirrorha.volume.names import HALF_MADE_PREFIX, bytes_of, checked_name, checked_target
+from mirrorha.volume.op_checks import (
+    HALF_MADE_DIRECTORY_MODE,
+    HALF_MADE_MODE,
+    OWN_USER,
+    check_birth,
+    check_mtime,
+    check_rename,
+    refusal,
+)
+from mirrorha.volume.ops import DEVICE_KINDS, RENAME_EXCHANGE, RENAME_NOREPLACE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,11 +48,26 @@ if TYPE_CHECKING:
     from mirrorha.volume.local_disk.ids import IdTable
     from mirrorha.volume.local_disk.owners import Owners
     from mirrorha.volume.local_disk.tree import Tree
-    from mirrorha.volume.ops import Create, Link, Mkdir, Rename, Rmdir, Symlink, Unlink
+    from mirrorha.volume.ops import (
+        Birth,
+        Create,
+        Link,
+        Mkdir,
+        Mknod,
+        Rename,
+        Rmdir,
+        Symlink,
+        Unlink,
+    )
 
-# Until they have their owner, nobody else may use them.
-_NEW_FILE_MODE: Final = stat.S_IFREG | 0o600
-_NEW_DIRECTORY_MODE: Final = 0o700
+_Made = TypeVar("_Made", bound="Birth")
+_OPENING: Final = {Kind.FILE: OPEN_FILE, Kind.DIRECTORY: OPEN_DIRECTORY}
+_FORMATS: Final = {
+    Kind.FIFO: stat.S_IFIFO,
+    Kind.SOCKET: stat.S_IFSOCK,
+    Kind.CHARACTER_DEVICE: stat.S_IFCHR,
+    Kind.BLOCK_DEVICE: stat.S_IFBLK,
+}
 
 
 @final
@@ -43,43 +82,63 @@ class NameApplier:
         self._handles: Final = handles
         self._ids: Final = ids
         self._owners: Final = owners
+        self._set_mtime: Final = mtime_setter()
 
     def create(self, op: Create) -> Outcome:
         def make(raw: bytes, directory_fd: int) -> None:
-            os.mknod(raw, _NEW_FILE_MODE, dir_fd=directory_fd)
+            os.mknod(raw, stat.S_IFREG | HALF_MADE_MODE, dir_fd=directory_fd)
 
         return self._make(op, Kind.FILE, make)
 
     def mkdir(self, op: Mkdir) -> Outcome:
         def make(raw: bytes, directory_fd: int) -> None:
-            os.mkdir(raw, _NEW_DIRECTORY_MODE, dir_fd=directory_fd)
+            os.mkdir(raw, HALF_MADE_DIRECTORY_MODE, dir_fd=directory_fd)
 
         return self._make(op, Kind.DIRECTORY, make)
+
+    def mknod(self, op: Mknod) -> Outcome:
+        def make(raw: bytes, directory_fd: int) -> None:
+            os.mknod(raw, _FORMATS[op.kind] | HALF_MADE_MODE, op.rdev, dir_fd=directory_fd)
+
+        if op.kind in DEVICE_KINDS and not self._owners.are_kept:
+            raise refusal(errno.EPERM)
+        return self._make(op, op.kind, make)
 
     def symlink(self, op: Symlink) -> Outcome:
         parent, raw = self._free_place(op)
         target = checked_target(op.target)
         directory = self._handles.get(parent)
+        done = self._settled(op, directory)
         before_ns = os.fstat(directory.fd).st_mtime_ns
-        os.symlink(target, raw, dir_fd=directory.fd)
+        half_made = f"{HALF_MADE_PREFIX}{op.fid:x}".encode()
+        os.symlink(target, half_made, dir_fd=directory.fd)
         try:
-            uid, gid = self._owners.of(op)
             if self._owners.are_kept:
-                os.chown(raw, uid, gid, dir_fd=directory.fd, follow_symlinks=False)
+                uid, gid = done.uid, done.gid
+                os.chown(half_made, uid, gid, dir_fd=directory.fd, follow_symlinks=False)
             times = (op.mtime_ns, op.mtime_ns)
-            os.utime(raw, ns=times, dir_fd=directory.fd, follow_symlinks=False)
-            seen = identify(directory.fd, raw)
+            os.utime(half_made, ns=times, dir_fd=directory.fd, follow_symlinks=False)
+            seen = identify(directory.fd, half_made)
+            # Not renamed: that would replace what somebody put there behind our back.
+            os.link(
+                half_made,
+                raw,
+                src_dir_fd=directory.fd,
+                dst_dir_fd=directory.fd,
+                follow_symlinks=False,
+            )
         except BaseException:
-            os.unlink(raw, dir_fd=directory.fd)
-            _set_times(directory, before_ns)
+            os.unlink(half_made, dir_fd=directory.fd)
+            self._set_mtime(directory.fd, before_ns)
             raise
-        _set_times(directory, op.mtime_ns)
+        os.unlink(half_made, dir_fd=directory.fd)
+        self._set_mtime(directory.fd, op.mtime_ns)
         node = Node(op.fid, Kind.SYMLINK, seen.inode)
         with self._handles.lock:
             self._tree.add(node, parent, op.name)
             self._handles.mark_dirty_locked(directory)
         self._ids.add(Row(op.fid, seen.inode, seen.birth_ns, Kind.SYMLINK))
-        return Outcome(msgspec.structs.replace(op, uid=uid, gid=gid))
+        return Outcome(done)
 
     def link(self, op: Link) -> Outcome:
         check_mtime(op.mtime_ns)
@@ -102,7 +161,7 @@ class NameApplier:
             dst_dir_fd=directory.fd,
             follow_symlinks=False,
         )
-        _set_times(directory, op.mtime_ns)
+        self._set_mtime(directory.fd, op.mtime_ns)
         with self._handles.lock:
             self._tree.add(node, parent, op.name)
             self._handles.mark_dirty_locked(directory)
@@ -121,7 +180,7 @@ class NameApplier:
         return self._remove(op, parent, node, os.rmdir)
 
     def rename(self, op: Rename) -> Outcome:
-        check_mtime(op.mtime_ns)
+        check_rename(op)
         parent = self._tree.directory(op.parent)
         new_parent = self._tree.directory(op.new_parent)
         node = parent.children.get(op.name)
@@ -129,6 +188,10 @@ class NameApplier:
             raise refusal(errno.ENOENT)
         new_raw = checked_name(op.new_name)
         there = new_parent.children.get(op.new_name)
+        if there is None and op.flags == RENAME_EXCHANGE:
+            raise refusal(errno.ENOENT)
+        if there is not None and op.flags == RENAME_NOREPLACE:
+            raise refusal(errno.EEXIST)
         replaced = there.fid if there is not None else 0
         if op.fid not in {0, node.fid} or op.replaced not in {0, replaced}:
             raise refusal(errno.ESTALE)
@@ -136,62 +199,87 @@ class NameApplier:
             return Outcome(None)
         source = self._handles.get(parent)
         target = self._handles.get(new_parent)
-        os.rename(bytes_of(op.name), new_raw, src_dir_fd=source.fd, dst_dir_fd=target.fd)
-        _set_times(source, op.mtime_ns)
-        _set_times(target, op.mtime_ns)
+        rename(source.fd, bytes_of(op.name), target.fd, new_raw, op.flags)
+        self._set_mtime(source.fd, op.mtime_ns)
+        self._set_mtime(target.fd, op.mtime_ns)
+        done = op
+        if (op.fid, op.replaced) != (node.fid, replaced):
+            done = msgspec.structs.replace(op, fid=node.fid, replaced=replaced)
+        self._note_rename(done, (parent, source), (new_parent, target))
+        return Outcome(done)
+
+    def _note_rename(
+        self, op: Rename, old_place: tuple[Node, Handle], new_place: tuple[Node, Handle]
+    ) -> None:
+        parent, source = old_place
+        new_parent, target = new_place
+        gone = False
         with self._handles.lock:
-            gone = there is not None and self._tree.remove(new_parent, op.new_name)
-            if gone:
-                self._handles.forget_locked(replaced)
-            self._tree.move(parent, op.name, new_parent, op.new_name)
+            if op.flags == RENAME_EXCHANGE:
+                self._tree.exchange(parent, op.name, new_parent, op.new_name)
+            else:
+                gone = bool(op.replaced) and self._tree.remove(new_parent, op.new_name)
+                if gone:
+                    self._handles.forget_locked(op.replaced)
+                self._tree.move(parent, op.name, new_parent, op.new_name)
             self._handles.mark_dirty_locked(source)
             self._handles.mark_dirty_locked(target)
         if gone:
-            self._ids.remove(replaced)
-        if (op.fid, op.replaced) == (node.fid, replaced):
-            return Outcome(op)
-        return Outcome(msgspec.structs.replace(op, fid=node.fid, replaced=replaced))
+            self._ids.remove(op.replaced)
 
-    def _make(self, op: Create | Mkdir, kind: Kind, make: Callable[[bytes, int], None]) -> Outcome:
+    def _make(
+        self, op: Create | Mkdir | Mknod, kind: Kind, make: Callable[[bytes, int], None]
+    ) -> Outcome:
         parent, raw = self._free_place(op)
         directory = self._handles.get(parent)
+        default_list = _default_list(directory.fd)
+        done = self._settled(op, directory, default_list)
         before_ns = os.fstat(directory.fd).st_mtime_ns
         make(raw, directory.fd)
         fd = -1
         try:
-            flags = OPEN_FILE if kind is Kind.FILE else OPEN_DIRECTORY
-            fd = os.open(raw, flags, dir_fd=directory.fd)
-            done = self._dress(fd, op)
+            fd = open_quietly(raw, _OPENING.get(kind, OPEN_PLACE), directory.fd)
+            _dress(fd if kind in OPENED_KINDS else place_of(fd), done, undress=bool(default_list))
             seen = identify(fd)
         except BaseException:
             if fd >= 0:
                 os.close(fd)
-            (os.unlink if kind is Kind.FILE else os.rmdir)(raw, dir_fd=directory.fd)
-            _set_times(directory, before_ns)
+            (os.rmdir if kind is Kind.DIRECTORY else os.unlink)(raw, dir_fd=directory.fd)
+            self._set_mtime(directory.fd, before_ns)
             raise
-        _set_times(directory, op.mtime_ns)
-        node = Node(op.fid, kind, seen.inode)
-        handle = Handle(node, fd, mode=op.mode, mtime_ns=op.mtime_ns, is_owner=True)
-        self._handles.adopt(handle)
-        with self._handles.lock:
-            self._tree.add(node, parent, op.name)
-            self._handles.mark_dirty_locked(handle)
-            self._handles.mark_dirty_locked(directory)
+        self._set_mtime(directory.fd, op.mtime_ns)
+        self._take_up(Node(op.fid, kind, seen.inode), fd, done, parent)
         self._ids.add(Row(op.fid, seen.inode, seen.birth_ns, kind))
         return Outcome(done)
 
-    def _dress(self, fd: int, op: Create | Mkdir) -> Create | Mkdir:
-        """Give a new file what the op says; the op as it was done."""
-        uid, gid = self._owners.of(op)
-        if self._owners.are_kept:
-            os.fchown(fd, uid, gid)
-        os.fchmod(fd, op.mode)
-        os.utime(fd, ns=(op.mtime_ns, op.mtime_ns))
-        if (uid, gid) == (op.uid, op.gid):
-            return op
-        return msgspec.structs.replace(op, uid=uid, gid=gid)
+    def _take_up(self, node: Node, fd: int, op: Create | Mkdir | Mknod, parent: Node) -> None:
+        """Make the new file a part of the tree. Its descriptor is kept, or closed."""
+        handle = None
+        if node.kind in OPENED_KINDS:
+            handle = Handle(node, fd, mode=op.mode, mtime_ns=op.mtime_ns, is_owner=True)
+            self._handles.adopt(handle)
+        else:
+            os.close(fd)
+        directory = self._handles.get(parent)
+        with self._handles.lock:
+            self._tree.add(node, parent, op.name)
+            if handle is not None:
+                self._handles.mark_dirty_locked(handle)
+            self._handles.mark_dirty_locked(directory)
 
-    def _free_place(self, op: Create | Mkdir | Symlink) -> tuple[Node, bytes]:
+    def _settled(self, op: _Made, directory: Handle, default_list: bytes = b"") -> _Made:
+        """The op as it will be done here."""
+        if op.umask is not None:
+            status = os.fstat(directory.fd)
+            _, gid = self._owners.seen(status.st_uid, status.st_gid)
+            mode = stat.S_IMODE(status.st_mode)
+            op = settled(op, mode=mode, gid=gid, default_list=default_list)
+        uid, gid = self._owners.of(op)
+        return (
+            op if (uid, gid) == (op.uid, op.gid) else msgspec.structs.replace(op, uid=uid, gid=gid)
+        )
+
+    def _free_place(self, op: Birth) -> tuple[Node, bytes]:
         check_birth(op)
         parent = self._tree.directory(op.parent)
         raw = checked_name(op.name)
@@ -214,7 +302,7 @@ class NameApplier:
     ) -> Outcome:
         directory = self._handles.get(parent)
         remove(bytes_of(op.name), dir_fd=directory.fd)
-        _set_times(directory, op.mtime_ns)
+        self._set_mtime(directory.fd, op.mtime_ns)
         fid = node.fid
         with self._handles.lock:
             gone = self._tree.remove(parent, op.name)
@@ -226,5 +314,32 @@ class NameApplier:
         return Outcome(op if op.fid == fid else msgspec.structs.replace(op, fid=fid))
 
 
-def _set_times(directory: Handle, mtime_ns: int) -> None:
-    os.utime(directory.fd, ns=(mtime_ns, mtime_ns))
+def _dress(target: int | str, op: Create | Mkdir | Mknod, *, undress: bool) -> None:
+    """Give a new file what the op says, its mode last. `undress`: it has inherited something."""
+    if undress:
+        for name in ACLS:
+            _remove_list(target, name)
+    if op.uid != OWN_USER:
+        os.chown(target, op.uid, op.gid)
+    for name, value in op.xattrs.items():
+        os.setxattr(target, bytes_of(name), value)
+    os.utime(target, ns=(op.mtime_ns, op.mtime_ns))
+    os.chmod(target, op.mode)
+
+
+def _remove_list(target: int | str, name: str) -> None:
+    try:
+        os.removexattr(target, name)
+    except OSError as error:
+        if error.errno not in NO_XATTR:
+            raise
+
+
+def _default_list(directory_fd: int) -> bytes:
+    """The access list that new files in a directory inherit, b"" if there is none."""
+    try:
+        return os.getxattr(directory_fd, ACL_DEFAULT)
+    except OSError as error:
+        if error.errno not in NO_XATTR:
+            raise
+    return b""

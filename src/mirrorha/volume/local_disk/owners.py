@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, final
 from mirrorha.volume.op_checks import OWN_USER
 
 if TYPE_CHECKING:
-    from mirrorha.volume.ops import Create, Mkdir, Symlink
+    from mirrorha.volume.ops import Birth
 
 
 def owners_text() -> str:
@@ -31,7 +31,7 @@ class Owners:
         """The owners that a file really gets; None stays None."""
         return self._resolve(uid, self._user), self._resolve(gid, self._group)
 
-    def of(self, op: Create | Mkdir | Symlink) -> tuple[int, int]:
+    def of(self, op: Birth) -> tuple[int, int]:
         """The owners that a new file really gets."""
         if not self.are_kept:
             return OWN_USER, OWN_USER

@@ -1,4 +1,5 @@
-"""System calls that Python does not offer: birth times, the sync of one file system, holes.
+"""System calls that Python does not offer: birth times, the sync of one file system, holes,
+names exchanged, a time set without the other.
 
 On a system without them the answers are "unknown" and "not done".
 """
@@ -10,9 +11,14 @@ import errno
 import os
 import struct
 import sys
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
+
+from mirrorha.volume.ops import FALLOCATE_KEEP_SIZE, FALLOCATE_PUNCH_HOLE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _AT_SYMLINK_NOFOLLOW: Final = 0x100
 _AT_EMPTY_PATH: Final = 0x1000
@@ -22,10 +28,11 @@ _STATX_ATTR_MOUNT_ROOT: Final = 0x2000
 # mask, attributes, mode, inode, birth (s, ns), mtime (s, ns), device (major, minor)
 _STATX: Final = struct.Struct("=I4xQ12xH2xQ24x16xqI4x16xqI4x8xII")
 _STATX_BYTES: Final = 256
-_FALLOC_FL_KEEP_SIZE: Final = 1
-_FALLOC_FL_PUNCH_HOLE: Final = 2
+_UTIME_OMIT: Final = (1 << 30) - 2
 # What a file system without holes answers.
 NO_HOLES: Final = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
+# What is answered where an extended attribute is not, or cannot be.
+NO_XATTR: Final = frozenset({errno.ENODATA, errno.EOPNOTSUPP})
 
 
 @attrs.frozen
@@ -40,16 +47,19 @@ class Identity:
     is_mount_root: bool = False
 
 
-def _load(name: str) -> Any:
+def _load(name: str, *, use_errno: bool = True) -> Any:
     if not sys.platform.startswith("linux"):
         return None
-    return getattr(ctypes.CDLL(None, use_errno=True), name, None)
+    return getattr(ctypes.CDLL(None, use_errno=use_errno), name, None)
 
 
 _statx: Final = _load("statx")
 _syncfs: Final = _load("syncfs")
 # off_t is 64 bits in this one on every platform.
 _fallocate: Final = _load("fallocate64")
+_renameat2: Final = _load("renameat2")
+# On the hot path, where keeping the errno costs too much: a failure is looked into by Python's.
+_futimens: Final = _load("futimens", use_errno=False)
 
 
 def identify(directory_fd: int, name: bytes = b"") -> Identity:
@@ -94,18 +104,70 @@ def sync_file_system(fd: int) -> None:
         raise OSError(number, os.strerror(number))
 
 
+def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
+    """As fallocate(2).
+
+    Raises:
+        OSError: one of NO_HOLES, that cannot be done here; ENOSPC: ext4 may have done a part.
+    """
+    if _fallocate is None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+    if _fallocate(fd, mode, ctypes.c_int64(offset), ctypes.c_int64(length)):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
 def punch_hole(fd: int, offset: int, length: int) -> None:
     """Make a range of a file zeros and free its blocks. Its size stays.
 
     Raises:
         OSError: one of NO_HOLES, that cannot be done here.
     """
-    if _fallocate is None:
-        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-    mode = _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE
-    if _fallocate(fd, mode, ctypes.c_int64(offset), ctypes.c_int64(length)):
+    fallocate(fd, FALLOCATE_PUNCH_HOLE | FALLOCATE_KEEP_SIZE, offset, length)
+
+
+def rename(source_fd: int, name: bytes, target_fd: int, new_name: bytes, flags: int) -> None:
+    """As renameat2(2).
+
+    Raises:
+        OSError: EINVAL, flags are not known here; what rename(2) says.
+    """
+    if not flags:
+        os.rename(name, new_name, src_dir_fd=source_fd, dst_dir_fd=target_fd)
+        return
+    if _renameat2 is None:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+    if _renameat2(source_fd, name, target_fd, new_name, flags):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
+
+
+def set_mtime(fd: int, mtime_ns: int) -> None:
+    """Set the time of change, and leave that of access as it is.
+
+    Raises:
+        OSError: as utimensat(2).
+    """
+    mtime_setter()(fd, mtime_ns)
+
+
+def mtime_setter() -> Callable[[int, int], None]:
+    """A `set_mtime` that costs no more than os.utime, for one thread."""
+    futimens = _futimens
+    if futimens is None or ctypes.sizeof(ctypes.c_long) != 8:
+        return _set_mtime_slowly
+    times = (ctypes.c_long * 4)(0, _UTIME_OMIT, 0, 0)
+
+    def set_it(fd: int, mtime_ns: int) -> None:
+        times[2], times[3] = divmod(mtime_ns, 1_000_000_000)
+        if futimens(fd, times):
+            _set_mtime_slowly(fd, mtime_ns)
+
+    return set_it
+
+
+def _set_mtime_slowly(fd: int, mtime_ns: int) -> None:
+    os.utime(fd, ns=(os.fstat(fd).st_atime_ns, mtime_ns))
 
 
 def _identify_by_stat(directory_fd: int, name: bytes) -> Identity:

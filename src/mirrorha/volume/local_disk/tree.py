@@ -34,7 +34,7 @@ class Name:
 
 @final
 class Node:
-    """A file, directory or symlink."""
+    """A file, directory, symlink or special file."""
 
     __slots__ = ("children", "fid", "inode", "kind", "names", "synced_through")
 
@@ -114,6 +114,18 @@ class Tree:
         node.names.remove(moved)
         moved.parent, moved.name, moved.left = new_parent, new_name, parent
         self._put(node, moved)
+
+    def exchange(self, parent: Node, name: str, new_parent: Node, new_name: str) -> None:
+        """Let two names of two nodes swap what they stand for."""
+        first, second = parent.children.pop(name), new_parent.children.pop(new_name)
+        one = first.name_in(parent, name)
+        other = second.name_in(new_parent, new_name)
+        first.names.remove(one)
+        second.names.remove(other)
+        one.parent, one.name, one.left = new_parent, new_name, parent
+        other.parent, other.name, other.left = parent, name, new_parent
+        self._put(first, one)
+        self._put(second, other)
 
     def relabel(self, fid: int, new_fid: int) -> None:
         """Call the node `fid` `new_fid` from now on."""

@@ -36,6 +36,10 @@ _TYPES: Final = {
     Kind.FILE: stat.S_IFREG >> 12,
     Kind.DIRECTORY: stat.S_IFDIR >> 12,
     Kind.SYMLINK: stat.S_IFLNK >> 12,
+    Kind.FIFO: stat.S_IFIFO >> 12,
+    Kind.SOCKET: stat.S_IFSOCK >> 12,
+    Kind.CHARACTER_DEVICE: stat.S_IFCHR >> 12,
+    Kind.BLOCK_DEVICE: stat.S_IFBLK >> 12,
 }
 # What is opened; everything else is reached by its name.
 _OPENED: Final = frozenset({Kind.FILE, Kind.DIRECTORY})

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Final, final
 from mirrorha.errors import ensure
 from mirrorha.volume.disk import Found, Kind
 from mirrorha.volume.local_disk.ids import Row
+from mirrorha.volume.local_disk.owners import Owners
 from mirrorha.volume.local_disk.syscalls import identify
 from mirrorha.volume.local_disk.tree import Node, Tree
 from mirrorha.volume.names import HIDDEN_NAMES, LIMBO_NAME, MARKER_NAME, text_of
+from mirrorha.volume.ops import DEVICE_KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +29,10 @@ _KINDS: Final = {
     stat.S_IFREG: Kind.FILE,
     stat.S_IFDIR: Kind.DIRECTORY,
     stat.S_IFLNK: Kind.SYMLINK,
+    stat.S_IFIFO: Kind.FIFO,
+    stat.S_IFSOCK: Kind.SOCKET,
+    stat.S_IFCHR: Kind.CHARACTER_DEVICE,
+    stat.S_IFBLK: Kind.BLOCK_DEVICE,
 }
 
 
@@ -70,7 +76,8 @@ class _Walk:
         self._rows: Final = {(row.inode, row.birth_ns, row.kind): row.fid for row in rows}
         self._fids: Final = {row.fid for row in rows}
         self._draw: Final = draw
-        self._by_inode: Final[dict[int, Node]] = {}  # files and symlinks, by their first name
+        self._makes_devices: Final = Owners().are_kept
+        self._by_inode: Final[dict[int, Node]] = {}  # all but directories, by their first name
 
     def run(self) -> None:
         todo = [(self._tree.root, "")]
@@ -95,7 +102,8 @@ class _Walk:
             return self._visit_hidden(name, seen)
         kind = _KINDS.get(stat.S_IFMT(seen.mode))
         foreign = seen.is_mount_root or seen.device != self._handles.device
-        if kind is None or foreign or name in HIDDEN_NAMES:
+        is_forbidden = kind in DEVICE_KINDS and not self._makes_devices
+        if kind is None or foreign or is_forbidden or name in HIDDEN_NAMES:
             self.skipped.append(path + name)
             return None
         node = None if kind is Kind.DIRECTORY else self._by_inode.get(seen.inode)

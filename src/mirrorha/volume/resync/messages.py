@@ -18,7 +18,8 @@ import msgspec
 from mirrorha.errors import PeerProtocolError, ensure
 from mirrorha.volume.disk import LIMBO_FID, Attributes, Kind
 from mirrorha.volume.names import checked_name
-from mirrorha.volume.ops import ROOT_FID
+from mirrorha.volume.op_checks import RDEV_MAX
+from mirrorha.volume.ops import DEVICE_KINDS, ROOT_FID
 from mirrorha.volume.stream.messages import Message
 from mirrorha.volume.touched import SEGMENT_BYTES, TouchKey
 from mirrorha.wire.limits import (
@@ -84,7 +85,7 @@ class Compare(ResyncMessage, frozen=True, tag=33):
 
 
 class Part(msgspec.Struct, frozen=True, array_like=True):
-    """A file, directory or symlink; of a file's content ranges of blocks (first, how many).
+    """A file of any kind; of its content ranges of blocks (first, how many).
 
     What the target's file lacks at its end belongs to the last of several parts of it.
     """
@@ -331,7 +332,7 @@ def named_bytes(named: Named) -> int:
 def attribute_bytes(attributes: Attributes) -> int:
     """About how long attributes are in a message, never less than they are."""
     xattrs = sum(4 * len(name) + len(value) + 16 for name, value in attributes.xattrs.items())
-    return 96 + 4 * len(attributes.target) + xattrs
+    return 120 + 4 * len(attributes.target) + xattrs
 
 
 def _refuse_unless(lawful: bool, message: object) -> None:
@@ -370,6 +371,8 @@ def _are_attributes(attributes: Attributes) -> bool:
         and -TIME_MAX <= attributes.mtime_ns < TIME_MAX
         and len(attributes.target) < PATH_BYTES_MAX
         and bool(attributes.target) == (attributes.kind is Kind.SYMLINK)
+        and 0 <= attributes.rdev <= (RDEV_MAX if attributes.kind in DEVICE_KINDS else 0)
+        and -TIME_MAX <= (attributes.atime_ns or 0) < TIME_MAX
         and all(0 < len(name) <= XATTR_NAME_BYTES_MAX for name in attributes.xattrs)
     )
 

@@ -34,7 +34,7 @@ from mirrorha.volume.disk import (
     Relabel,
     SetAside,
 )
-from mirrorha.volume.ops import Create, Mkdir, Rmdir, Symlink, Unlink
+from mirrorha.volume.ops import Birth, Create, Mkdir, Mknod, Rmdir, Symlink, Unlink
 from mirrorha.volume.resync.disk_steps import (
     attributes_of,
     attributes_of_all,
@@ -52,6 +52,9 @@ _NOT_REMOVED: Final = frozenset({errno.ENOENT, errno.ESTALE, errno.ENOTEMPTY})
 
 # The source lists fewer at the same time.
 _UNDER_WAY_MAX: Final = 16
+
+# Of the others the target, or what a device stands for, is what it was made with.
+_CHANGEABLE: Final = frozenset({Kind.FILE, Kind.DIRECTORY})
 
 # The attributes of what was wanted and exists on the source; what of the seen exists there.
 Asked = tuple[list[Attributes], set[int]]
@@ -288,16 +291,19 @@ class _Part:
     def suspects(self) -> Iterator[Named]:
         """Names that are not right, or may stand for something else in spite of their id."""
         for named in self._names:
-            is_symlink = named.kind is Kind.SYMLINK and named.attributes is not None
-            if is_symlink or not self.fits(named):
+            is_fixed = named.kind not in _CHANGEABLE and named.attributes is not None
+            if is_fixed or not self.fits(named):
                 yield named
 
     def is_other(self, own: Attributes) -> bool:
         """Whether the target's file `own` cannot be the source's one with the same id."""
         kinds = {named.kind for named in self._names if named.fid == own.fid}
         attributes = self.attributes.get(own.fid)
-        target = own.target if attributes is None else attributes.target
-        return own.kind not in kinds or own.target != target
+        if own.kind not in kinds:
+            return True
+        return attributes is not None and (
+            (attributes.target, attributes.rdev) != (own.target, own.rdev)
+        )
 
     def rename_here(self, fid: int, new_fid: int) -> None:
         """What is called `fid` here is called `new_fid` from now on."""
@@ -320,8 +326,8 @@ class _Part:
         """Unknown files, each with what is called by their name here and may be their old self."""
         for named in self._names:
             own = self._here.get(named.name)
-            # A symlink's target cannot be changed, and to create one costs nothing.
-            is_alike = own is not None and own.kind is named.kind is not Kind.SYMLINK
+            # What cannot be changed costs nothing to create.
+            is_alike = own is not None and own.kind is named.kind and own.kind in _CHANGEABLE
             if is_alike and own is not None and named.fid in self.unknown:
                 yield named, own
 
@@ -374,15 +380,17 @@ class _Part:
         return jobs
 
 
-def _creation(parent: int, name: str, attributes: Attributes) -> Create | Mkdir | Symlink:
+def _creation(parent: int, name: str, attributes: Attributes) -> Birth:
     """The op that creates a file. It must be written to first: its mode is restored later."""
     fid, uid, gid = attributes.fid, attributes.uid, attributes.gid
-    mtime_ns = attributes.mtime_ns
+    mode, mtime_ns = attributes.mode, attributes.mtime_ns
     match attributes.kind:
         case Kind.FILE:
-            return Create(fid, parent, name, attributes.mode | 0o600, uid, gid, mtime_ns)
+            return Create(fid, parent, name, mode | 0o600, uid, gid, mtime_ns)
         case Kind.DIRECTORY:
-            return Mkdir(fid, parent, name, attributes.mode | 0o700, uid, gid, mtime_ns)
+            return Mkdir(fid, parent, name, mode | 0o700, uid, gid, mtime_ns)
         case Kind.SYMLINK:
             ensure(bool(attributes.target), "a symlink has a target")
             return Symlink(fid, parent, name, attributes.target, uid, gid, mtime_ns)
+        case kind:
+            return Mknod(fid, parent, name, kind, mode, attributes.rdev, uid, gid, mtime_ns)

@@ -513,5 +513,6 @@ def _late_changes(own: Attributes, wanted: Attributes) -> Iterator[AnyOp]:
     for name, value in wanted.xattrs.items():
         if own.xattrs.get(name) != value:
             yield SetXattr(wanted.fid, name, value)
-    if own.mtime_ns != wanted.mtime_ns:
-        yield SetAttributes(wanted.fid, None, None, None, wanted.mtime_ns)
+    atime_ns = None if own.atime_ns in {None, wanted.atime_ns} else wanted.atime_ns
+    if own.mtime_ns != wanted.mtime_ns or atime_ns is not None:
+        yield SetAttributes(wanted.fid, None, None, None, wanted.mtime_ns, atime_ns)

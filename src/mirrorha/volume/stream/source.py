@@ -21,7 +21,7 @@ from mirrorha.errors import ensure, unreachable
 from mirrorha.volume.disk import Apply, Outcome, RecordTouched
 from mirrorha.volume.events import Change, Failure, Flush, Lane
 from mirrorha.volume.op_rules import MAKING, flaw, size_bytes
-from mirrorha.volume.ops import AnyOp, Create, Mkdir, Symlink, make_fid
+from mirrorha.volume.ops import AnyOp, Birth, make_fid
 from mirrorha.volume.stream.checkpoint import Checkpointer
 from mirrorha.volume.stream.flushing import Flusher
 from mirrorha.volume.stream.messages import (
@@ -274,7 +274,7 @@ class Source:
         out.call(Lane.TREE, Apply(op), self._applied, entry)
 
     def _with_new_fid(self, op: AnyOp) -> AnyOp:
-        ensure(isinstance(op, Create | Mkdir | Symlink), "only what is made gets a new id")
+        ensure(isinstance(op, Birth), "only what is made gets a new id")
         self._fids += 1
         return msgspec.structs.replace(op, fid=make_fid(epoch=self._fid_epoch, counter=self._fids))
 
