@@ -14,9 +14,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from mirrorha.errors import LocalUsageError
+from mirrorha.net.certificates import WITNESS
 from mirrorha.net.keys import (
     HEARTBEAT_KEY_BYTES,
-    WITNESS,
     KeysCreated,
     NodeKeys,
     create_keys,

@@ -22,8 +22,8 @@ from mirrorha.errors import (
     PeerLostError,
     PeerRefusedError,
 )
+from mirrorha.net.certificates import WITNESS
 from mirrorha.net.frame_link import FrameLink
-from mirrorha.net.keys import WITNESS
 from mirrorha.net.session import handshake
 from mirrorha.net.session_dial import AddressPair, dial
 from mirrorha.net.session_server import ServeCounts, open_listeners, serve_sessions

@@ -17,7 +17,8 @@ from mirrorha.errors import (
     PeerProtocolError,
     PeerRefusedError,
 )
-from mirrorha.net.keys import WITNESS, create_keys, load_keys, node_dns_name
+from mirrorha.net.certificates import WITNESS, node_dns_name
+from mirrorha.net.keys import create_keys, load_keys
 from mirrorha.net.tls import (
     PeerTls,
     calling_node,

@@ -47,6 +47,7 @@ from mirrorha.volume.events import (
     Ordered,
     Received,
     Tick,
+    Withdraw,
 )
 from mirrorha.volume.ops import ROOT_FID, AnyOp, Create, Write
 from mirrorha.volume.stream import messages
@@ -123,6 +124,8 @@ ORDERS: list[AnyOrder] = [
 EVENTS: list[AnyEvent] = [
     Change(950, Create(0, ROOT_FID, "x", 0o600, 0, 0, 950)),
     Flush(951, ROOT_FID),
+    Withdraw(1),
+    Withdraw(952),
     *(Ordered(order) for order in ORDERS),
     DiskDone(10_000, None),
     DiskDone(1, None, "EIO"),

@@ -86,8 +86,8 @@ class World:
         self.link = False
         self.resets: list[str] = []
 
-    def give(self, node: Node, event: AnyEvent) -> None:
-        for effect in node.volume.step(event, self.now_ms):
+    def give(self, node: Node, *events: AnyEvent) -> None:
+        for effect in node.volume.step_all(events, self.now_ms):
             match effect:
                 case Send(message):
                     if self.link:
@@ -122,6 +122,11 @@ class World:
         _, call = node.lanes[lane].popleft()
         self.give(node, DiskDone(call.token, node.disk.perform(call.request)))
 
+    def receive(self, node: Node) -> None:
+        """What has arrived, or the beginning of it, together."""
+        count = self.rng.randint(1, len(node.inbox))
+        self.give(node, *[Received(_decode(node.inbox.popleft())) for _ in range(count)])
+
     def step(self, *, changes: float = 0.0) -> bool:
         """Something happens. False: nothing can, time has passed."""
         moves: list[Callable[[], None]] = []
@@ -132,9 +137,7 @@ class World:
                 if calls and not waits:
                     moves.append(lambda n=node, x=lane: self.perform(n, x))  # type: ignore[misc]
             if node.inbox:
-                moves.append(
-                    lambda n=node: self.give(n, Received(_decode(n.inbox.popleft())))  # type: ignore[misc]
-                )
+                moves.append(lambda n=node: self.receive(n))  # type: ignore[misc]
         if self.rng.random() < changes:
             self.change()
         elif moves and self.rng.random() > 0.01:

@@ -35,6 +35,7 @@ from mirrorha.volume.events import (
     Received,
     Reply,
     Send,
+    Withdraw,
 )
 from mirrorha.volume.ops import (
     FID_COUNTER_BITS,
@@ -642,6 +643,49 @@ class TestDrain:
         pair.order(source, Drain(9))
         pair.settle()
         assert Drained(9) not in source.reports
+
+
+class TestWithdraw:
+    def test_what_waits_is_taken_back_and_answered_once(self) -> None:
+        pair, source, _, fid = mirrored(VolumeSettings(window_ops_max=2))
+        for stamp in range(5, 9):
+            pair.give(source, write(stamp, fid))
+        pair.give(source, Flush(9, fid))
+        pair.give(source, Withdraw(8))
+        pair.give(source, Withdraw(9))
+        assert source.replies == [
+            Reply(8, Failure.WITHDRAWN, why="interrupted"),
+            Reply(9, Failure.WITHDRAWN, why="interrupted"),
+        ]
+        pair.settle()
+        assert answered(source) == [5, 6, 7]
+        assert len(source.replies) == 5
+
+    @pytest.mark.parametrize("stage", ["admitted", "applied", "answered"])
+    def test_what_was_admitted_is_answered_as_ever(self, stage: str) -> None:
+        pair, source, _, fid = mirrored()
+        pair.give(source, write(5, fid))
+        if stage != "admitted":
+            applied(pair, source)
+        if stage == "answered":
+            pair.settle()
+        pair.give(source, Withdraw(5))
+        pair.settle()
+        assert answered(source) == [5]
+        assert len(source.replies) == 1
+
+    def test_nobody_who_waits_is_held_up_by_one_who_left(self) -> None:
+        pair, source, _, fid = mirrored(VolumeSettings(window_ops_max=1))
+        for stamp in range(5, 8):
+            pair.give(source, write(stamp, fid))
+        pair.give(source, Withdraw(6))
+        pair.settle()
+        assert answered(source) == [5, 7]
+
+    def test_a_volume_that_does_not_serve_has_nothing_to_take_back(self) -> None:
+        pair, _, follower, _ = mirrored()
+        pair.give(follower, Withdraw(5))
+        assert follower.replies == []
 
 
 class TestClose:

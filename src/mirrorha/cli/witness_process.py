@@ -12,7 +12,8 @@ import trio
 from mirrorha.arbiters.witness_server import serve_witness
 from mirrorha.cli.node_process import plainest
 from mirrorha.errors import LocalUsageError
-from mirrorha.net.keys import WITNESS, load_keys
+from mirrorha.net.certificates import WITNESS
+from mirrorha.net.keys import load_keys
 from mirrorha.net.tls import witness_server_context
 
 if TYPE_CHECKING:

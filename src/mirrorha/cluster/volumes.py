@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, TypeVar, final
 import attrs
 import trio
 
-from mirrorha.cluster.opening import Judgement, judge_root, open_volume
+from mirrorha.cluster.opening import Judgement, judge_root
 from mirrorha.cluster.settings import VolumeName, machine_settings
 from mirrorha.core.events import VolumeReported, VolumesInspected
 from mirrorha.core.health import primary_of
@@ -19,6 +19,7 @@ from mirrorha.volume.disk import DiskError
 from mirrorha.volume.driver import DriverStatus
 from mirrorha.volume.engine import Engine
 from mirrorha.volume.local_disk import identity
+from mirrorha.volume.opening import open_volume
 from mirrorha.volume.resync.sides import ComparingResyncs
 from mirrorha.volume.stream.machine import Volume
 
@@ -26,10 +27,10 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Sequence
 
-    from mirrorha.cluster.opening import OpenVolume
     from mirrorha.config import ClusterConfig
     from mirrorha.core.events import AnyEvent
     from mirrorha.core.state import State
+    from mirrorha.volume.opening import OpenVolume
 
 T = TypeVar("T")
 

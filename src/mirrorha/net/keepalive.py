@@ -8,7 +8,7 @@ connections not: a firewall that forgot them, a network that drops large packets
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     import trio
@@ -29,10 +29,19 @@ _OPTIONS: Final = (
 )
 
 
+class _HasOptions(Protocol):
+    def setsockopt(self, level: int, option: int, value: int, /) -> None: ...
+
+
 def keep_alive(stream: trio.SocketStream) -> None:
     """Set it up, as far as this system has the options."""
-    stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    keep_socket_alive(stream.socket)
+
+
+def keep_socket_alive(connection: _HasOptions) -> None:
+    """The same for whatever has a socket's options."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in _OPTIONS:
         option = getattr(socket, name, None)
         if option is not None:
-            stream.socket.setsockopt(socket.IPPROTO_TCP, option, value)
+            connection.setsockopt(socket.IPPROTO_TCP, option, value)

@@ -29,14 +29,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from mirrorha.errors import LocalUsageError
+from mirrorha.net.certificates import DOMAIN, WITNESS, node_dns_name
 from mirrorha.wire.limits import LABEL_LENGTH_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
-DOMAIN: Final = "mirrorha"
-WITNESS: Final = "witness"
 _AUTHORITY: Final = "ca"
 
 DAYS_DEFAULT: Final = 3650
@@ -99,11 +98,6 @@ class _Authority:
     key: ec.EllipticCurvePrivateKey
     not_before: datetime.datetime
     not_after: datetime.datetime
-
-
-def node_dns_name(*, cluster: str, node: str) -> str:
-    """The name in a node's certificate, and only there: it is never looked up."""
-    return cluster if node == WITNESS else f"{node}.{cluster}.{DOMAIN}"
 
 
 def create_keys(

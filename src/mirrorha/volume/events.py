@@ -8,6 +8,7 @@ arrive in order, once, or the stream is down: that is all a driver promises abou
 from __future__ import annotations
 
 import enum
+import errno
 import os
 
 import msgspec
@@ -53,6 +54,16 @@ class Flush(Event, frozen=True):
     fid: int
 
 
+class Withdraw(Event, frozen=True):
+    """The caller with this token wants no answer any more (it was interrupted).
+
+    If what it asked for waits and was not admitted, its one `Reply` says WITHDRAWN, and it never
+    happens. Whatever was admitted may have been applied: it is answered as ever.
+    """
+
+    token: int
+
+
 class Ordered(Event, frozen=True):
     """The node gave an order."""
 
@@ -86,7 +97,7 @@ class Tick(Event, frozen=True):
     otherwise: checkpoints go on until the touched log is empty."""
 
 
-AnyEvent = Change | Flush | Ordered | DiskDone | LinkUp | LinkDown | Received | Tick
+AnyEvent = Change | Flush | Withdraw | Ordered | DiskDone | LinkUp | LinkDown | Received | Tick
 
 
 class Effect(msgspec.Struct, frozen=True):
@@ -114,6 +125,7 @@ class Failure(enum.Enum):
     ERRNO = "errno"  # the file system refused it, on this node: `errno` says why
     NOT_PRIMARY = "not_primary"  # surely not applied
     UNKNOWN = "unknown"  # may have been applied, may survive
+    WITHDRAWN = "withdrawn"  # surely not applied: its caller took it back
 
 
 class Reply(Effect, frozen=True):
@@ -153,7 +165,7 @@ def outcome(reply: Reply, *, primary: str | None) -> AnyOp | None:
         primary: the node that may write now, if the reply does not know it.
 
     Raises:
-        OSError: the file system refused it.
+        OSError: the file system refused it, or (EINTR) its caller took it back.
         NotPrimaryError: this node does not serve; nothing was changed.
         OutcomeUnknownError: it may or may not survive.
     """
@@ -164,6 +176,8 @@ def outcome(reply: Reply, *, primary: str | None) -> AnyOp | None:
             raise OSError(reply.errno, os.strerror(reply.errno))
         case Failure.NOT_PRIMARY:
             raise NotPrimaryError(primary=reply.primary or primary, why=reply.why)
+        case Failure.WITHDRAWN:
+            raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR))
         case Failure.UNKNOWN:
             raise OutcomeUnknownError(
                 f"{reply.why or 'the volume was closed'}: whether this change survives is not "

@@ -65,6 +65,8 @@ def errno_of(reply: Reply) -> int:
             return reply.errno or errno.EIO
         case Failure.NOT_PRIMARY:
             return errno.EROFS
+        case Failure.WITHDRAWN:
+            return errno.EINTR
         case Failure.UNKNOWN:
             return errno.EIO
 

@@ -101,6 +101,8 @@ class RealDisk:
         dirty_max: Descriptors kept open for what is not synced; one more, and all is synced. By
             default both depend on how many this process may open: half of them, together, at most.
         fsync: Makes a descriptor's file durable. Tests watch and fail it, `syncfs` and `pwrite`.
+        raw: A descriptor of the directory, where `root` leads to what is mounted over it; not
+            closed by `close`. By default `root` is opened.
 
     Raises:
         VolumeError: the directory cannot be opened or read.
@@ -119,12 +121,13 @@ class RealDisk:
         fsync: Callable[[int], None] = os.fsync,
         syncfs: Callable[[int], None] | None = sync_file_system if CAN_SYNC_FILE_SYSTEM else None,
         pwrite: Callable[[int, bytes, int], int] = os.pwrite,
+        raw: int | None = None,
     ) -> None:
         self._root: Final = root
         self._ids: Final = ids
         self._touched: Final = touched
         self._failure: str | None = None
-        root_fd = _open_root(root)
+        root_fd = _open_root(root) if raw is None else os.dup(raw)
         self._tree: Final = Tree(root_inode=os.fstat(root_fd).st_ino)
         self._handles: Final = Handles(
             root_fd,

@@ -145,6 +145,10 @@ class Joining:
 
     def on_ready(self, message: Ready) -> bool:
         self._peer_ready = message
+        session = self._session
+        if session is not None and session.phase is _Phase.ORDERED and not self._out.failure:
+            # Now, not after this event's fellows: what the peer's side says first is among them.
+            self._meet(session)
         return True
 
     def on_resync_message(self, message: object) -> bool:

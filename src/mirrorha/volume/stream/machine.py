@@ -45,6 +45,7 @@ from mirrorha.volume.events import (
     Ordered,
     Received,
     Tick,
+    Withdraw,
 )
 from mirrorha.volume.stream.follower import Follower
 from mirrorha.volume.stream.joining import Joining
@@ -123,6 +124,7 @@ class Volume:
             DiskDone: self._out.done,
             Received: self._received,
             Flush: self._flush,
+            Withdraw: self._withdraw,
             Tick: self._tick,
             Ordered: self._ordered,
             LinkUp: self._link_up,
@@ -228,6 +230,10 @@ class Volume:
             self._source.flush(event)
         else:
             self._out.refuse(event.token, Failure.NOT_PRIMARY, self._why, self._primary)
+
+    def _withdraw(self, event: Withdraw) -> None:
+        if self._stance in SOURCE:  # else nobody waits for anything
+            self._source.withdraw(event.token)
 
     def _tick(self, _event: Tick) -> None:
         self._out.watch_disk()

@@ -234,6 +234,14 @@ class Source:
         else:
             self._wait(event)
 
+    def withdraw(self, token: int) -> None:
+        """A caller takes back what it asked for, if that was not admitted."""
+        for index, (event, _) in enumerate(self._waiting):
+            if event.token == token:
+                del self._waiting[index]
+                self._out.refuse(token, Failure.WITHDRAWN, "interrupted", None)
+                return
+
     def _wait(self, event: Change | Flush) -> None:
         if len(self._waiting) >= self._settings.waiting_max:
             self._out.acknowledge(event.token, None, errno.EAGAIN)

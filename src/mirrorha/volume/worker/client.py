@@ -77,6 +77,12 @@ KILL_S: Final = 2.0
 #: After the control socket closed, the process ends by itself within a second.
 GONE_S: Final = 1.5
 FLUSH_AGAIN_S: Final = 0.05
+#: A worker that was closed for good and does not turn after so long is killed: nobody may go on
+#: waiting for it.
+CLOSE_S: Final = 2.0
+_ABORT: Final = "/sys/fs/fuse/connections/{}/abort"
+_LOG_BYTES: Final = 16 * 1024
+_LEVELS: Final = logging.getLevelNamesMapping()
 
 _FAULTS: Final[dict[str, type[PeerError]]] = {
     "lost": PeerLostError,
@@ -91,8 +97,14 @@ class _Process:
     popen: subprocess.Popen[bytes]
     pidfd: int
     control: Control
+    log: int  # what it writes to its standard error
+    connection: int = 0  # the kernel's number of the mount's
 
     def kill(self) -> None:
+        """Let whoever waits for an answer of it go, and end it, hung in the kernel or not."""
+        if self.connection:
+            with contextlib.suppress(OSError), open(_ABORT.format(self.connection), "wb") as file:
+                file.write(b"1")
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
@@ -103,6 +115,7 @@ class _Call:
 
     done: trio.Event = attrs.field(factory=trio.Event)
     answer: FromWorker | None = None
+    admitted: Callable[[], None] | None = None
 
 
 @final
@@ -137,6 +150,7 @@ class WorkerEngine:
         self._process: _Process | None = None
         self._status = Status()
         self._closed = ""
+        self._is_closing: Final = trio.Event()
         self._is_open = False
         self._is_ending = False
         self._is_over: Final = trio.Event()
@@ -194,6 +208,7 @@ class WorkerEngine:
         if not self._closed:
             self._send(Give(Close(why=why, primary=None)))
             self._closed = why or "the volume was closed"
+            self._is_closing.set()
 
     def kill(self) -> None:
         """End the process at once: its callers get ENOTCONN. The mount stays, and is dead."""
@@ -221,6 +236,8 @@ class WorkerEngine:
                 nursery.start_soon(self._receive, process)
                 nursery.start_soon(self._write, process)
                 nursery.start_soon(self._watch, process)
+                nursery.start_soon(self._log_errors, process)
+                nursery.start_soon(self._see_closed, process)
                 try:
                     await self._lead(task_status)
                 except (VolumeError, InvariantViolation) as error:
@@ -239,7 +256,9 @@ class WorkerEngine:
             found = VolumeIdentity(root, Standing(looked.standing), looked.volume_id)
             if problem := self._judge(found):
                 raise VolumeError(problem)
-            await self._ask(Begin(), Opened)
+            opened = await self._ask(Begin(), Opened)
+            if self._process is not None:
+                self._process.connection = opened.connection
         except VolumeError:
             self._is_ending = True  # whoever starts it is told by the exception
             raise
@@ -270,13 +289,20 @@ class WorkerEngine:
         finally:
             del self._pings[number]
 
-    async def run_socket(self, handed: StreamSocket, *, plain: bool = False) -> None:
+    async def run_socket(
+        self,
+        handed: StreamSocket,
+        *,
+        admitted: Callable[[], None] = lambda: None,
+        plain: bool = False,
+    ) -> None:
         """Have the worker carry the stream over this TCP connection until it ends.
 
-        A later connection replaces it. Cancelled, the worker closes it.
+        A later one replaces it once it is admitted. Cancelled, the worker closes it.
 
         Args:
             handed: its socket is closed in this process in any case.
+            admitted: called once both have said hello, and this became the volume's stream.
             plain: whether TLS ends once both have said who they are. The same on both sides.
 
         Raises:
@@ -285,7 +311,7 @@ class WorkerEngine:
         """
         self._connections += 1
         number = self._connections
-        call = self._streams[number] = _Call()
+        call = self._streams[number] = _Call(admitted=admitted)
         connection = Connection(
             number=number,
             hello=handed.hello,
@@ -365,19 +391,45 @@ class WorkerEngine:
 
     async def _spawn(self) -> _Process:
         ours, theirs = control_pair()
+        log, errors = os.pipe()
+        # Its loop never waits for us to read: what finds no room is lost.
+        os.set_blocking(errors, False)
+        os.set_blocking(log, False)
         try:
             popen = await trio.to_thread.run_sync(
-                _spawn, theirs.fileno(), limiter=trio.CapacityLimiter(1)
+                _spawn, theirs.fileno(), errors, limiter=trio.CapacityLimiter(1)
             )
-        except OSError as error:
+        except BaseException as error:
             ours.close()
-            raise VolumeError(f"{self.name}: no worker can be started: {error}") from error
-        except BaseException:
-            ours.close()
+            os.close(log)
+            if isinstance(error, OSError):
+                raise VolumeError(f"{self.name}: no worker can be started: {error}") from error
             raise
         finally:
             theirs.close()
-        return _Process(popen, os.pidfd_open(popen.pid), Control(ours, incoming=FromWorker))
+            os.close(errors)
+        control = Control(ours, incoming=FromWorker)
+        return _Process(popen, os.pidfd_open(popen.pid), control, log)
+
+    async def _log_errors(self, process: _Process) -> None:
+        """Log what the worker says. Each line begins with its level; else it is a traceback."""
+        rest = b""
+        while True:
+            await trio.lowlevel.wait_readable(process.log)
+            try:
+                piece = os.read(process.log, _LOG_BYTES)
+            except BlockingIOError:
+                continue
+            if not piece:
+                return
+            *lines, rest = (rest + piece).split(b"\n")
+            rest = rest[-_LOG_BYTES:]
+            for line in lines:
+                level, _, text = line.decode("utf-8", "replace").partition(" ")
+                number = _LEVELS.get(level)
+                if number is None:
+                    number, text = logging.ERROR, f"{level} {text}"
+                _log.log(number, "%s: worker: %s", self.name, text)
 
     async def _receive(self, process: _Process) -> None:
         """Take what the worker says. At its end the process has a moment to be gone."""
@@ -412,6 +464,15 @@ class WorkerEngine:
                 self._take(packet.message)
         self._over(_how(status, self._exited))
 
+    async def _see_closed(self, process: _Process) -> None:
+        """A worker that was closed for good has answered everybody, or is killed."""
+        await self._is_closing.wait()
+        with trio.move_on_after(CLOSE_S) as scope:
+            await self.ping()
+        if scope.cancelled_caught and not self._is_over.is_set():
+            _log.error("%s: its worker does not answer, and is killed", self.name)
+            process.kill()
+
     def _over(self, why: str) -> None:
         self._why_over = self._why_over or why
         self._is_over.set()
@@ -429,11 +490,8 @@ class WorkerEngine:
                 self._report(report)
             case Status():
                 self._status = message
-            case Unlinked(number=number):
-                self._answer(self._streams.get(number), message)
-            case Linked(warnings=warnings):
-                for warning in warnings:
-                    _log.warning("%s: %s", self.name, warning)
+            case Linked() | Unlinked():
+                self._take_of_stream(message)
             case Pong(number=number):
                 if number in self._pings:
                     self._pings[number].set()
@@ -441,6 +499,16 @@ class WorkerEngine:
                 self._exited = message
             case Ready() | Looked() | Opened() | Marked():
                 self._answer(self._calls.get(type(message)), message)
+
+    def _take_of_stream(self, message: Linked | Unlinked) -> None:
+        call = self._streams.get(message.number)
+        if isinstance(message, Unlinked):
+            self._answer(call, message)
+            return
+        if call is not None and call.admitted is not None:
+            call.admitted()
+        for warning in message.warnings:
+            _log.warning("%s: %s", self.name, warning)
 
     def _answer(self, call: _Call | None, message: FromWorker) -> None:
         if call is not None:
@@ -459,6 +527,7 @@ class WorkerEngine:
             self._over("this node ends")
             process.control.close()
             os.close(process.pidfd)
+            os.close(process.log)
 
     async def _wait_gone(self, process: _Process) -> None:
         for wait_s in (self._end_s, KILL_S):
@@ -476,12 +545,13 @@ class WorkerEngine:
         )
 
 
-def _spawn(descriptor: int) -> subprocess.Popen[bytes]:
+def _spawn(descriptor: int, errors: int) -> subprocess.Popen[bytes]:
     # A session of its own: Ctrl-C is for the application, which then ends this in order.
     return subprocess.Popen(  # noqa: S603 - our own interpreter and module
         [sys.executable, "-P", "-m", MODULE, str(descriptor)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
+        stderr=errors,
         pass_fds=(descriptor,),
         start_new_session=True,
     )

@@ -1,0 +1,158 @@
+"""A loop of one thread: descriptors, timers, and calls from other threads.
+
+After what has arrived was handled, and before it waits again, the loop calls `on_turn` once: what
+was collected in this turn goes out together.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import os
+import select
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final, final
+
+IN: Final = select.EPOLLIN
+OUT: Final = select.EPOLLOUT
+_EVENTS_MAX: Final = 32
+_IDLE_S: Final = 60.0
+
+
+def monotonic_ms() -> int:
+    """Milliseconds of a clock that never jumps."""
+    return time.monotonic_ns() // 1_000_000
+
+
+@final
+class Timer:
+    """A call that is due at a time, unless it is cancelled."""
+
+    __slots__ = ("call",)
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self.call: Callable[[], None] | None = call
+
+    def cancel(self) -> None:
+        """Not to be called any more. Idempotent."""
+        self.call = None
+
+
+@final
+class Loop:
+    """Runs handlers one after the other, in the thread that calls `run`.
+
+    A handler that raises ends the loop: `run` raises it.
+
+    Args:
+        clock_ms: counts milliseconds; never backwards.
+    """
+
+    def __init__(self, *, clock_ms: Callable[[], int] = monotonic_ms) -> None:
+        self.clock_ms: Final = clock_ms
+        self.on_turn: Callable[[], None] = _nothing
+        #: When the present turn began; 0 while the loop waits. Other threads may look.
+        self.turn_since_ms = 0
+        #: The longest turn since somebody set this to 0.
+        self.turn_ms_max = 0
+        self._epoll: Final = select.epoll(flags=select.EPOLL_CLOEXEC)
+        self._handlers: dict[int, Callable[[int], None]] = {}
+        self._timers: list[tuple[int, int, Timer]] = []
+        self._numbers: Final = itertools.count()
+        self._soon: deque[Callable[[], None]] = deque()
+        self._lock: Final = threading.Lock()
+        self._calls: list[Callable[[], None]] = []
+        self._wakeup: Final = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._is_stopped = False
+        self.watch(self._wakeup, self._woken)
+
+    def watch(self, fd: int, handler: Callable[[int], None], events: int = IN) -> None:
+        """Call `handler` with what epoll says whenever one of `events` is there, or a hang-up."""
+        self._handlers[fd] = handler
+        self._epoll.register(fd, events)
+
+    def watch_for(self, fd: int, events: int) -> None:
+        """Watch a descriptor for other events from now on."""
+        self._epoll.modify(fd, events)
+
+    def unwatch(self, fd: int) -> None:
+        """Before it is closed. What has arrived in this turn already is not handled any more."""
+        if self._handlers.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def after(self, delay_ms: int, call: Callable[[], None]) -> Timer:
+        """Have `call` called once, `delay_ms` from now at the earliest."""
+        timer = Timer(call)
+        heapq.heappush(self._timers, (self.clock_ms() + delay_ms, next(self._numbers), timer))
+        return timer
+
+    def soon(self, call: Callable[[], None]) -> None:
+        """Have `call` called in the next turn, which begins without waiting."""
+        self._soon.append(call)
+
+    def from_thread(self, call: Callable[[], None]) -> None:
+        """Have `call` called in the loop's thread. Any thread may ask; after the end it is void."""
+        with self._lock:
+            self._calls.append(call)
+            is_first = len(self._calls) == 1
+        if is_first:
+            os.eventfd_write(self._wakeup, 1)
+
+    def stop(self) -> None:
+        """End `run` after the present turn."""
+        self._is_stopped = True
+
+    def run(self) -> None:
+        """Turn until `stop`."""
+        poll, handlers = self._epoll.poll, self._handlers
+        while not self._is_stopped:
+            events = poll(self._wait_s(), _EVENTS_MAX)
+            began_ms = self.turn_since_ms = self.clock_ms()
+            for fd, event in events:
+                handler = handlers.get(fd)
+                if handler is not None:
+                    handler(event)
+            if self._timers or self._soon:
+                self._call_due()
+            self.on_turn()
+            self.turn_ms_max = max(self.turn_ms_max, self.clock_ms() - began_ms)
+            self.turn_since_ms = 0
+
+    def close(self) -> None:
+        """After `run`. Descriptors that were watched stay open."""
+        self._epoll.close()
+
+    def _wait_s(self) -> float:
+        if self._soon:
+            return 0
+        while self._timers and self._timers[0][2].call is None:
+            heapq.heappop(self._timers)
+        if not self._timers:
+            return _IDLE_S
+        return max(0, self._timers[0][0] - self.clock_ms()) / 1000
+
+    def _call_due(self) -> None:
+        now_ms = self.clock_ms()
+        while self._timers and self._timers[0][0] <= now_ms:
+            call = heapq.heappop(self._timers)[2].call
+            if call is not None:
+                call()
+        for _ in range(len(self._soon)):
+            self._soon.popleft()()
+
+    def _woken(self, _events: int) -> None:
+        try:
+            os.eventfd_read(self._wakeup)
+        except BlockingIOError:
+            return
+        with self._lock:
+            calls, self._calls = self._calls, []
+        for call in calls:
+            call()
+
+
+def _nothing() -> None:
+    """No turn has an end yet."""
