@@ -97,6 +97,20 @@ def pairs(session: nox.Session) -> None:
 
 
 @nox.session
+def suites(session: nox.Session) -> None:
+    """Run suites that others wrote on a mounted volume: half an hour. Needs root and /dev/fuse."""
+    install(session, "test")
+    session.run("python", "benchmarks/suites_mount.py", *session.posargs)
+
+
+@nox.session
+def databases(session: nox.Session) -> None:
+    """Kill the primary under four databases and git, 20 times each. Needs root and /dev/fuse."""
+    install(session, "test")
+    session.run("python", "benchmarks/campaign_databases.py", *session.posargs)
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     """Build the documentation; a warning is an error."""
     install(session, "docs")

@@ -6,8 +6,10 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
+from benchmarks.mount_report import as_svg, judge, verdicts
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,3 +30,56 @@ def test_the_sdk_is_measured_beside_the_bare_wire_and_through_a_relay() -> None:
     assert all(value > 0 for value in (*found["near"].values(), *found["far"].values()))
     assert found["far"]["round trip us"] > 10_000  # the relay did make it late
     assert found["far"]["one writer us"] > found["far"]["round trip us"]
+
+
+def bench_mount(out: Path, *arguments: str) -> dict[str, dict[str, float]]:
+    """The medians that a short run of the script finds."""
+    program = [sys.executable, str(ROOT / "benchmarks/bench_mount.py"), "--rounds", "1"]
+    done = subprocess.run(
+        [*program, "--seconds", "0.2", "--json", str(out / "found.json"), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    # 1: less than what is asked of a quiet machine.
+    assert done.returncode in (0, 1), done.stderr
+    found: dict[str, dict[str, float]] = json.loads((out / "found.json").read_text())["medians"]
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_a_directory_is_measured(tmp_path: Path) -> None:
+    found = bench_mount(tmp_path, "--only", "plain", "--rows", "small,wal,rand write 4k x8")
+    assert found.keys() == {"small files", "sqlite wal full", "rand write 4k x8"}
+    assert all(each["plain directory"] > 0 for each in found.values())
+
+
+def test_what_is_asked_of_a_mount_is_compared() -> None:
+    found = {
+        "rand write 4k": {
+            "mount, no peer": 16_000,
+            "mirrored, plain link": 5_000,
+            "GlusterFS": 1_000,
+        },
+        "seq read 1M": {"mirrored, plain link": 900, "mirrored, TLS": 500, "GlusterFS": 1_000},
+        "small files": {"mirrored, plain link": 0, "GlusterFS": 10},
+    }
+    met = {(asked.row, asked.subject, asked.of): value for asked, value in judge(found)}
+    assert met == {
+        ("rand write 4k", "mount, no peer", ""): 16_000,
+        ("rand write 4k", "mirrored, plain link", "mount, no peer"): 5 / 16,
+        ("rand write 4k", "mirrored, plain link", "GlusterFS"): 5,
+        ("seq read 1M", "mirrored, plain link", "GlusterFS"): 0.9,
+        ("seq read 1M", "mirrored, TLS", "mirrored, plain link"): 5 / 9,
+        ("small files", "mirrored, plain link", "GlusterFS"): 0,
+    }
+    told = {(line[0], line[1]): line[-1] for line in verdicts(found)[1:]}
+    assert told["rand write 4k", "mount, no peer"] == "yes"
+    assert told["rand write 4k", "mirrored, plain link / mount, no peer"] == "NO"
+    assert told["seq read 1M", "mirrored, plain link / GlusterFS"] == "NO"
+    assert told["small files", "mirrored, plain link / GlusterFS"] == "NO"
+    picture = as_svg(found, base="GlusterFS")
+    assert ElementTree.fromstring(picture).tag.endswith("svg")
+    assert "5,000 IOPS" in picture
