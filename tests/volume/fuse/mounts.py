@@ -10,6 +10,7 @@ import select
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
@@ -40,16 +41,30 @@ class Mount:
             text=True,
             env=environment(),
         )
+        self._clients: list[subprocess.Popen[str]] = []
+        self._said = b""
         self.connection = -1
+        self.expected_failures = 0
 
     def wait_ready(self) -> None:
-        self.connection = self._answer()["connection"]
+        self.connection = self.answer()["connection"]
 
     def tell(self, command: str) -> dict[str, Any]:
         """Give the server a command; what it says then."""
+        self.send(command)
+        return self.answer()
+
+    def send(self, command: str) -> None:
         assert self._server.stdin is not None
         print(command, file=self._server.stdin, flush=True)
-        return self._answer()
+
+    def wait_for(self, what: str, number: int) -> None:
+        """Wait until the server says so of one of its counts."""
+        for _ in range(500):
+            if self.tell("counts")[what] == number:
+                return
+            time.sleep(0.01)
+        raise AssertionError(f"{what} does not become {number}: {self.tell('counts')}")
 
     def run(self, code: str, *, user: int | None = None, timeout_s: float = CLIENT_S) -> str:
         """Run Python code in a process of its own, in the mount; what it printed."""
@@ -72,13 +87,15 @@ class Mount:
                 f"os.setgroups([]); os.setresgid(*[{user}] * 3); os.setresuid(*[{user}] * 3)\n"
             )
         body = prelude + textwrap.dedent(code)
-        return subprocess.Popen(
+        client = subprocess.Popen(
             [sys.executable, "-S", "-c", f"import os; os.chdir({str(self.path)!r})\n{body}"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
+        self._clients.append(client)
+        return client
 
     def abort(self) -> None:
         with contextlib.suppress(OSError):
@@ -87,6 +104,13 @@ class Mount:
     def close(self) -> None:
         self.abort()
         ctypes.CDLL(None).umount2(os.fsencode(self.path), _MNT_DETACH)
+        for client in self._clients:
+            # Only where a test failed is there still something to do.
+            client.kill()
+            client.wait()
+            for stream in (client.stdin, client.stdout):
+                if stream is not None:
+                    stream.close()
         assert self._server.stdin is not None
         self._server.stdin.close()
         try:
@@ -97,17 +121,29 @@ class Mount:
             assert self._server.stdout is not None
             self._server.stdout.close()
 
-    def _answer(self) -> dict[str, Any]:
+    def answer(self) -> dict[str, Any]:
         stream = self._server.stdout
         assert stream is not None
-        assert select.select([stream], [], [], ANSWER_S)[0], "the server says nothing"
-        answer: dict[str, Any] = json.loads(stream.readline())
+        while b"\n" not in self._said:
+            assert select.select([stream], [], [], ANSWER_S)[0], "the server says nothing"
+            more = os.read(stream.fileno(), 65536)
+            assert more, "the server has ended"
+            self._said += more
+        line, self._said = self._said.split(b"\n", 1)
+        answer: dict[str, Any] = json.loads(line)
         return answer
 
 
 def environment() -> dict[str, str]:
     paths = os.pathsep.join(str(path) for path in (ROOT / "src", ROOT))
     return {**os.environ, "PYTHONPATH": paths}
+
+
+def finish(process: subprocess.Popen[str], *, timeout_s: float = 20.0) -> str:
+    """Wait for a client to end well; what it printed."""
+    said, _ = process.communicate(timeout=timeout_s)
+    assert process.returncode == 0, said
+    return str(said)
 
 
 @contextlib.contextmanager

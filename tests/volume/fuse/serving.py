@@ -3,7 +3,8 @@
     python serving.py HOME MOUNTPOINT
 
 Told what to do in lines on its standard input, which it answers with one line each:
-freeze, thaw, serving 0|1, invalidate, counts. It ends when its input does.
+freeze (nothing is applied), hold (nothing is answered), thaw (both end), serving 0|1, follow NAME
+TEXT (a change by the stream), invalidate, fail ERRNO, break, counts. It ends when its input does.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from mirrorha.volume.disk import Apply, DiskError, Outcome, SyncFile
 from mirrorha.volume.events import Failure, Reply
 from mirrorha.volume.fuse.server import Server
 from mirrorha.volume.op_rules import MAKING, flaw
-from mirrorha.volume.ops import make_fid
+from mirrorha.volume.ops import Truncate, Write, make_fid
 from tests.volume.disk_support import Home
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ class Changes:
 
     def __init__(self, disk: RealDisk) -> None:
         self.frozen = False
+        self.holding = False
+        self._held: list[Callable[[], None]] = []
         self.refused: Failure | None = None
         self.counts: Counter[str] = Counter()
         self.write_sizes: Counter[int] = Counter()
@@ -66,7 +69,10 @@ class Changes:
         return bool(found)
 
     def thaw(self) -> None:
-        self.frozen = False
+        self.frozen = self.holding = False
+        held, self._held = self._held, []
+        for answer in held:
+            answer()
         while self._waiting and not self.frozen:
             self._waiting.popleft()[1]()
 
@@ -100,7 +106,11 @@ class Changes:
             return
         assert isinstance(outcome, Outcome)
         kind = Failure.ERRNO if outcome.errno else Failure.NONE
-        then(Reply(1, kind, outcome.errno, outcome.done))
+        reply = Reply(1, kind, outcome.errno, outcome.done)
+        if self.holding:
+            self._held.append(lambda: then(reply))
+        else:
+            then(reply)
 
     def _sync(self, fid: int, then: Then) -> None:
         self.counts["flush"] += 1
@@ -156,12 +166,25 @@ class Program:
                     return
 
     def obey(self) -> bool:
-        line = sys.stdin.readline().split()
-        if not line:
-            return False
+        said = os.read(0, 65536).decode()
+        for line in said.splitlines():
+            self.obey_one(line.split())
+        return bool(said)
+
+    def obey_one(self, line: list[str]) -> None:
         match line:
             case ["freeze"]:
                 self.changes.frozen = True
+            case ["hold"]:
+                self.changes.holding = True
+            case ["follow", name, text]:
+                fid = self.view.lookup(1, name)
+                size = len(text.encode())
+                for op in (
+                    Write(fid, 0, text.encode(), time.time_ns()),
+                    Truncate(fid, size, time.time_ns()),
+                ):
+                    self.disk.perform(Apply(op))
             case ["thaw"]:
                 self.changes.thaw()
             case ["serving", flag]:
@@ -170,7 +193,7 @@ class Program:
             case ["invalidate"]:
                 thread = threading.Thread(target=self.invalidate, args=(self.server.known(),))
                 thread.start()
-                return True
+                return
             case ["fail", number]:
                 self.server.fail_pending(int(number))
             case ["break"]:
@@ -178,7 +201,6 @@ class Program:
             case ["counts"]:
                 pass
         self.say(self.state())
-        return True
 
     def invalidate(self, known: Any) -> None:
         self.server.invalidate(known)

@@ -2,31 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
-
-from tests.volume.fuse.mounts import Mount, mounted, snapshots
+from tests.volume.fuse.mounts import finish, snapshots
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from tests.volume.fuse.mounts import Mount
 
 NOBODY = 65534
-
-
-@pytest.fixture
-def mount() -> Iterator[Mount]:
-    # Not in pytest's own directory, which is root's alone.
-    with tempfile.TemporaryDirectory(prefix="mirrorha-mount-") as name:
-        home = Path(name)
-        home.chmod(0o755)
-        with mounted(home) as mount:
-            yield mount
-            # What a handler could not do by a bug, or the kernel did not understand.
-            state = mount.tell("counts")
-            assert (state["failures"], state["refused"], state["waiting"]) == (0, 0, 0)
 
 
 def assert_same(mount: Mount) -> None:
@@ -347,8 +330,7 @@ def test_appends_of_several_processes_are_whole_lines(mount: Mount) -> None:
     """
     writers = [mount.start(writer) for _ in range(4)]
     for process in writers:
-        said, _ = process.communicate(timeout=60)
-        assert process.returncode == 0, said
+        finish(process, timeout_s=60)
     lines = (mount.raw / "log").read_text().splitlines()
     expected = {(process.pid, number) for process in writers for number in range(300)}
     found = [tuple(map(int, line.split()[:2])) for line in lines]
@@ -448,8 +430,7 @@ def test_listing_while_names_change(mount: Mount) -> None:
             assert stays <= set(names)
             assert "." not in names
     """)
-    said, _ = changer.communicate(timeout=60)
-    assert changer.returncode == 0, said
+    finish(changer, timeout_s=60)
     mount.run("""
         assert len(os.listdir("many")) == 5_000 + 1_000
         directory = os.open("many", os.O_RDONLY)
