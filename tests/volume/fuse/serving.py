@@ -221,7 +221,7 @@ class Program:
         }
 
     def say(self, what: object) -> None:
-        print(json.dumps(what), flush=True)
+        os.write(1, json.dumps(what).encode() + b"\n")  # whole: two threads speak
 
 
 if __name__ == "__main__":

@@ -439,3 +439,178 @@ def test_listing_while_names_change(mount: Mount) -> None:
         assert os.listdir("many") == []
     """)
     assert_same(mount)
+
+
+def test_special_files(mount: Mount) -> None:
+    mount.run("""
+        import socket
+        os.umask(0o027)
+        os.mkfifo("fifo", 0o666)
+        os.mknod("null", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+        os.mknod("block", 0o600 | stat.S_IFBLK, os.makedev(259, 70_000))
+        os.mknod("plain", 0o644)
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind("socket")
+            listener.listen()
+            with socket.socket(socket.AF_UNIX) as caller:
+                caller.connect("socket")
+        assert stat.S_IMODE(os.stat("fifo").st_mode) == 0o640
+        assert os.stat("null").st_rdev == os.makedev(1, 3)
+        assert os.stat("block").st_rdev == os.makedev(259, 70_000)
+        types = {entry.name: entry.is_file() for entry in os.scandir(".")}
+        assert types == {"fifo": False, "null": False, "block": False, "plain": True,
+                         "socket": False}
+        if os.fork() == 0:
+            with open("fifo", "w") as fifo:
+                fifo.write("through")
+            os._exit(0)
+        with open("fifo") as fifo:
+            assert fifo.read() == "through"
+        os.wait()
+        os.chmod("fifo", 0o600)
+        os.chown("null", 1, 2)
+        os.utime("fifo", ns=(3, 4))
+        os.link("fifo", "linked")
+        os.rename("socket", "moved")
+        os.unlink("moved")
+        assert os.listxattr("fifo") == []
+    """)
+    assert_same(mount)
+
+
+def test_ranges(mount: Mount) -> None:
+    mount.run("""
+        import ctypes
+        libc = ctypes.CDLL(None, use_errno=True)
+        def fallocate(fd, mode, offset, length):
+            if libc.fallocate(fd, mode, ctypes.c_long(offset), ctypes.c_long(length)):
+                return errno.errorcode[ctypes.get_errno()]
+        fd = os.open("f", os.O_CREAT | os.O_RDWR)
+        os.write(fd, b"x" * 100_000)
+        assert fallocate(fd, 0, 90_000, 20_000) is None
+        assert os.fstat(fd).st_size == 110_000
+        assert fallocate(fd, 1, 0, 200_000) is None
+        assert os.fstat(fd).st_size == 110_000
+        assert fallocate(fd, 3, 4096, 8192) is None
+        assert os.pread(fd, 100_000, 0) == b"x" * 4096 + bytes(8192) + b"x" * (100_000 - 12288)
+        assert fallocate(fd, 16, 100_000 - 5, 50_000) is None
+        assert os.fstat(fd).st_size == 149_995
+        assert os.pread(fd, 10, 100_000 - 10) == b"x" * 5 + bytes(5)
+        assert fallocate(fd, 8, 0, 4096) == errno.errorcode[errno.EOPNOTSUPP]
+        assert fallocate(fd, 0, 0, 0) == "EINVAL"
+        os.posix_fallocate(fd, 0, 150_001)
+        os.unlink("f")
+        assert fallocate(fd, 0, 0, 160_000) is None
+        assert os.fstat(fd).st_size == 160_000
+    """)
+    assert_same(mount)
+
+
+def test_a_range_takes_set_user_id_bits_away(mount: Mount) -> None:
+    mount.run(f"""
+        os.close(os.open("f", os.O_CREAT))
+        os.chown("f", {NOBODY}, {NOBODY})
+        os.chmod("f", 0o4755)
+    """)
+    mount.run(
+        "fd = os.open('f', os.O_WRONLY)\nos.posix_fallocate(fd, 0, 10)\n"
+        "assert os.fstat(fd).st_mode & 0o7777 == 0o755",
+        user=NOBODY,
+    )
+    assert (mount.raw / "f").stat().st_mode & 0o7777 == 0o755
+
+
+def test_renames_with_flags(mount: Mount) -> None:
+    mount.run("""
+        import ctypes
+        libc = ctypes.CDLL(None, use_errno=True)
+        def rename(old, new, flags):
+            if libc.renameat2(-100, old.encode(), -100, new.encode(), flags):
+                return errno.errorcode[ctypes.get_errno()]
+        open("a", "w").write("a")
+        os.mkdir("d")
+        open("d/b", "w").write("b")
+        assert rename("a", "d/b", 1) == "EEXIST"
+        assert rename("a", "c", 1) is None
+        assert rename("c", "d/b", 2) is None
+        assert (open("c").read(), open("d/b").read()) == ("b", "a")
+        assert rename("c", "d", 2) is None
+        assert open("d").read() == "b" and os.listdir("c") == ["b"]
+        assert rename("c", "missing", 2) == "ENOENT"
+        assert rename("d", "e", 4) == "EINVAL"
+    """)
+    assert_same(mount)
+
+
+def test_times_of_access_are_kept_when_they_are_set(mount: Mount) -> None:
+    mount.run("""
+        with open("f", "w") as file:
+            file.write("x")
+        os.utime("f", ns=(1_000_000_001, 2_000_000_002))
+        status = os.stat("f")
+        assert (status.st_atime_ns, status.st_mtime_ns) == (1_000_000_001, 2_000_000_002)
+        open("f").read()
+        os.utime("f", ns=(-5_000_000_001, 20_000_000_000 * 1_000_000_000))
+        assert os.stat("f").st_atime_ns == -5_000_000_001
+        assert os.stat("f").st_mtime_ns == (1 << 63) - 1  # in 2262
+        before = time.time()
+        os.utime("f")
+        assert before - 1 < os.stat("f").st_mtime < time.time() + 1
+    """)
+    assert (mount.raw / "f").stat().st_atime_ns > 0
+
+
+def test_access_control_lists(mount: Mount) -> None:
+    mount.run(f"""
+        import struct
+        def acl(*entries):
+            return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *one) for one in entries)
+        USER_OBJ, USER, GROUP_OBJ, MASK, OTHER, NO = 1, 2, 4, 16, 32, 0xFFFFFFFF
+        os.mkdir("d", 0o700)
+        access = acl((USER_OBJ, 7, NO), (USER, 7, {NOBODY}), (GROUP_OBJ, 0, NO), (MASK, 7, NO),
+                     (OTHER, 0, NO))
+        os.setxattr("d", "system.posix_acl_access", access)
+        os.setxattr("d", "system.posix_acl_default", access)
+        assert stat.S_IMODE(os.stat("d").st_mode) == 0o770
+        assert os.getxattr("d", "system.posix_acl_access") == access
+        os.umask(0o777)
+        with open("d/f", "w") as file:
+            file.write("x")
+        os.mkdir("d/inner", 0o770)
+        assert os.getxattr("d/inner", "system.posix_acl_default") == access
+        assert stat.S_IMODE(os.stat("d/f").st_mode) == 0o660
+        os.chmod("d/f", 0o640)
+    """)
+    mount.run(
+        """
+        assert open("d/f").read() == "x"
+        try:
+            open("d/f", "a")
+        except PermissionError:
+            pass
+        else:
+            raise AssertionError
+        open("d/inner/mine", "w").close()
+        """,
+        user=NOBODY,
+    )
+    assert_same(mount)
+
+
+def test_a_change_takes_capabilities_away(mount: Mount) -> None:
+    mount.run("""
+        import struct
+        capability = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)
+        for name in ("write", "truncate", "chown", "fallocate"):
+            with open(name, "w") as file:
+                file.write("x")
+            os.setxattr(name, "security.capability", capability)
+            assert os.getxattr(name, "security.capability") == capability
+        open("write", "a").write("y")
+        os.truncate("truncate", 0)
+        os.chown("chown", 1, 1)
+        os.posix_fallocate(os.open("fallocate", os.O_WRONLY), 0, 10)
+        for name in ("write", "truncate", "chown", "fallocate"):
+            assert "security.capability" not in os.listxattr(name), name
+    """)
+    assert_same(mount)

@@ -1,8 +1,8 @@
 """Requests that change names and attributes: each becomes ops, and is answered once they are made.
 
-What the kernel leaves to its server is done here: owners of what is made, the umask, and that a new
-owner or another size takes set-user-id bits away. Each handler answers, asks for a change, or
-raises OSError, which becomes the answer.
+What is made belongs to the caller; what it inherits from its directory, the disk finds out. A new
+owner or another size takes set-user-id bits away, which the kernel leaves to us. Each handler
+answers, asks for a change, or raises OSError, which becomes the answer.
 """
 
 from __future__ import annotations
@@ -31,11 +31,14 @@ from mirrorha.volume.fuse.kernel import (
 from mirrorha.volume.fuse.privileges import without_set_id
 from mirrorha.volume.fuse.requests import as_name, name_in, raw_names
 from mirrorha.volume.names import text_of
-from mirrorha.volume.op_checks import MTIME_NS_MAX, MTIME_NS_MIN
+from mirrorha.volume.op_checks import MTIME_NS_MIN
 from mirrorha.volume.ops import (
+    DEVICE_KINDS,
     Create,
+    Kind,
     Link,
     Mkdir,
+    Mknod,
     Rename,
     Rmdir,
     SetAttributes,
@@ -57,8 +60,14 @@ if TYPE_CHECKING:
 _NS: Final = 1_000_000_000
 _ANY: Final = 0  # as a fid: whatever the name stands for; in what is made: to be drawn
 _OWNER: Final = Fattr.UID | Fattr.GID
-_XATTR_CREATE: Final = 1
-_XATTR_REPLACE: Final = 2
+_NO_UMASK: Final = 0
+_TIME_NS_MAX: Final = (1 << 63) - 1  # as ops hold it: a day in 2262
+_SPECIAL_KINDS: Final = {
+    stat.S_IFIFO: Kind.FIFO,
+    stat.S_IFSOCK: Kind.SOCKET,
+    stat.S_IFCHR: Kind.CHARACTER_DEVICE,
+    stat.S_IFBLK: Kind.BLOCK_DEVICE,
+}
 
 
 @final
@@ -98,7 +107,6 @@ class Changing:
             Opcode.REMOVEXATTR: self._removexattr,
             Opcode.FSYNC: self._fsync,
             Opcode.FSYNCDIR: self._fsync,
-            Opcode.FALLOCATE: self._fallocate,
         }
 
     # ---- what is opened and made ---------------------------------------------------------------
@@ -146,34 +154,40 @@ class Changing:
                 self._view.release(fid)
 
     def _mknod(self, request: Request) -> None:
-        mode, _, umask = MKNOD_IN.unpack_from(request.body)
+        mode, rdev, umask = MKNOD_IN.unpack_from(request.body)
         name = name_in(request.body[MKNOD_IN.size :])
-        if not stat.S_ISREG(mode):
-            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-        unique = request.unique
-        self._make_file(request, name, mode, umask, lambda fid: self._desk.entry(unique, fid))
+        unique, bits, now_ns = request.unique, stat.S_IMODE(mode), self._clock_ns()
+        if stat.S_ISREG(mode):
+            self._make_file(request, name, mode, umask, lambda fid: self._desk.entry(unique, fid))
+            return
+        kind = _SPECIAL_KINDS.get(stat.S_IFMT(mode))
+        if kind is None:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        if kind not in DEVICE_KINDS:
+            rdev = 0
+        owners = request.uid, request.gid
+        op = Mknod(_ANY, request.fid, name, kind, bits, rdev, *owners, now_ns, umask)
+        self._make_entry(unique, op)
 
     def _make_file(
         self, request: Request, name: str, mode: int, umask: int, then: Callable[[int], None]
     ) -> None:
-        mode, gid = self._inherited(request, mode, umask)
-        now_ns = self._clock_ns()
-        op = Create(_ANY, request.fid, name, mode, request.uid, gid, now_ns)
+        bits, now_ns = stat.S_IMODE(mode), self._clock_ns()
+        op = Create(_ANY, request.fid, name, bits, request.uid, request.gid, now_ns, umask)
         self._make(request.unique, op, then)
 
     def _mkdir(self, request: Request) -> None:
         mode, umask = MKDIR_IN.unpack_from(request.body)
         name = name_in(request.body[MKDIR_IN.size :])
-        mode, gid = self._inherited(request, mode, umask, is_directory=True)
-        op = Mkdir(_ANY, request.fid, name, mode, request.uid, gid, self._clock_ns())
+        bits, now_ns = stat.S_IMODE(mode), self._clock_ns()
+        op = Mkdir(_ANY, request.fid, name, bits, request.uid, request.gid, now_ns, umask)
         self._make_entry(request.unique, op)
 
     def _symlink(self, request: Request) -> None:
         raw_name, target = raw_names(request.body, 2)
-        _, gid = self._inherited(request, 0, 0)
-        now_ns = self._clock_ns()
-        name = as_name(raw_name)
-        op = Symlink(_ANY, request.fid, name, text_of(target), request.uid, gid, now_ns)
+        name, now_ns = as_name(raw_name), self._clock_ns()
+        owners = request.uid, request.gid
+        op = Symlink(_ANY, request.fid, name, text_of(target), *owners, now_ns, _NO_UMASK)
         self._make_entry(request.unique, op)
 
     def _make_entry(self, unique: int, op: AnyOp) -> None:
@@ -186,16 +200,6 @@ class Changing:
             then(made.fid)
 
         self._pending.change(unique, op, done)
-
-    def _inherited(
-        self, request: Request, mode: int, umask: int, *, is_directory: bool = False
-    ) -> tuple[int, int]:
-        """Mode and group of what is made in the directory `request.fid`."""
-        above = self._view.status(request.fid)[0]
-        mode = stat.S_IMODE(mode) & ~umask
-        if not above.st_mode & stat.S_ISGID:
-            return mode, request.gid
-        return mode | (stat.S_ISGID if is_directory else 0), above.st_gid
 
     # ---- names ---------------------------------------------------------------------------------
 
@@ -239,10 +243,9 @@ class Changing:
         self._move(request, new_parent, request.body[RENAME2_IN.size :], flags)
 
     def _move(self, request: Request, new_parent: int, names: memoryview, flags: int) -> None:
-        if flags:
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         name, new_name = (as_name(raw) for raw in raw_names(names, 2))
-        op = Rename(_ANY, request.fid, name, new_parent, new_name, _ANY, self._clock_ns())
+        now_ns = self._clock_ns()
+        op = Rename(_ANY, request.fid, name, new_parent, new_name, _ANY, now_ns, flags)
         done = self._farewell(request.unique, new_parent, new_name)
         self._pending.change(request.unique, op, done)
 
@@ -284,22 +287,25 @@ class Changing:
 
     def _attributes_op(self, fid: int, fields: tuple[int, ...]) -> SetAttributes | None:
         """What a SETATTR changes besides the size; None if nothing."""
-        valid, _, _, _, _, mtime, _, _, mtime_ns, _, mode, uid, gid = fields
+        valid, _, _, _, atime, mtime, _, atime_ns, mtime_ns, _, mode, uid, gid = fields
         new_mode = stat.S_IMODE(mode) if valid & Fattr.MODE else None
         if (valid & _OWNER or not valid) and new_mode is None:
             # A new owner; or none that is new (chown to -1, -1), or the content will change.
             new_mode = self._mode_left(fid)
+        new_atime_ns = new_mtime_ns = None
+        if valid & Fattr.ATIME:
+            new_atime_ns = self._time_ns(atime, atime_ns, is_now=bool(valid & Fattr.ATIME_NOW))
+        if valid & Fattr.MTIME and not valid & Fattr.SIZE:  # a new size sets it anyway
+            new_mtime_ns = self._time_ns(mtime, mtime_ns, is_now=bool(valid & Fattr.MTIME_NOW))
         op = SetAttributes(
             fid,
             new_mode,
             uid if valid & Fattr.UID else None,
             gid if valid & Fattr.GID else None,
-            self._time_ns(mtime, mtime_ns, is_now=bool(valid & Fattr.MTIME_NOW))
-            if valid & Fattr.MTIME and not valid & Fattr.SIZE
-            else None,
+            new_mtime_ns,
+            new_atime_ns,
         )
-        nothing = SetAttributes(fid, None, None, None, None)
-        return None if op == nothing else op
+        return None if op == SetAttributes(fid, None, None, None, None) else op
 
     def _mode_left(self, fid: int) -> int | None:
         """The mode without set-user-id bits; None if nothing changes."""
@@ -311,7 +317,7 @@ class Changing:
         if is_now:
             return self._clock_ns()
         # As file systems do with times that they cannot hold.
-        return min(max(seconds * _NS + nanoseconds, MTIME_NS_MIN), MTIME_NS_MAX)
+        return min(max(seconds * _NS + nanoseconds, MTIME_NS_MIN), _TIME_NS_MAX)
 
     def _setxattr(self, request: Request) -> None:
         size, flags, extra = SETXATTR_IN.unpack_from(request.body)
@@ -319,8 +325,7 @@ class Changing:
         raw = raw_names(rest, 1)[0]
         unique, fid, name = request.unique, request.fid, text_of(raw)
         value = bytes(rest[len(raw) + 1 : len(raw) + 1 + size])
-        self._check_xattr_flags(fid, name, flags)
-        op = SetXattr(fid, name, value)
+        op = SetXattr(fid, name, value, flags)
         self._privileges.changed(fid)
 
         def done(_: AnyOp | None) -> None:
@@ -337,21 +342,6 @@ class Changing:
 
         self._pending.change(unique, op, done)
 
-    def _check_xattr_flags(self, fid: int, name: str, flags: int) -> None:
-        if not flags:
-            return
-        try:
-            self._view.xattr(fid, name)
-            is_there = True
-        except OSError as error:
-            if error.errno != errno.ENODATA:
-                raise
-            is_there = False
-        if flags & _XATTR_CREATE and is_there:
-            raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
-        if flags & _XATTR_REPLACE and not is_there:
-            raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
-
     def _removexattr(self, request: Request) -> None:
         unique = request.unique
         op = SetXattr(request.fid, text_of(raw_names(request.body, 1)[0]), None)
@@ -361,6 +351,3 @@ class Changing:
 
     def _fsync(self, request: Request) -> None:
         self._pending.flush(request.unique, request.fid)
-
-    def _fallocate(self, request: Request) -> None:
-        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Final, final
 
 from mirrorha.volume.events import Failure, Reply
 from mirrorha.volume.fuse.replies import errno_of
-from mirrorha.volume.ops import Rename, Rmdir, SetAttributes, SetXattr, Truncate, Unlink, Write
+from mirrorha.volume.ops import (
+    Fallocate,
+    Rename,
+    Rmdir,
+    SetAttributes,
+    SetXattr,
+    Truncate,
+    Unlink,
+    Write,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +29,7 @@ if TYPE_CHECKING:
     from mirrorha.volume.ops import AnyOp
 
 #: What changes one file, whatever its names.
-_OF_A_FILE: Final = frozenset({Write, Truncate, SetAttributes, SetXattr})
+_OF_A_FILE: Final = frozenset({Write, Truncate, Fallocate, SetAttributes, SetXattr})
 _REMOVING: Final = frozenset({Unlink, Rmdir, Rename})
 _NO_TOKEN: Final = 0
 

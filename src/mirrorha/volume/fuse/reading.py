@@ -20,7 +20,7 @@ from mirrorha.volume.fuse.kernel import (
     Opcode,
 )
 from mirrorha.volume.fuse.requests import name_in, raw_names
-from mirrorha.volume.names import bytes_of, text_of
+from mirrorha.volume.names import TRUSTED, bytes_of, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,6 +110,8 @@ class Reading:
     def _listxattr(self, request: Request) -> None:
         (size,) = GETXATTR_IN.unpack_from(request.body)
         names = self._view.xattrs(request.fid)
+        if request.uid:
+            names = [name for name in names if not name.startswith(TRUSTED)]
         listed = b"".join(bytes_of(name) + b"\0" for name in names)
         self._answer_sized(request.unique, listed, size)
 

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Final, final
 from mirrorha.volume.events import Failure
 from mirrorha.volume.fuse.kernel import (
     COPY_FILE_RANGE_IN,
+    FALLOCATE_IN,
     IN_HEADER,
     WRITE_IN,
     WRITE_KILL_SUIDGID,
     WRITE_OUT,
     Opcode,
 )
-from mirrorha.volume.ops import Truncate, Write
+from mirrorha.volume.ops import Fallocate, Truncate, Write
 from mirrorha.wire.limits import WRITE_BYTES_MAX
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class Writing:
 
     def handlers(self) -> dict[int, Callable[[Request], None]]:
         """Who handles what. `write` is called without any of this."""
-        return {Opcode.COPY_FILE_RANGE: self._copy}
+        return {Opcode.COPY_FILE_RANGE: self._copy, Opcode.FALLOCATE: self._fallocate}
 
     def write(self, unique: int, fid: int) -> None:
         """Handle the WRITE that the device has just read."""
@@ -139,3 +140,9 @@ class Writing:
             self._device.reply(WRITE_OUT.pack(WRITE_OUT.size, 0, unique, 0))
             return
         self._write(unique, Write(fid_out, offset_out, data, self._clock_ns()))
+
+    def _fallocate(self, request: Request) -> None:
+        _, offset, length, mode = FALLOCATE_IN.unpack_from(request.body)
+        unique = request.unique
+        op = Fallocate(request.fid, mode, offset, length, self._clock_ns())
+        self._pending.change(unique, op, lambda _: self._desk.error(unique, 0))

@@ -11,25 +11,31 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING, Final, NamedTuple, final
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar, final
 
 import msgspec
 
 from mirrorha.volume.disk import LIMBO_FID, Kind
-from mirrorha.volume.local_disk.handles import as_owner
+from mirrorha.volume.local_disk.handles import OPENED_KINDS, as_owner, place_of
+from mirrorha.volume.local_disk.syscalls import fallocate, set_mtime
 from mirrorha.volume.names import bytes_of, check_xattr_name, is_mirrored_xattr, text_of
 from mirrorha.volume.op_checks import (
     check_attributes,
+    check_fallocate,
     check_truncate,
     check_write,
     check_xattr,
     refusal,
 )
-from mirrorha.volume.ops import AnyOp, SetAttributes, SetXattr, Truncate, Write
+from mirrorha.volume.ops import AnyOp, Fallocate, SetAttributes, SetXattr, Truncate, Write
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mirrorha.volume.local_disk.handles import Handles
     from mirrorha.volume.local_disk.tree import Node, Tree
+
+T = TypeVar("T")
 
 #: The type bits of a mode, where `d_type` has them.
 _TYPES: Final = {
@@ -41,8 +47,6 @@ _TYPES: Final = {
     Kind.CHARACTER_DEVICE: stat.S_IFCHR >> 12,
     Kind.BLOCK_DEVICE: stat.S_IFBLK >> 12,
 }
-# What is opened; everything else is reached by its name.
-_OPENED: Final = frozenset({Kind.FILE, Kind.DIRECTORY})
 _DESCRIPTORS_GONE: Final = frozenset({errno.EMFILE, errno.ENFILE})
 _UNCHANGED: Final = -1
 
@@ -188,21 +192,17 @@ class DiskView:
         if name.startswith(("security.", "trusted.")) and not is_mirrored_xattr(name):
             raise refusal(errno.ENODATA)  # the node below may have one; here is none
         check_xattr_name(name)
-        fd = self._fd_if_opened(fid)
-        if fd is None:
-            raise refusal(errno.ENODATA)
-        return as_owner(fd, lambda: os.getxattr(fd, bytes_of(name)))
+        raw = bytes_of(name)
+        return self._look_at(fid, lambda target: os.getxattr(target, raw))
 
     def xattrs(self, fid: int) -> list[str]:
-        fd = self._fd_if_opened(fid)
-        if fd is None:
-            return []
         try:
-            names = [text_of(os.fsencode(name)) for name in os.listxattr(fd)]
+            raws = self._look_at(fid, os.listxattr)
         except OSError as error:
             if error.errno == errno.EOPNOTSUPP:
                 return []
             raise
+        names = [text_of(os.fsencode(raw)) for raw in raws]
         return [name for name in names if is_mirrored_xattr(name)]
 
     def statfs(self) -> os.statvfs_result:
@@ -220,7 +220,11 @@ class DiskView:
             case Truncate():
                 check_truncate(op)
                 os.ftruncate(held.fd, op.size_bytes)
-                _set_mtime(held.fd, op.mtime_ns)
+                set_mtime(held.fd, op.mtime_ns)
+            case Fallocate():
+                check_fallocate(op)
+                fallocate(held.fd, op.mode, op.offset, op.length)
+                set_mtime(held.fd, op.mtime_ns)
             case SetAttributes():
                 _set_attributes(held.fd, op)
             case SetXattr():
@@ -253,13 +257,18 @@ class DiskView:
             raise refusal(errno.EISDIR if node.kind is Kind.DIRECTORY else errno.EINVAL)
         return self._descriptor(node)
 
-    def _fd_if_opened(self, fid: int) -> int | None:
-        """A descriptor of a file or directory; None for what has to be reached by its name."""
+    def _look_at(self, fid: int, look: Callable[[int | str], T]) -> T:
+        """Call `look` with a descriptor of what is opened, or with a path to what is not."""
         held = self._held.get(fid)
         if held is not None:
-            return held.fd
+            return as_owner(held.fd, lambda: look(held.fd))
         node = self._node(fid)
-        return self._descriptor(node) if node.kind in _OPENED else None
+        if node.kind in OPENED_KINDS:
+            fd = self._descriptor(node)
+            return as_owner(fd, lambda: look(fd))
+        self._handles.close_idle()
+        with self._handles.pinned(node) as place:
+            return look(place_of(place))
 
     def _descriptor(self, node: Node) -> int:
         """One that is good until the next is asked for."""
@@ -281,7 +290,7 @@ def _write_orphan(fd: int, op: Write) -> Write:
             if not written:
                 raise
             break
-    _set_mtime(fd, op.mtime_ns)
+    set_mtime(fd, op.mtime_ns)
     return op if written == len(op.data) else msgspec.structs.replace(op, data=op.data[:written])
 
 
@@ -294,8 +303,9 @@ def _set_attributes(fd: int, op: SetAttributes) -> None:
         os.fchmod(fd, stat.S_IMODE(mode))  # whether bits go with the owner stands in the op
     if op.mode is not None:
         os.fchmod(fd, op.mode)
-    if op.mtime_ns is not None:
-        _set_mtime(fd, op.mtime_ns)
+    now = os.fstat(fd)
+    atime_ns = now.st_atime_ns if op.atime_ns is None else op.atime_ns
+    os.utime(fd, ns=(atime_ns, now.st_mtime_ns if op.mtime_ns is None else op.mtime_ns))
 
 
 def _set_xattr(fd: int, op: SetXattr) -> None:
@@ -304,8 +314,4 @@ def _set_xattr(fd: int, op: SetXattr) -> None:
     if value is None:
         as_owner(fd, lambda: os.removexattr(fd, raw))
     else:
-        as_owner(fd, lambda: os.setxattr(fd, raw, value))
-
-
-def _set_mtime(fd: int, mtime_ns: int) -> None:
-    os.utime(fd, ns=(os.fstat(fd).st_atime_ns, mtime_ns))
+        as_owner(fd, lambda: os.setxattr(fd, raw, value, op.flags))
