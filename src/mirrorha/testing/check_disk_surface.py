@@ -24,7 +24,7 @@ from mirrorha.testing.check_disk_steps import (
     same,
     take_snapshot,
 )
-from mirrorha.volume.access_lists import ACL_ACCESS, ACL_DEFAULT
+from mirrorha.volume.access_lists import ACL_ACCESS, ACL_DEFAULT, packed_list
 from mirrorha.volume.disk import (
     Apply,
     Entry,
@@ -74,9 +74,7 @@ _CAPABILITY: Final = struct.pack("<5I", 0x0200_0001, 1 << 10, 0, 0, 0)
 
 def acl(*entries: tuple[int, int] | tuple[int, int, int]) -> bytes:
     """An access list: (tag, permissions), with an owner where it names one."""
-    nobody = 0xFFFF_FFFF
-    packed = [struct.pack("<HHI", *entry, *([nobody] * (3 - len(entry)))) for entry in entries]
-    return struct.pack("<I", 2) + b"".join(packed)
+    return packed_list(*((*entry, 0) if len(entry) == 2 else entry for entry in entries))
 
 
 def _mknod(number: int, name: str, kind: Kind, rdev: int = 0, parent: int = ROOT_FID) -> Mknod:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING, Final, final
 
+from mirrorha.volume.access_lists import ACL_ACCESS, ACL_DEFAULT, ACLS, packed_list
 from mirrorha.volume.disk import (
     AnyRequest,
     Apply,
     ApplyAll,
     ClearLimbo,
     HashBlocks,
+    Kind,
     ListDirectory,
     Many,
     Place,
@@ -22,12 +25,22 @@ from mirrorha.volume.disk import (
     SyncFile,
     SyncTree,
 )
+from mirrorha.volume.names import CAPABILITY
 from mirrorha.volume.ops import (
+    FALLOCATE_KEEP_SIZE,
+    FALLOCATE_PUNCH_HOLE,
+    FALLOCATE_ZERO_RANGE,
+    RENAME_EXCHANGE,
+    RENAME_NOREPLACE,
     ROOT_FID,
+    XATTR_CREATE,
+    XATTR_REPLACE,
     AnyOp,
     Create,
+    Fallocate,
     Link,
     Mkdir,
+    Mknod,
     Rename,
     Rmdir,
     SetAttributes,
@@ -48,6 +61,10 @@ _NAMES: Final = ("a", "b", "c", "d", "é", "..", "")
 _NAME_WEIGHTS: Final = (6, 6, 6, 6, 3, 1, 1)
 _FIRST_MTIME_NS: Final = 1_700_000_000_000_000_000
 _POOL_MAX: Final = 24
+# Everything for the owner, whose right to look at his own files is no subject here.
+_PLAIN_LIST: Final = packed_list((1, 7, 0), (4, 5, 0), (32, 1, 0))
+_LIST: Final = packed_list((1, 7, 0), (2, 6, 7), (4, 5, 0), (16, 3, 0), (32, 4, 0))
+_CAPABILITY: Final = struct.pack("<5I", 0x0200_0001, 1 << 10, 0, 0, 0)
 
 
 @final
@@ -86,8 +103,10 @@ class RandomRequests:
             (self._unlink, 8),
             (self._rmdir, 4),
             (self._rename, 16),
-            (self._set_attributes, 5),
-            (self._set_xattr, 4),
+            (self._set_attributes, 6),
+            (self._set_xattr, 8),
+            (self._mknod, 5),
+            (self._fallocate, 7),
         )
 
     def op(self) -> AnyOp:
@@ -148,17 +167,34 @@ class RandomRequests:
         mode = self._rng.choice((0o644, 0o600, 0o4755, 0))
         owner = self._rng.choice((-1, 0, 1234))
         fid = self._fid_to_make()
-        return Create(fid, self._fid(), self._name(), mode, owner, owner, self._mtime_ns())
+        umask, mtime_ns = self._umask(), self._mtime_ns()
+        return Create(fid, self._fid(), self._name(), mode, owner, owner, mtime_ns, umask)
 
     def _mkdir(self) -> Mkdir:
         mode = self._rng.choice((0o755, 0o2775))
-        return Mkdir(self._fid_to_make(), self._fid(), self._name(), mode, 7, -1, self._mtime_ns())
+        fid, umask = self._fid_to_make(), self._umask()
+        return Mkdir(fid, self._fid(), self._name(), mode, 7, -1, self._mtime_ns(), umask)
 
     def _symlink(self) -> Symlink:
         target = self._rng.choice(("a", "../../etc", "\U0010ff80", ""))
-        return Symlink(
-            self._fid_to_make(), self._fid(), self._name(), target, -1, 3, self._mtime_ns()
-        )
+        fid, umask = self._fid_to_make(), self._umask()
+        return Symlink(fid, self._fid(), self._name(), target, -1, 3, self._mtime_ns(), umask)
+
+    def _mknod(self) -> Mknod:
+        kind = self._rng.choice((Kind.FIFO, Kind.FIFO, Kind.SOCKET, Kind.BLOCK_DEVICE, Kind.FILE))
+        rdev = 0 if kind is not Kind.BLOCK_DEVICE else self._rng.choice((259, 1 << 31))
+        fid, umask, mtime_ns = self._fid_to_make(), self._umask(), self._mtime_ns()
+        return Mknod(fid, self._fid(), self._name(), kind, 0o666, rdev, 5, 6, mtime_ns, umask)
+
+    def _fallocate(self) -> Fallocate:
+        keep, punch, zero = FALLOCATE_KEEP_SIZE, FALLOCATE_PUNCH_HOLE, FALLOCATE_ZERO_RANGE
+        mode = self._rng.choice((0, keep, punch | keep, punch | keep, zero, zero | keep, punch))
+        offset = self._rng.choice((0, self._rng.randrange(-1, 6000), BLOCK_BYTES))
+        length = self._rng.choice((1, self._rng.randrange(9000), BLOCK_BYTES * 2))
+        return Fallocate(self._fid(), mode, offset, length, self._mtime_ns())
+
+    def _umask(self) -> int | None:
+        return self._rng.choice((None, 0o22, 0o77, 0))
 
     def _link(self) -> Link:
         return Link(self._fid(), self._fid(), self._name(), self._mtime_ns())
@@ -178,6 +214,7 @@ class RandomRequests:
             self._name(),
             self._perhaps_fid(),
             self._mtime_ns(),
+            self._rng.choices((0, RENAME_NOREPLACE, RENAME_EXCHANGE, 4), (12, 2, 5, 1))[0],
         )
 
     def _set_attributes(self) -> SetAttributes:
@@ -188,11 +225,18 @@ class RandomRequests:
             rng.choice((None, -1, 5, -2)),
             rng.choice((None, -1, 6)),
             rng.choice((None, self._mtime_ns())),
+            rng.choice((None, None, self._mtime_ns())),
         )
 
     def _set_xattr(self) -> SetXattr:
-        name = self._rng.choice(("user.a", "user.b", "trusted.c"))
-        return SetXattr(self._fid(), name, self._rng.choice((None, b"", b"value")))
+        rng = self._rng
+        name = rng.choice(("user.a", "user.b", "trusted.c", "security.d", ACL_ACCESS, ACL_DEFAULT))
+        value = rng.choice((None, b"", b"value"))
+        if name in ACLS:
+            value = rng.choice((None, b"", _LIST, _PLAIN_LIST, _LIST[:-8]))
+        elif rng.random() < 0.1:
+            name, value = CAPABILITY, rng.choice((None, _CAPABILITY))
+        return SetXattr(self._fid(), name, value, rng.choice((0, 0, XATTR_CREATE, XATTR_REPLACE)))
 
     def _name(self) -> str:
         return self._rng.choices(_NAMES, _NAME_WEIGHTS)[0]

@@ -31,6 +31,7 @@ from mirrorha.volume.op_checks import (
     check_truncate,
     check_write,
     check_xattr,
+    missing,
     refusal,
 )
 from mirrorha.volume.ops import (
@@ -162,8 +163,8 @@ class MemoryOps:
         return op.data[:taken], errno.ENOSPC
 
     def _truncate(self, op: Truncate) -> Outcome:
-        inode = self._file(op.fid)
         check_truncate(op)
+        inode = self._file(op.fid)
         if op.size_bytes > FILE_BYTES_MAX:
             raise refusal(errno.EFBIG)
         self._begin(inode)
@@ -220,6 +221,7 @@ class MemoryOps:
         return self._make(op, Kind.DIRECTORY, op.mode)
 
     def _symlink(self, op: Symlink) -> Outcome:
+        checked_target(op.target)
         return self._make(op, Kind.SYMLINK, _SYMLINK_MODE)
 
     def _mknod(self, op: Mknod) -> Outcome:
@@ -238,7 +240,6 @@ class MemoryOps:
         metadata = of_new_file(metadata, kind, done, is_root=self._keeps_owners)
         inode = Inode(op.fid, kind, metadata, op.mtime_ns)
         if isinstance(op, Symlink):
-            checked_target(op.target)
             inode.target = op.target
         if isinstance(op, Mknod):
             inode.rdev = op.rdev
@@ -286,7 +287,7 @@ class MemoryOps:
         new_parent = self._directory(op.new_parent)
         inode = parent.children.get(op.name)
         if inode is None:
-            raise refusal(errno.ENOENT)
+            raise missing(op.name)
         checked_name(op.new_name)
         there = new_parent.children.get(op.new_name)
         if op.flags == RENAME_EXCHANGE and there is None:
@@ -382,7 +383,7 @@ class MemoryOps:
         parent = self._names.listed(op.parent) or self._directory(op.parent)
         inode = parent.children.get(op.name)
         if inode is None:
-            raise refusal(errno.ENOENT)
+            raise missing(op.name)
         if op.fid and op.fid != inode.fid:
             raise refusal(errno.ESTALE)
         return parent, inode

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mirrorha.testing.memory_inode import Metadata
     from mirrorha.volume.ops import Birth
 
+_LIST_HEADER_BYTES: Final = 4
 _CAPABILITY_BYTES: Final = {2: 20, 3: 24}  # by revision
 
 
@@ -87,9 +88,10 @@ def _with_list(metadata: Metadata, kind: Kind, name: str, value: bytes | None) -
         raise refusal(errno.EOPNOTSUPP)
     mode = metadata.mode
     if name == ACL_DEFAULT:
-        raw = canonical(value or b"")
-        if kind is not Kind.DIRECTORY and raw:
+        # ext4 looks at what is in the list only after what it is for.
+        if kind is not Kind.DIRECTORY and len(value or b"") > _LIST_HEADER_BYTES:
             raise refusal(errno.EACCES)
+        raw = canonical(value or b"")
     else:
         mode, raw = applied(value or b"", mode)
     xattrs = {other: held for other, held in metadata.xattrs.items() if other != name}

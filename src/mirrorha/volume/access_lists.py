@@ -48,6 +48,14 @@ class _Entry(NamedTuple):
     owner: int
 
 
+def packed_list(*entries: tuple[int, int, int]) -> bytes:
+    """A list of (tag, permissions, owner) as the kernel has it; owners only where they are named.
+
+    Tags: 1 the owner, 2 a user, 4 the group, 8 another group, 16 the mask, 32 everybody else.
+    """
+    return _packed([_Entry(*entry) for entry in entries])
+
+
 def canonical(raw: bytes) -> bytes:
     """The list as the kernel gives it back; b"" if it is none.
 

@@ -117,6 +117,16 @@ def is_mirrored_xattr(name: str) -> bool:
     return name.startswith(("user.", TRUSTED)) or name in _XATTRS
 
 
+def check_xattr_length(name: str) -> None:
+    """Refuse a name that no extended attribute has anywhere.
+
+    Raises:
+        OSError: ERANGE; EILSEQ, it is the text of no name.
+    """
+    if not 0 < len(bytes_of(name)) <= XATTR_NAME_BYTES_MAX:
+        raise OSError(errno.ERANGE, os.strerror(errno.ERANGE))
+
+
 def check_xattr_name(name: str) -> None:
     """Refuse a name that no extended attribute of a volume may have.
 
@@ -127,8 +137,7 @@ def check_xattr_name(name: str) -> None:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
     if not is_mirrored_xattr(name):
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-    if len(bytes_of(name)) > XATTR_NAME_BYTES_MAX:
-        raise OSError(errno.ERANGE, os.strerror(errno.ERANGE))
+    check_xattr_length(name)
 
 
 def _escaped(character: str) -> str:

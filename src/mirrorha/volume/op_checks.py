@@ -10,7 +10,7 @@ import errno
 import os
 from typing import Final
 
-from mirrorha.volume.names import check_xattr_name
+from mirrorha.volume.names import check_xattr_length, check_xattr_name, checked_name
 from mirrorha.volume.ops import (
     DEVICE_KINDS,
     FALLOCATE_KEEP_SIZE,
@@ -70,6 +70,16 @@ OWN_USER: Final = -1
 def refusal(number: int) -> OSError:
     """The error to raise for what cannot be done."""
     return OSError(number, os.strerror(number))
+
+
+def missing(name: str) -> OSError:
+    """The error for a name that is not there: of one that is too long to be, another one."""
+    try:
+        checked_name(name)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return error
+    return refusal(errno.ENOENT)
 
 
 def check_mtime(mtime_ns: int) -> None:
@@ -198,10 +208,11 @@ def check_xattr(op: SetXattr) -> None:
     Raises:
         OSError: EOPNOTSUPP, EINVAL, ERANGE, EILSEQ, E2BIG.
     """
-    check_xattr_name(op.name)
     if not 0 <= op.flags <= (XATTR_CREATE | XATTR_REPLACE if op.value is not None else 0):
         raise refusal(errno.EINVAL)
     if op.mode is not None and not 0 <= op.mode <= MODE_MAX:
         raise refusal(errno.EINVAL)
+    check_xattr_length(op.name)
     if op.value is not None and len(op.value) > XATTR_BYTES_MAX:
         raise refusal(errno.E2BIG)
+    check_xattr_name(op.name)

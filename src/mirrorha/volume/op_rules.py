@@ -116,8 +116,8 @@ def _check_texts(op: AnyOp) -> None:
             checked_name(op.name)
             checked_name(op.new_name)
         case Symlink():
-            checked_name(op.name)
             checked_target(op.target)
+            checked_name(op.name)
         case Create() | Mkdir() | Mknod() | Link() | Unlink() | Rmdir():
             checked_name(op.name)
         case _:

@@ -167,8 +167,8 @@ class OpApplier:
         return Outcome(done, number)
 
     def _truncate(self, op: Truncate) -> Outcome:
-        handle = self._file_to_change(op.fid)
         check_truncate(op)
+        handle = self._file_to_change(op.fid)
         os.ftruncate(handle.fd, op.size_bytes)
         self._set_mtime(handle, op.mtime_ns)
         return Outcome(op)

@@ -57,6 +57,7 @@ from mirrorha.volume.local_disk.view import DiskView
 from mirrorha.volume.local_disk.walk import load_tree
 from mirrorha.volume.names import bytes_of, is_mirrored_xattr, text_of
 from mirrorha.volume.ops import DEVICE_KINDS
+from mirrorha.volume.touched import NAMES
 from mirrorha.wire.limits import BLOCK_BYTES
 
 if TYPE_CHECKING:
@@ -193,7 +194,15 @@ class RealDisk:
         # clean to us.
         sync_file_system(self._handles.root.fd)
         was_known = self._ids.is_known
-        found = load_tree(self._tree, self._handles, self._ids, draw=draw)
+        touched = self._touched.load()
+        changed = {fid for fid, part in touched.keys if part == NAMES}
+        found = load_tree(
+            self._tree,
+            self._handles,
+            self._ids,
+            draw=draw,
+            may_be_half_made=lambda fid: fid in changed and not touched.damaged,
+        )
         if not was_known and len(self._tree.nodes) == 1:
             # Else a log that is new was lost: the directory was a volume before.
             self._touched.begin()

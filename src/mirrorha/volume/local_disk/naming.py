@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, TypeVar, final
 
 import msgspec
 
-from mirrorha.volume.access_lists import ACL_DEFAULT, ACLS
+from mirrorha.volume.access_lists import ACL_ACCESS, ACL_DEFAULT, ACLS, with_mode
 from mirrorha.volume.births import settled
 from mirrorha.volume.disk import Kind, Outcome
 from mirrorha.volume.local_disk.handles import (
@@ -37,6 +37,7 @@ from mirrorha.volume.op_checks import (
     check_birth,
     check_mtime,
     check_rename,
+    missing,
     refusal,
 )
 from mirrorha.volume.ops import DEVICE_KINDS, RENAME_EXCHANGE, RENAME_NOREPLACE
@@ -105,8 +106,8 @@ class NameApplier:
         return self._make(op, op.kind, make)
 
     def symlink(self, op: Symlink) -> Outcome:
-        parent, raw = self._free_place(op)
         target = checked_target(op.target)
+        parent, raw = self._free_place(op)
         directory = self._handles.get(parent)
         done = self._settled(op, directory)
         before_ns = os.fstat(directory.fd).st_mtime_ns
@@ -185,7 +186,7 @@ class NameApplier:
         new_parent = self._tree.directory(op.new_parent)
         node = parent.children.get(op.name)
         if node is None:
-            raise refusal(errno.ENOENT)
+            raise missing(op.name)
         new_raw = checked_name(op.new_name)
         there = new_parent.children.get(op.new_name)
         if there is None and op.flags == RENAME_EXCHANGE:
@@ -292,7 +293,7 @@ class NameApplier:
         parent = self._tree.listed(op.parent) or self._tree.directory(op.parent)
         node = parent.children.get(op.name)
         if node is None:
-            raise refusal(errno.ENOENT)
+            raise missing(op.name)
         if op.fid not in {0, node.fid}:
             raise refusal(errno.ESTALE)
         return parent, node
@@ -322,7 +323,9 @@ def _dress(target: int | str, op: Create | Mkdir | Mknod, *, undress: bool) -> N
     if op.uid != OWN_USER:
         os.chown(target, op.uid, op.gid)
     for name, value in op.xattrs.items():
-        os.setxattr(target, bytes_of(name), value)
+        # It must not look finished by its list. The mode gives the list what is missing.
+        held = with_mode(value, HALF_MADE_MODE) if name == ACL_ACCESS else value
+        os.setxattr(target, bytes_of(name), held)
     os.utime(target, ns=(op.mtime_ns, op.mtime_ns))
     os.chmod(target, op.mode)
 

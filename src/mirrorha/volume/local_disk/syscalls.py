@@ -25,8 +25,8 @@ _AT_EMPTY_PATH: Final = 0x1000
 _STATX_BASIC_STATS: Final = 0x7FF
 _STATX_BTIME: Final = 0x800
 _STATX_ATTR_MOUNT_ROOT: Final = 0x2000
-# mask, attributes, mode, inode, birth (s, ns), mtime (s, ns), device (major, minor)
-_STATX: Final = struct.Struct("=I4xQ12xH2xQ24x16xqI4x16xqI4x8xII")
+# mask, attributes, mode, inode, size, birth (s, ns), mtime (s, ns), device (major, minor)
+_STATX: Final = struct.Struct("=I4xQ12xH2xQQ16x16xqI4x16xqI4x8xII")
 _STATX_BYTES: Final = 256
 _UTIME_OMIT: Final = (1 << 30) - 2
 # What a file system without holes answers.
@@ -41,6 +41,7 @@ class Identity:
 
     mode: int
     inode: int
+    size_bytes: int
     birth_ns: int
     device: int
     mtime_ns: int
@@ -76,11 +77,13 @@ def identify(directory_fd: int, name: bytes = b"") -> Identity:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), name)
     fields = _STATX.unpack_from(buffer)
-    mask, attributes, mode, inode, birth_s, birth_ns, mtime_s, mtime_ns, major, minor = fields
+    mask, attributes, mode, inode, size_bytes = fields[:5]
+    birth_s, birth_ns, mtime_s, mtime_ns, major, minor = fields[5:]
     born = mask & _STATX_BTIME
     return Identity(
         mode=mode,
         inode=inode,
+        size_bytes=size_bytes,
         birth_ns=birth_s * 1_000_000_000 + birth_ns if born else 0,
         device=os.makedev(major, minor),
         mtime_ns=mtime_s * 1_000_000_000 + mtime_ns,
@@ -177,6 +180,7 @@ def _identify_by_stat(directory_fd: int, name: bytes) -> Identity:
     return Identity(
         mode=status.st_mode,
         inode=status.st_ino,
+        size_bytes=status.st_size,
         birth_ns=int(getattr(status, "st_birthtime", 0) * 1_000_000_000),
         device=status.st_dev,
         mtime_ns=status.st_mtime_ns,

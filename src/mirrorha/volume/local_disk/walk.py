@@ -1,10 +1,14 @@
 """The walk at the opening of a real disk: every file of the directory gets its fid.
 
+What a crash left half made is removed: it has no id yet, it is in a directory that the touched log
+names, and it looks as nothing else does (see `naming`). Nobody was told that it is there.
+
 Blocks for as long as it takes to look at every name once.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from typing import TYPE_CHECKING, Final, final
@@ -13,9 +17,15 @@ from mirrorha.errors import ensure
 from mirrorha.volume.disk import Found, Kind
 from mirrorha.volume.local_disk.ids import Row
 from mirrorha.volume.local_disk.owners import Owners
-from mirrorha.volume.local_disk.syscalls import identify
+from mirrorha.volume.local_disk.syscalls import identify, set_mtime
 from mirrorha.volume.local_disk.tree import Node, Tree
-from mirrorha.volume.names import HIDDEN_NAMES, LIMBO_NAME, MARKER_NAME, text_of
+from mirrorha.volume.names import (
+    HALF_MADE_PREFIX,
+    HIDDEN_NAMES,
+    LIMBO_NAME,
+    MARKER_NAME,
+    text_of,
+)
 from mirrorha.volume.ops import DEVICE_KINDS
 
 if TYPE_CHECKING:
@@ -25,6 +35,8 @@ if TYPE_CHECKING:
     from mirrorha.volume.local_disk.ids import IdTable
     from mirrorha.volume.local_disk.syscalls import Identity
 
+# Of a file that is being made: sticky, and nobody but its owner may do anything.
+_HALF_MADE_BITS: Final = stat.S_ISUID | stat.S_ISVTX | stat.S_IRWXG | stat.S_IRWXO
 _KINDS: Final = {
     stat.S_IFREG: Kind.FILE,
     stat.S_IFDIR: Kind.DIRECTORY,
@@ -36,7 +48,14 @@ _KINDS: Final = {
 }
 
 
-def load_tree(tree: Tree, handles: Handles, ids: IdTable, *, draw: Callable[[], int]) -> Found:
+def load_tree(
+    tree: Tree,
+    handles: Handles,
+    ids: IdTable,
+    *,
+    draw: Callable[[], int],
+    may_be_half_made: Callable[[int], bool],
+) -> Found:
     """Fill `tree` with what the directory holds, and bring the table of ids up to it, durably.
 
     Args:
@@ -44,6 +63,7 @@ def load_tree(tree: Tree, handles: Handles, ids: IdTable, *, draw: Callable[[], 
         handles: Opens the tree's directories.
         ids: The table of ids of the time before.
         draw: A new fid for each file that the table does not know.
+        may_be_half_made: Whether the touched log says that names in this directory were changed.
 
     Raises:
         OSError: a directory cannot be read.
@@ -53,7 +73,8 @@ def load_tree(tree: Tree, handles: Handles, ids: IdTable, *, draw: Callable[[], 
     rows = ids.load(root)
     if rows is None:
         ids.start_anew()
-    walk = _Walk(tree, handles, rows or [], draw)
+    # Without the table nobody can tell what is new.
+    walk = _Walk(tree, handles, rows or [], draw, _never if rows is None else may_be_half_made)
     walk.run()
     ids.store(root, new=walk.new, stale=walk.stale())
     return Found(
@@ -61,14 +82,26 @@ def load_tree(tree: Tree, handles: Handles, ids: IdTable, *, draw: Callable[[], 
         unknown=tuple(row.fid for row in walk.new),
         limbo=len(tree.limbo.children),
         skipped=tuple(walk.skipped),
+        half_made=tuple(walk.half_made),
     )
+
+
+def _never(_: int) -> bool:
+    return False
 
 
 @final
 class _Walk:
     def __init__(
-        self, tree: Tree, handles: Handles, rows: list[Row], draw: Callable[[], int]
+        self,
+        tree: Tree,
+        handles: Handles,
+        rows: list[Row],
+        draw: Callable[[], int],
+        may_be_half_made: Callable[[int], bool],
     ) -> None:
+        self.half_made: Final[list[str]] = []
+        self._may_be_half_made: Final = may_be_half_made
         self.new: Final[list[Row]] = []
         self.skipped: Final[list[str]] = []
         self._tree: Final = tree
@@ -106,12 +139,35 @@ class _Walk:
         if kind is None or foreign or is_forbidden or name in HIDDEN_NAMES:
             self.skipped.append(path + name)
             return None
+        if self._remove_half_made(directory, raw, seen, kind):
+            self.half_made.append(path + name)
+            return None
         node = None if kind is Kind.DIRECTORY else self._by_inode.get(seen.inode)
         if node is None:
             node = Node(self._fid_of(seen, kind), kind, seen.inode)
             self._by_inode[seen.inode] = node
         self._tree.find(node, directory, name)
         return node if kind is Kind.DIRECTORY else None
+
+    def _remove_half_made(self, directory: Node, raw: bytes, seen: Identity, kind: Kind) -> bool:
+        if kind is Kind.SYMLINK:
+            looks_so = raw.startswith(HALF_MADE_PREFIX.encode())
+        else:
+            is_empty = kind is not Kind.FILE or not seen.size_bytes
+            looks_so = is_empty and seen.mode & _HALF_MADE_BITS == stat.S_ISVTX
+        is_known = (seen.inode, seen.birth_ns, kind) in self._rows
+        if not looks_so or is_known or not self._may_be_half_made(directory.fid):
+            return False
+        handle = self._handles.get(directory)
+        before_ns = os.fstat(handle.fd).st_mtime_ns
+        try:
+            (os.rmdir if kind is Kind.DIRECTORY else os.unlink)(raw, dir_fd=handle.fd)
+        except OSError as error:
+            if error.errno == errno.ENOTEMPTY:
+                return False  # somebody has used it: it is whole
+            raise
+        set_mtime(handle.fd, before_ns)
+        return True
 
     def _visit_hidden(self, name: str, seen: Identity) -> Node | None:
         if name == LIMBO_NAME and stat.S_ISDIR(seen.mode):
