@@ -407,12 +407,14 @@ class Pair:
     # ---- invariants ----
 
     def _landed(self, _before: Register | None, now: Register) -> None:
-        counts = self.world.counts
         for name, nonce in now.nonces:
-            meta = self.nodes[name].durable.meta
+            node = self.nodes[name]
+            # When the CAS was sent it was there; the disk may have been replaced since.
+            disks = (node.durable, *node.put_away)
+            known = any(nonce in disk.meta.nonces() for disk in disks)
             # Below what the node has seen it is a register that went back: nobody acts on it.
-            known = nonce in meta.nonces() or now.epoch <= meta.seen_epoch
-            if not known and not counts["image restored"] and not counts["register lost"]:
+            known = known or now.epoch <= node.durable.meta.seen_epoch
+            if not known and not self.world.counts["register lost"]:
                 raise Violation(f"5.0 epoch {now.epoch} landed without the nonce of {name} on disk")
         if all(now.epoch < node.durable.meta.seen_epoch for node in self.nodes.values()):
             # An old create-if-absent that landed after the register was lost: both nodes have
