@@ -16,6 +16,8 @@ from mirrorha.testing.sim.scenarios import Play
 class NotOpen:
     """In the place of a volume whose directory cannot be used: as `cluster.volumes` answers."""
 
+    dead = False
+
     def __init__(self, node: SimNode, name: str) -> None:
         self._node, self._name = node, name
 

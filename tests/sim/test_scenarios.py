@@ -175,6 +175,94 @@ def power_lost_on_the_prim() -> None:
     play.until_mirrored()
 
 
+def acknowledge_many(play: Play) -> None:
+    """So many that some are only in the page caches."""
+    values = [play.write(play.lyon) for _ in range(50)]
+    play.until(lambda: all(play.is_acked(value) for value in values))
+
+
+def failed_disk_on_the_prim() -> None:
+    """5.1.7: lyon's disk failed, and paris is gone: lyon's process starts anew on that disk."""
+    play = Play()
+    acknowledge_many(play)
+    play.arbiter_open(play.paris, is_open=False)
+    play.lyon.disk_fails()
+    play.run(100)
+    play.paris.crash(power=False)
+    play.lyon.crash(power=False)
+    play.start(play.lyon)
+    play.run(20_000)
+    assert play.role(play.lyon) == "WAIT"
+    assert "its disk failed" in play.state(play.lyon).why
+    play.arbiter_open(play.paris, is_open=True)
+    play.start(play.paris)
+    play.until_mirrored()
+
+
+def failed_disk_on_the_second() -> None:
+    """5.1.7: paris' disk failed; before lyon excludes it both processes end, and paris is back."""
+    play = Play()
+    acknowledge_many(play)
+    play.arbiter_open(play.lyon, is_open=False)
+    play.paris.disk_fails()
+    play.run(100)
+    play.lyon.crash(power=False)
+    play.paris.crash(power=False)
+    play.start(play.paris)
+    play.run(20_000)
+    assert play.role(play.paris) == "WAIT"
+    play.arbiter_open(play.lyon, is_open=True)
+    play.start(play.lyon)
+    play.until_mirrored()
+
+
+def failed_disk_and_both_start_anew() -> None:
+    """5.2: both processes start anew: who goes on is the one whose disk did not fail."""
+    play = Play()
+    acknowledge_many(play)
+    play.arbiter_open(play.paris, is_open=False)
+    play.lyon.disk_fails()
+    play.run(100)
+    play.paris.crash(power=False)
+    play.lyon.crash(power=False)
+    play.arbiter_open(play.paris, is_open=True)
+    play.start()
+    play.until_mirrored()
+
+
+def failed_disk_and_a_clean_stop() -> None:
+    """5.1.7: a node whose disk failed and that is stopped in good order has lost the same."""
+    play = Play()
+    acknowledge_many(play)
+    play.arbiter_open(play.paris, is_open=False)
+    play.lyon.disk_fails()
+    play.run(100)
+    play.paris.crash(power=False)
+    play.command(play.lyon, Verb.STOP)
+    play.until(lambda: play.role(play.lyon) == "STOP")
+    play.lyon.crash(power=False)
+    play.start(play.lyon)
+    play.run(20_000)
+    assert play.role(play.lyon) == "WAIT"
+    play.arbiter_open(play.paris, is_open=True)
+    play.start(play.paris)
+    play.until_mirrored()
+
+
+def only_copy_on_a_failed_disk() -> None:
+    """5.2: lyon was alone when its disk failed: there is no better copy, so it serves again."""
+    play = Play()
+    play.paris.crash(power=False)
+    play.until(lambda: play.role(play.lyon) == "ALONE")
+    play.lyon.disk_fails()
+    play.run(500)
+    play.lyon.crash(power=False)
+    play.start(play.lyon)
+    play.until(lambda: play.role(play.lyon) == "ALONE", at_most_ms=20_000)
+    play.start(play.paris)
+    play.until_mirrored()
+
+
 def one_volume_still_acknowledging() -> None:
     """5.1.2: one stream is cut for long; lyon excludes paris while the other volume flows."""
     play = Play()
@@ -552,6 +640,10 @@ HELD: list[tuple[Callable[[], None], str]] = [
     (swap_with_lost_reply, "swap-abort-local"),
     (restored_from_an_old_image, "no-nonce"),
     (power_lost_on_the_prim, "promote-unclean"),
+    (failed_disk_on_the_prim, "failure-forgotten"),
+    (failed_disk_on_the_second, "failure-forgotten"),
+    (failed_disk_and_both_start_anew, "failure-forgotten"),
+    (failed_disk_and_a_clean_stop, "failure-forgotten"),
     (register_is_lost, "lost-register-alone"),
     (arbiter_returns_with_a_lower_epoch, "epoch-forgotten"),
     (power_lost_on_a_durable_prim, "durable-peer-only"),
@@ -561,6 +653,7 @@ HELD: list[tuple[Callable[[], None], str]] = [
 ALL = [
     *dict.fromkeys(scenario for scenario, _ in HELD),
     first_fill_breaks,
+    only_copy_on_a_failed_disk,
     prim_restarts_without_failover,
     prim_returns_alone_without_failover,
     freeze_ends,

@@ -39,6 +39,8 @@ _log: Final = logging.getLogger(__name__)
 #: How often a directory that cannot be used is looked at again.
 LOOK_AGAIN_S: Final = 1.0
 CLOSED: Final = "the volumes are closed"
+#: What it is about to write could still come, over whatever is written from then on.
+HUNG: Final = "a request to the disk of a volume hangs: end this program and start it again"
 
 
 @attrs.frozen
@@ -181,6 +183,8 @@ class Volumes:
         told = ""
         while True:
             try:
+                if self.is_stuck:
+                    raise VolumeError(HUNG)
                 judged = [await self._in_thread(self._look, each) for each in self.names]
                 problem = next((each.problem for each in judged if each.problem), "")
                 if not problem:

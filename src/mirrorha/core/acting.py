@@ -11,7 +11,8 @@ from typing import Final
 import attrs
 
 from mirrorha.core import authority, lineage
-from mirrorha.core.effects import MarkVolumes, SayGoodbye
+from mirrorha.core.effects import Feed, MarkVolumes, SayGoodbye
+from mirrorha.core.events import Tick
 from mirrorha.core.messages import Adopt, Standing
 from mirrorha.core.orders import Close, Follow, Freeze, ServeAlone, ServeMirror
 from mirrorha.core.register import Register
@@ -196,7 +197,19 @@ def give_up(turn: Turn, why: str) -> None:
     s = turn.s
     s.sick = why
     turn.do(SayGoodbye(why))
-    step_down(turn, why)
+    text = f"this node's disk failed: {why}. Once it is well, 'mirrorha stop' and 'mirrorha start'"
+    step_down(turn, f"{text} on {s.me} bring this node back")
+    # The disk under our own state may be the same one: nobody waits for it to hear of this.
+    turn.do(Feed(Tick()))
+
+
+def remember_failure(turn: Turn) -> None:
+    """What was acknowledged, and not written back yet, may be gone: as after an OS crash (5.1.7).
+
+    It outlives this process: the next one finds a disk that answers, and nothing missing to see.
+    """
+    if turn.s.sick and not turn.s.meta.unclean:
+        turn.change(unclean=True)
 
 
 def primary_now(turn: Turn) -> str | None:

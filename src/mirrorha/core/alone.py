@@ -146,9 +146,9 @@ def explain(turn: Turn, found: Register, why: Bar) -> str:
         Bar.INCONSISTENT: "a resync into this node did not finish; the peer finishes it",
         Bar.GAVE_UP: why_gave_up(turn),
         Bar.UNCLEAN: (
-            "this node's operating system crashed while both were in sync: acknowledged writes "
-            f"may be missing here. Waiting for {s.other}; to serve with what is here, set "
-            'after_power_loss = "serve" and start this node again'
+            "this node's operating system crashed, or its disk failed, while both were in sync: "
+            f"acknowledged writes may be missing here. Waiting for {s.other}; to serve with what "
+            'is here, set after_power_loss = "serve" and start this node again'
         ),
         Bar.SICK: f"this node's disk failed: {s.sick}",
         Bar.NO_VOLUME: s.problem,

@@ -57,6 +57,7 @@ def _start(turn: Turn, command: Command) -> None:
     s.standing = Standing.WAITING
     s.frozen = True
     s.gave_up = ""
+    s.sick = ""  # the directories are opened anew; `unclean` tells of what may be gone
     s.restarts_ms.clear()
     s.mine.clear()
     s.since_ms = turn.now_ms

@@ -24,7 +24,8 @@ class Meta:
         incarnation: rises by one with each start of the process.
         boot_id: the operating system's, at the last start.
         dirty: written data may not be on disk (cleared by a clean stop).
-        unclean: an OS crash lost acknowledged writes perhaps, and nothing has healed that yet.
+        unclean: an OS crash, or a disk that failed, lost acknowledged writes perhaps, and nothing
+            has healed that yet.
         all_durable: every acknowledgement since the admission was `durable`.
         inconsistent: a resync into this node has begun and not ended.
         lineage: generations, oldest first; the last is the current one.

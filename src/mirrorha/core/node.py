@@ -19,7 +19,7 @@ from mirrorha.core import (
     swap,
     watching,
 )
-from mirrorha.core.acting import give_up, step_down
+from mirrorha.core.acting import give_up, remember_failure, step_down
 from mirrorha.core.detector import Detector
 from mirrorha.core.effects import Batch, DropLink
 from mirrorha.core.events import (
@@ -151,7 +151,7 @@ def _is_calm(s: State) -> bool:
 def _take(turn: Turn, event: AnyEvent) -> None:  # noqa: C901, PLR0912 - one line for each event
     match event:
         case Tick():
-            pass
+            remember_failure(turn)
         case BeatHeard():
             turn.s.detector.heard(
                 event.path,

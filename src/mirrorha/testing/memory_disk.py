@@ -166,6 +166,11 @@ class MemoryDisk:
         self._failure_text = why
         self._requests_left = after
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether every request is answered with DiskError."""
+        return self._failure is not None
+
     def replace(self) -> None:
         """Undo `fail`, as a new disk with the same contents does."""
         self._failure = None

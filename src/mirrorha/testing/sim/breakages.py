@@ -377,6 +377,14 @@ BREAKAGES: Final[Mapping[str, Breakage]] = {
     "promote-unclean": Breakage(
         "5.1.7 an OS crash counts for nothing", authority, "bar", _bar_without(Bar.UNCLEAN)
     ),
+    "failure-forgotten": Breakage(
+        "5.1.7 a failed disk counts for nothing once the process has ended",
+        node_module,
+        "remember_failure",
+        answer(value=None),
+        wide=True,
+        directed="failed_disk_on_the_prim",
+    ),
     "drop-joiner": Breakage(
         "5.1.6 link lost, admission unknown: alone",
         join,

@@ -16,7 +16,7 @@ from mirrorha.core.meta import Meta, begin_incarnation
 from mirrorha.core.node import Node
 from mirrorha.core.orders import StopReason, Trouble
 from mirrorha.core.settings import Settings
-from mirrorha.core.words import Boot
+from mirrorha.core.words import Boot, Role
 from mirrorha.testing.sim.clock import Clock
 from mirrorha.testing.sim.model_volume import ModelVolume, Platter
 from mirrorha.testing.sim.production_volume import ProductionVolume, Shelf
@@ -102,6 +102,7 @@ class SimNode:
         rng = self.world.rng
         self.node = Node(self.settings, meta, boot, rng=rng, now_ms=self.clock.now_ms())
         self.durable.meta = self.node.state.meta
+        self._lose_what_failed()
         self.sequence = 0
         self.heard = {}
         self.volumes = {name: self._make_volume(name) for name in self.settings.volumes}
@@ -110,6 +111,28 @@ class SimNode:
         self.give(v.Command(operation="", verb=v.Verb.START))
         self._tick(self.life)
         self.hub.node_started(self)
+
+    def _lose_what_failed(self) -> set[str]:
+        """What a disk that failed could not write back is not read from it either.
+
+        Returns the volumes that are on such a disk.
+        """
+        stores = self.durable.platters.items()
+        failed = {name for name, each in stores if isinstance(each, Shelf) and each.disk.has_failed}
+        for name in failed:
+            self.durable.platters[name].lose_power(self.world)
+        if failed:
+            self.hub.os_crashed(self.name)
+        return failed
+
+    def _open_what_failed(self) -> None:
+        """A node that stopped closes its directories: it starts again with all of them anew."""
+        failed = self._lose_what_failed()
+        failed |= {name for name, volume in self.volumes.items() if volume.dead}
+        for name in sorted(failed):
+            self.volumes[name].dead = True
+            self.hub.break_stream(name)
+            self.volumes[name] = self._make_volume(name)
 
     def inspect(self) -> None:
         """Tell the core what its directories are."""
@@ -267,7 +290,7 @@ class SimNode:
             if self.up:
                 self._perform_one(effect)
 
-    def _perform_one(self, effect: e.AnyEffect) -> None:  # noqa: C901, PLR0912, PLR0915
+    def _perform_one(self, effect: e.AnyEffect) -> None:  # noqa: C901, PLR0912
         life = self.life
         match effect:
             case e.SendPeer():
@@ -313,19 +336,24 @@ class SimNode:
             case e.DropLink():
                 self.hub.drop_link(effect.link)
             case e.RoleMoved():
-                if effect.to_role.serves:
-                    self.hub.check_primary(self, f"at {effect.rule}", epoch=effect.epoch)
-                self.world.count(f"edge {effect.from_role.value}-{effect.rule}")
-                self.world.say(
-                    f"{self.name} {effect.from_role.value}->{effect.to_role.value} "
-                    f"e{effect.epoch} ({effect.rule}) {effect.why}"
-                )
+                self._role_moved(effect)
             case e.Note():
                 self.world.count(f"rule {effect.rule}")
                 self.hub.noted(self, effect.rule)
                 self.world.say(f"{self.name} {effect.rule}: {effect.text}")
             case e.CommandDone():
                 self.hub.commands[effect.operation] = effect
+
+    def _role_moved(self, effect: e.RoleMoved) -> None:
+        if effect.to_role is Role.STOP:
+            self._open_what_failed()
+        if effect.to_role.serves:
+            self.hub.check_primary(self, f"at {effect.rule}", epoch=effect.epoch)
+        self.world.count(f"edge {effect.from_role.value}-{effect.rule}")
+        self.world.say(
+            f"{self.name} {effect.from_role.value}->{effect.to_role.value} "
+            f"e{effect.epoch} ({effect.rule}) {effect.why}"
+        )
 
     def _answer(self, life: int, event: v.AnyEvent) -> None:
         if self.life == life:
@@ -396,7 +424,19 @@ class SimNode:
         self.give(v.Heard(message=message))
 
     def disk_fails(self) -> None:
+        """It could not write back what was in the page cache: that may be gone, as by a power loss.
+
+        The process goes on, and its volumes answer nothing any more. A node that is stopped has
+        nothing open.
+        """
+        if self.node is None or self.node.state.role is Role.STOP:
+            return
         self.world.count("disk failed")
+        for volume in self.volumes.values():
+            volume.dead = True
+        for platter in self.durable.platters.values():
+            platter.lose_power(self.world)
+        self.hub.os_crashed(self.name)
         report = Trouble(reason=StopReason.OWN_DISK, text="simulated EIO")
         self.give(v.VolumeReported(self.settings.volumes[0], report))
 

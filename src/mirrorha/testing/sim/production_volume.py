@@ -104,7 +104,7 @@ class Shelf:
         return values <= {number for numbers in held for number in numbers}
 
     def start(self) -> None:
-        """A process opens it: a disk that failed was replaced by one with the same contents."""
+        """A process opens it: a disk that failed answers again."""
         self.disk.replace()
         self.make_fast()
 
