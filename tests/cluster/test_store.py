@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import threading
 from pathlib import Path
+from typing import final
 
 import pytest
 import trio
@@ -16,6 +17,25 @@ from mirrorha.state.atomic import write_atomically
 from mirrorha.state.meta import META_NAME, read_meta
 
 META = Meta(node="lyon", incarnation=3)
+
+
+@final
+class SomeRoom:
+    """Reserves, the first of which is lent."""
+
+    def __init__(self, reserves: list[str]) -> None:
+        self.reserves, self.calls = reserves, list[str]()
+
+    def lend(self) -> bool:
+        self.calls.append("lend")
+        return bool(self.reserves and self.reserves.pop(0))
+
+    def take_back(self) -> None:
+        self.calls.append("take back")
+
+    def give_up(self) -> bool:
+        self.calls.append("give up")
+        return bool(self.reserves and self.reserves.pop(0))
 
 
 def full_disk(path: Path, raw: bytes) -> None:
@@ -30,8 +50,17 @@ async def test_it_keeps_what_it_was_given(tmp_path: Path) -> None:
     assert await store.close()
 
 
-async def test_a_full_disk_costs_the_reserve_once(tmp_path: Path) -> None:
-    reserve = [True]
+@pytest.mark.parametrize(
+    ("reserve", "calls"),
+    [
+        (["decisions"], ["lend", "take back"]),
+        (["decisions", "logs"], ["lend", "give up", "take back"]),
+    ],
+)
+async def test_a_full_disk_costs_as_little_of_the_reserve_as_it_takes(
+    tmp_path: Path, reserve: list[str], calls: list[str]
+) -> None:
+    room = SomeRoom(reserve)
 
     def write(path: Path, raw: bytes) -> None:
         if reserve:
@@ -41,19 +70,20 @@ async def test_a_full_disk_costs_the_reserve_once(tmp_path: Path) -> None:
     store = MetaStore(
         tmp_path / META_NAME,
         limit_s=5,
-        give_up_reserve=lambda: bool(reserve) and reserve.pop(),
+        room=room,
         write=write,
     )
     await store.save(META)
+    assert room.calls == calls
     assert read_meta(tmp_path / META_NAME, node="lyon") == META
 
 
 async def test_a_disk_that_stays_full_is_an_error(tmp_path: Path) -> None:
-    store = MetaStore(
-        tmp_path / META_NAME, limit_s=5, give_up_reserve=lambda: True, write=full_disk
-    )
+    room = SomeRoom(["decisions", "logs"])
+    store = MetaStore(tmp_path / META_NAME, limit_s=5, room=room, write=full_disk)
     with pytest.raises(StateError, match="cannot be written: no room"):
         await store.save(META)
+    assert room.calls == ["lend", "give up", "take back"]
 
 
 async def test_a_disk_that_hangs_is_not_waited_for(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import struct
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -38,6 +39,7 @@ from mirrorha import (
 from mirrorha.arbiters import LocalArbiter
 from mirrorha.checks import Tcp
 from mirrorha.errors import MirrorHAError
+from tests.shows.appending import Appender
 
 KIB: Final = 1024
 LINE_BYTES_MAX: Final = 64 * KIB
@@ -253,16 +255,22 @@ class Node:
         if settings.check_every_s:
             self.cluster.check(Checker(Tcp(port=port), every_s=settings.check_every_s, fall=1))
         self._writers = Writers(self.cluster)
+        appender = Appender(*self.cluster.volumes.values())
         self._commands: dict[str, Callable[..., Any]] = {
             "status": self.cluster.status,
             "history": self._history,
             "swap": self.cluster.swap,
             "stop": self.cluster.stop,
+            "start": self.cluster.start,
+            "pause": self.cluster.pause,
             "traffic": traffic,
             "write": lambda **options: self._writers.start(nursery, **options),
             "writers": self._writers.seen,
             "forget_pauses": self._writers.forget_pauses,
             "end_writers": self._writers.end,
+            "append": lambda **options: nursery.start_soon(partial(appender.run, **options)),
+            "appended": appender.seen,
+            "end_append": appender.end,
             "fall_silent": service.fall_silent,
             "block": time.sleep,  # the event loop, as a bad call would
             "fill": self._fill,

@@ -119,6 +119,11 @@ class NodeProcess:
                 await self._news.park()
         raise ShowError(f"{self.name}: no {rule} within {at_most_s} s; its log: {self._log}")
 
+    @property
+    def log(self) -> str:
+        """What it wrote to its standard error."""
+        return self._log.read_text()
+
     async def kill(self) -> None:
         """kill -9: nothing is flushed, nobody says goodbye."""
         os.kill(self.pid, signal.SIGKILL)

@@ -27,6 +27,7 @@ from mirrorha.cluster.settings import (
     unmounted,
     volume_names,
 )
+from mirrorha.cluster.state_room import StateRoom
 from mirrorha.cluster.status import View, VolumeView, document
 from mirrorha.cluster.store import MetaStore
 from mirrorha.cluster.stream_ends import stream_end_of
@@ -38,7 +39,7 @@ from mirrorha.core.events import BeatHeard, Command, Verb
 from mirrorha.core.meta import begin_incarnation
 from mirrorha.core.node import Node
 from mirrorha.core.words import Role
-from mirrorha.errors import LocalUsageError, StateError
+from mirrorha.errors import LocalUsageError
 from mirrorha.net.heartbeat import HeartbeatThread, monotonic_ms
 from mirrorha.net.session_server import open_listeners
 from mirrorha.probe import HealthProbe, ProbeServer, ProbeState
@@ -47,7 +48,6 @@ from mirrorha.state.boot import read_boot_id
 from mirrorha.state.history import History, HistoryEvent, open_history
 from mirrorha.state.lock import StateLock
 from mirrorha.state.meta import META_NAME
-from mirrorha.state.reserve import Reserve
 from mirrorha.volume.local_disk.identity import layout_problems
 from mirrorha.volume.local_disk.owners import owners_text
 from mirrorha.wire.beat import Heart, Status
@@ -70,9 +70,6 @@ _log: Final = logging.getLogger("mirrorha")
 #: How long the end of a node waits for its goodbye to leave, and for the arbiter to be released.
 GOODBYE_MS: Final = 200
 HISTORY_NAME: Final = "history.sqlite"
-RESERVE_NAME: Final = "reserve"
-#: Many times what the decisions need that lead a node whose disk is full out of its role.
-RESERVE_BYTES: Final = 4 * 1024 * 1024
 RELEASE_S: Final = 1.0
 
 
@@ -129,12 +126,12 @@ class Runtime:
         }
         self._names: Final = volume_names(plan.config)
         self._state_dir: Final = Path(plan.config.me.state_dir)
-        self._reserve: Final = Reserve(self._state_dir / RESERVE_NAME, size_bytes=RESERVE_BYTES)
+        self._room: Final = StateRoom(self._state_dir, told=self._note)
         self.history: History | None = None
         self._store: Final = MetaStore(
             self._state_dir / META_NAME,
             limit_s=plan.config.timing.disk_max_s,
-            give_up_reserve=self._reserve.give_up,
+            room=self._room,
         )
         self._silent = False
         self._boot_id = ""
@@ -165,7 +162,11 @@ class Runtime:
             service=parts.care.service,
             checks=parts.care.checks,
             link_trouble=parts.links.refusal,
-            warnings=(*unmounted(self._config), *parts.links.warnings),
+            warnings=(
+                *unmounted(self._config),
+                *filter(None, [self._room.warning]),
+                *parts.links.warnings,
+            ),
             arbiter_kind=parts.authority.kind,
             arbiter_trouble=parts.authority.trouble,
             is_arbiter_reachable=parts.authority.is_reachable,
@@ -188,9 +189,9 @@ class Runtime:
         )
         lock = await StateLock.acquire(self._state_dir)
         try:
-            async with open_history(
-                self._state_dir / HISTORY_NAME, make_room=self._reserve.give_up
-            ) as self.history:
+            await trio.to_thread.run_sync(self._room.begin, limiter=trio.CapacityLimiter(1))
+            # What cannot be written there is left out: no reserve is spent on it.
+            async with open_history(self._state_dir / HISTORY_NAME) as self.history:
                 await self._run_locked(security, task_status)
         finally:
             self.history = None
@@ -213,6 +214,7 @@ class Runtime:
                 nursery.start_soon(parts.volumes.run)
                 nursery.start_soon(self._take_beats, parts)
                 nursery.start_soon(self._announce, self._feed.open())
+                nursery.start_soon(self._room.run)
                 if self._plan.probe is not None:
                     server = ProbeServer(self._plan.probe, lambda: self._probe_state(parts))
                     self.probe_port = await nursery.start(server.run)
@@ -237,7 +239,6 @@ class Runtime:
             raise LocalUsageError("; ".join(problems))
         self._boot_id = self._seams.boot_id()
         found = await self._store.load(node=self._config.me.name)
-        await trio.to_thread.run_sync(self._keep_reserve, limiter=trio.CapacityLimiter(1))
         meta, boot = begin_incarnation(
             found, boot_id=self._boot_id, at_least=to_ms(self._seams.wall_s())
         )
@@ -251,13 +252,6 @@ class Runtime:
         await self._store.save(node.state.meta)
         _log.info("%s starts, incarnation %d after %s", meta.node, meta.incarnation, boot.value)
         return node
-
-    def _keep_reserve(self) -> None:
-        try:
-            if not self._reserve.keep():
-                _log.warning("%s has no room for a reserve", self._state_dir)
-        except OSError as error:
-            raise StateError(f"state_dir {self._state_dir} cannot be used: {error}") from error
 
     def _start_beats(self, security: Security, meta: Meta) -> HeartbeatThread:
         config = self._config
@@ -336,7 +330,7 @@ class Runtime:
             slow=self._slow,
             clock_ms=self._seams.clock_ms,
             rng=self._seams.rng,
-            make_room=self._reserve.give_up,
+            make_room=self._room.give_up,
         )
 
     def _make_links(self, loop: Loop, volumes: Volumes, security: Security) -> Links:

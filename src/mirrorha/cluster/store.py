@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import errno
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Final, Protocol, final
 
 import trio
 
 from mirrorha.errors import StateError
-from mirrorha.state.atomic import remove_leftovers, write_atomically
+from mirrorha.state.atomic import (
+    ReplacementUnknownError,
+    remove_leftovers,
+    write_atomically,
+)
 from mirrorha.state.meta import encode_meta, read_meta
+from mirrorha.state.reserve import FULL
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,9 +21,16 @@ if TYPE_CHECKING:
 
     from mirrorha.core.meta import Meta
 
-_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 #: How long the end of this node waits for a write that is under way.
 _CLOSE_S: Final = 2.0
+
+
+class Room(Protocol):
+    """See `state_room.StateRoom`."""
+
+    def lend(self) -> bool: ...
+    def take_back(self) -> None: ...
+    def give_up(self) -> bool: ...
 
 
 @final
@@ -33,7 +44,7 @@ class MetaStore:
     Args:
         path: the file.
         limit_s: a write that takes longer means a failing disk.
-        give_up_reserve: makes room on a full disk, once; returns whether it did.
+        room: makes room on a full disk, for as long as the state is being written.
         write: replaces the file, durably. Tests fail it, or let it hang.
     """
 
@@ -42,12 +53,12 @@ class MetaStore:
         path: Path,
         *,
         limit_s: float,
-        give_up_reserve: Callable[[], bool] = lambda: False,
+        room: Room | None = None,
         write: Callable[[Path, bytes], None] = write_atomically,
     ) -> None:
         self._path: Final = path
         self._limit_s: Final = limit_s
-        self._give_up_reserve: Final = give_up_reserve
+        self._room: Final = room
         self._write: Final = write
         self._limiter: Final = trio.CapacityLimiter(1)
 
@@ -76,7 +87,10 @@ class MetaStore:
             raise StateError(text) from None
         except OSError as error:
             why = error.strerror or error
-            raise StateError(f"{self._path} cannot be written: {why}") from error
+            text = (
+                f"{self._path} cannot be written: {why}. Make its disk well, then start this node"
+            )
+            raise StateError(text) from error
 
     async def close(self) -> bool:
         """Wait for a write under way, for a bounded time; return whether none is any more."""
@@ -97,7 +111,25 @@ class MetaStore:
     def _save(self, raw: bytes) -> None:
         try:
             self._write(self._path, raw)
+        except ReplacementUnknownError:
+            raise
         except OSError as error:
-            if error.errno not in _FULL or not self._give_up_reserve():
+            if error.errno not in FULL or self._room is None:
+                raise
+        else:
+            return
+        self._save_with_room(raw, self._room)
+
+    def _save_with_room(self, raw: bytes, room: Room) -> None:
+        room.lend()
+        try:
+            self._write(self._path, raw)
+        except ReplacementUnknownError:
+            raise
+        except OSError as error:
+            # Somebody else was quicker to take it.
+            if error.errno not in FULL or not room.give_up():
                 raise
             self._write(self._path, raw)
+        finally:
+            room.take_back()

@@ -67,6 +67,17 @@ class Reserve:
                 raise
             return True
 
+    def take_back(self) -> bool:
+        """Make the reserve again at once, of the very room that was given up for a moment."""
+        with self._lock:
+            try:
+                if not self.is_kept:
+                    self._allocate()
+            except OSError:
+                self._remove()
+                return False
+            return True
+
     def give_up(self) -> bool:
         """Make the room free. True if there was any: then try once more what failed."""
         with self._lock:

@@ -55,7 +55,7 @@ def open_volume(
     with contextlib.ExitStack() as stack:
         try:
             state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            ids = IdTable(state_dir / "ids.sqlite")
+            ids = IdTable(state_dir / "ids.sqlite", make_room=make_room)
             stack.callback(ids.close)
             touched = TouchedStore(state_dir / "touched.sqlite", make_room=make_room)
             stack.callback(touched.close)

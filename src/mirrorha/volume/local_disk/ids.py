@@ -15,11 +15,13 @@ import contextlib
 import os
 import sqlite3
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Final, final
 
 import msgspec
 
 from mirrorha.volume.disk import DiskError, Kind
+from mirrorha.volume.local_disk.room import perform_with_room
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -61,13 +63,21 @@ class IdTable:
     Args:
         path: Of the table; two more files lie beside it.
         fsync: Makes a descriptor's file durable. Tests watch and fail it.
+        make_room: Called when the disk is full; True: try once more.
 
     Raises:
         OSError: the state directory cannot be used.
     """
 
-    def __init__(self, path: Path, *, fsync: Callable[[int], None] = os.fsync) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        fsync: Callable[[int], None] = os.fsync,
+        make_room: Callable[[], bool] | None = None,
+    ) -> None:
         self._path: Final = path
+        self._make_room: Final = make_room
         self._fsync: Final = fsync
         self._lock: Final = threading.Lock()
         self._flushing: Final = threading.Lock()
@@ -113,15 +123,26 @@ class IdTable:
         Raises:
             DiskError: the table cannot be written.
         """
+        changes = (root, list(new), list(stale))
         with self._translated(), self._lock:
-            self._connection.execute("BEGIN")
-            self._connection.executemany(_REMOVE, ((fid,) for fid in stale))
-            self._connection.executemany(_ADD, (_values(row) for row in new))
-            self._connection.execute("DELETE FROM tree")
-            self._connection.execute("INSERT INTO tree VALUES (?, ?)", (root.inode, root.birth_ns))
-            self._connection.execute("COMMIT")
+            perform_with_room(self._connection, partial(self._store, *changes), self._make_room)
             self._is_dirty = True
         self.flush()
+
+    def _store(self, root: Identity, new: list[Row], stale: list[int]) -> None:
+        connection = self._connection
+        connection.execute("BEGIN")
+        try:
+            connection.executemany(_REMOVE, ((fid,) for fid in stale))
+            connection.executemany(_ADD, (_values(row) for row in new))
+            connection.execute("DELETE FROM tree")
+            connection.execute("INSERT INTO tree VALUES (?, ?)", (root.inode, root.birth_ns))
+            connection.execute("COMMIT")
+        except BaseException:
+            # A full disk may have ended the transaction already.
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
 
     def start_anew(self) -> None:
         """Put the table aside, as `<name>.damaged`, and go on with an empty one.
@@ -155,7 +176,7 @@ class IdTable:
             if not self._is_dirty:
                 return
             with self._lock:
-                self._write_rest()
+                perform_with_room(self._connection, self._write_rest, self._make_room)
                 self._is_dirty = False
             # The WAL alone: what is durable there survives, and the thread that changes the tree
             # does not wait for it.

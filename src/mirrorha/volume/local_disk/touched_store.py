@@ -9,9 +9,11 @@ import contextlib
 import sqlite3
 import threading
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Final, final
 
 from mirrorha.volume.disk import DiskError
+from mirrorha.volume.local_disk.room import perform_with_room
 from mirrorha.volume.touched import TouchedState, TouchKey
 
 if TYPE_CHECKING:
@@ -131,13 +133,7 @@ class TouchedStore:
 
     def _perform(self, *changes: _Change) -> None:
         with self._lock, self._translated("written"):
-            try:
-                self._commit(changes)
-            except sqlite3.OperationalError as error:
-                is_full = error.sqlite_errorcode == sqlite3.SQLITE_FULL
-                if not is_full or self._make_room is None or not self._make_room():
-                    raise
-                self._commit(changes)
+            perform_with_room(self._connection, partial(self._commit, changes), self._make_room)
 
     def _commit(self, changes: Sequence[_Change]) -> None:
         self._connection.execute("BEGIN IMMEDIATE")

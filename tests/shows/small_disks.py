@@ -1,0 +1,124 @@
+"""Small file systems of a test's own, to be filled, to fail and to be well again."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, final
+
+from tests.requirements import require_device, require_program, require_root
+
+MIB: Final = 1 << 20
+_CHUNKS: Final = (MIB, 4096, 1)
+
+
+def run(*command: str) -> str:
+    done = subprocess.run(command, check=True, timeout=30, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+@final
+class SmallDisk:
+    """A file system at `path` that holds nothing else."""
+
+    def __init__(self, path: Path) -> None:
+        self.path: Final = path
+        self._ballast: Final = path / "ballast"
+
+    def fill(self) -> None:
+        """To the last byte."""
+        with self._ballast.open("ab", buffering=0) as file:
+            for size in _CHUNKS:
+                with contextlib.suppress(OSError):
+                    while True:
+                        file.write(bytes(size))
+
+    def use_up_inodes(self) -> None:
+        """To the last one."""
+        self._ballast.mkdir()
+        with contextlib.suppress(OSError):
+            for number in range(1_000_000):
+                (self._ballast / str(number)).touch()
+
+    def make_room(self) -> None:
+        if self._ballast.is_dir():
+            for each in self._ballast.iterdir():
+                each.unlink()
+            self._ballast.rmdir()
+        else:
+            self._ballast.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def memory_disk(path: Path, *, size_mib: int, inodes: int = 4096) -> Iterator[SmallDisk]:
+    require_root()
+    path.mkdir(parents=True, exist_ok=True)
+    options = f"size={size_mib}m,nr_inodes={inodes}"
+    run("mount", "-t", "tmpfs", "-o", options, "tmpfs", str(path))
+    try:
+        yield SmallDisk(path)
+    finally:
+        run("umount", "--lazy", str(path))
+
+
+@final
+class LoopDisk:
+    """An ext4 file system on a loop device, whose medium takes no more than it is given.
+
+    Mounted with `errors=remount-ro`, as Debian does it: an error of the file system makes it
+    read-only, and no `mount -o remount,rw` undoes that.
+    """
+
+    def __init__(self, path: Path, medium: SmallDisk, image: Path) -> None:
+        self.path: Final = path
+        self._medium: Final = medium
+        self._image: Final = image
+
+    def mount(self) -> None:
+        run("mount", "-o", "loop,errors=remount-ro", str(self._image), str(self.path))
+
+    def unmount(self) -> None:
+        run("umount", str(self.path))
+
+    def turn_read_only(self) -> None:
+        """As an error in its structures does it."""
+        device = run("findmnt", "-n", "-o", "SOURCE", str(self.path)).rpartition("/")[2]
+        Path(f"/sys/fs/ext4/{device}/trigger_fs_error").write_text("x")
+
+    def fail_writes(self) -> None:
+        """The medium takes nothing more: what is in the page cache cannot be written back."""
+        self._medium.fill()
+
+    def make_well(self) -> None:
+        """Mount it anew, checked. Nobody may use it."""
+        self._medium.make_room()
+        self.unmount()
+        # It says by its exit code that there was something to mend.
+        check = [require_program("e2fsck"), "-fy", str(self._image)]
+        subprocess.run(check, capture_output=True, timeout=30, check=False)
+        self.mount()
+
+
+@contextlib.contextmanager
+def loop_disk(path: Path, *, size_mib: int = 48) -> Iterator[LoopDisk]:
+    require_root()
+    require_device("/dev/loop-control")
+    make = require_program("mkfs.ext4")
+    require_program("findmnt")
+    path.mkdir(parents=True, exist_ok=True)
+    medium_path = path.with_name(f"{path.name}.medium")
+    with memory_disk(medium_path, size_mib=size_mib) as medium:
+        image = medium_path / "image"
+        image.touch()
+        os.truncate(image, 2 * size_mib * MIB)
+        run(make, "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", str(image))
+        disk = LoopDisk(path, medium, image)
+        disk.mount()
+        try:
+            yield disk
+        finally:
+            medium.make_room()
+            run("umount", "--lazy", str(path))
