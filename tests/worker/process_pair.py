@@ -13,10 +13,11 @@ import attrs
 import trio
 
 from mirrorha.core.orders import AnyReport, Follow, Replayed, ServeMirror
-from mirrorha.errors import PeerError
+from mirrorha.errors import PeerError, VolumeError
 from mirrorha.volume.driver import StreamSocket
 from mirrorha.volume.fuse.connection import abort
 from mirrorha.volume.fuse.mount_table import read_mount_table
+from mirrorha.volume.local_disk.identity import VolumeIdentity
 from mirrorha.volume.stream.pending import VolumeSettings
 from mirrorha.volume.worker.client import WorkerEngine
 from mirrorha.volume.worker.messages import VERSION, KeysAt, MountWish, Open
@@ -61,6 +62,7 @@ class WorkerNode:
         """The same, without waiting."""
         return subprocess.Popen(
             [sys.executable, "-c", program, str(self.root), *map(str, arguments)],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -96,7 +98,14 @@ class ProcessPair:
     def lyon(self) -> WorkerNode:
         return self.nodes["lyon"]
 
-    async def start(self, name: str, *, freeze_max_ms: int = 60_000, **settings: Any) -> WorkerNode:
+    async def start(
+        self,
+        name: str,
+        *,
+        freeze_max_ms: int = 60_000,
+        judge: Callable[[VolumeIdentity], str] = lambda found: "",
+        **settings: Any,
+    ) -> WorkerNode:
         path = self.path / name
         (path / "root").mkdir(parents=True, exist_ok=True)
         send, receive = trio.open_memory_channel[AnyReport](1000)
@@ -113,6 +122,7 @@ class ProcessPair:
                 mount=MountWish(),
             ),
             report=send.send_nowait,
+            judge=judge,
         )
         node = WorkerNode(name, path, engine, [], send, receive, trio.CancelScope(), trio.Event())
         await self.nursery.start(self._run, node)
@@ -125,8 +135,8 @@ class ProcessPair:
         try:
             with node.scope:
                 await node.engine.run(task_status=task_status)
-        except Exception as error:
-            if not node.ended.is_set() and node.name not in self.nodes:
+        except VolumeError as error:
+            if node.name not in self.nodes:
                 raise
             node.error = error
         finally:

@@ -30,6 +30,7 @@ from mirrorha.errors import (
     ensure,
 )
 from mirrorha.volume.driver import DriverStatus
+from mirrorha.volume.fuse.connection import abort
 from mirrorha.volume.local_disk.identity import Standing, VolumeIdentity
 from mirrorha.volume.worker.control import (
     Control,
@@ -80,7 +81,6 @@ FLUSH_AGAIN_S: Final = 0.05
 #: A worker that was closed for good and does not turn after so long is killed: nobody may go on
 #: waiting for it.
 CLOSE_S: Final = 2.0
-_ABORT: Final = "/sys/fs/fuse/connections/{}/abort"
 _LOG_BYTES: Final = 16 * 1024
 _LEVELS: Final = logging.getLevelNamesMapping()
 
@@ -103,8 +103,7 @@ class _Process:
     def kill(self) -> None:
         """Let whoever waits for an answer of it go, and end it, hung in the kernel or not."""
         if self.connection:
-            with contextlib.suppress(OSError), open(_ABORT.format(self.connection), "wb") as file:
-                file.write(b"1")
+            abort(self.connection)
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
