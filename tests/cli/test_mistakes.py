@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 from mirrorha.cli import exits
 from mirrorha.net.keys import create_keys
 from tests.cli.real_pair import Pair, open_pair
-from tests.requirements import require_root
+from tests.requirements import require_device, require_root
 
 pytestmark = pytest.mark.slow
 
@@ -185,10 +186,18 @@ def test_a_pair_says_why_it_refuses_a_swap(pair: Pair) -> None:
     assert pair.status("paris")["role"] == "ALONE"
 
 
-def test_a_mount_that_is_asked_for_and_not_made_is_said(pair: Pair) -> None:
+def test_a_mount_that_is_asked_for_and_cannot_be_made_is_waited_for(pair: Pair) -> None:
     """Else a service would be thought mirrored while what it writes stays on one node."""
+    require_root()
+    require_device("/dev/fuse")
     pair.edit("paris", "mount = false", "mount = true")
-    pair.run("paris")
-    (warning,) = pair.status("paris")["warnings"]
-    assert "is NOT mirrored" in warning
-    assert warning in pair.log("paris")
+    with subprocess.Popen(["sleep", "60"], cwd=pair.root / "data-paris") as somebody:
+        try:
+            pair.run("paris")
+            pair.wait_until(lambda: f"process {somebody.pid} " in pair.status("paris")["why"])
+            status = pair.status("paris")
+            assert (status["role"], status["colour"]) == ("WAIT", "red")
+            assert not status["volumes"][0]["mounted"]
+        finally:
+            somebody.kill()
+    pair.wait_until(lambda: pair.status("paris")["volumes"][0]["mounted"])

@@ -125,6 +125,7 @@ class TestNode:
     site: Site
     name: str
     nursery: trio.Nursery
+    mount: bool | None = False
     cluster: Cluster = attrs.field(init=False)
     data: Replicator = attrs.field(init=False)
     told: list[tuple[str, RoleChange]] = attrs.field(factory=list)
@@ -152,7 +153,9 @@ class TestNode:
         config = self.site.config(self.name, **changes)
         cluster = Cluster(config, None if config.split_brain else self.site.arbiter())
         self.data = cluster.replicate(
-            str(self.site.data(self.name)), peer_path=str(self.site.data(self.other))
+            str(self.site.data(self.name)),
+            peer_path=str(self.site.data(self.other)),
+            mount=self.mount,
         )
         self.cluster = cluster
 
@@ -219,12 +222,14 @@ def read_tree(root: Path) -> dict[str, bytes]:
 
 
 @contextlib.asynccontextmanager
-async def open_pair(base: Path, **changes: Any) -> AsyncGenerator[tuple[TestNode, TestNode]]:
+async def open_pair(
+    base: Path, *, mount: bool | None = False, **changes: Any
+) -> AsyncGenerator[tuple[TestNode, TestNode]]:
     """Two nodes that are not started; whatever still runs is ended with the block."""
     site = Site(base, changes=changes)
     with trio.fail_after(LIMIT_S):
         async with trio.open_nursery() as nursery:
-            pair = tuple(TestNode(site, name, nursery) for name in NAMES)
+            pair = tuple(TestNode(site, name, nursery, mount) for name in NAMES)
             yield pair  # type: ignore[misc]
             for node in pair:
                 if node.scope is not None:

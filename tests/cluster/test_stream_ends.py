@@ -74,7 +74,7 @@ def employ(node: TestNode) -> list[FakeWorker]:
     workers: list[FakeWorker] = []
 
     def end(name: str) -> Any:
-        engine = volumes.engine(name)
+        engine = volumes.driver(name)
         if engine is None:
             return None
         if not workers or workers[-1]._engine is not engine:

@@ -119,4 +119,4 @@ def test_every_value_is_compared_or_this_nodes_own() -> None:
         for part in (HeartbeatConfig, TimingConfig, VolumeConfig)
         for field in attrs.fields(part)
     }
-    assert from_classes - compared == {"path", "peer_path", "ack", "exclude"}
+    assert from_classes - compared == {"path", "peer_path", "ack", "exclude", "mount"}

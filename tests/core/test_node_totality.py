@@ -399,6 +399,7 @@ class Nonsense:
                         has_files=r.random() < 0.5,
                         ours=r.random() < 0.8,
                         problem=r.choice(["", "", "", "p"]),
+                        anew=r.random() < 0.3,
                     )
                     if r.random() < 0.3 or not s.inspected
                     else v.Tick()

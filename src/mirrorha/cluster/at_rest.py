@@ -43,6 +43,7 @@ def not_running(*, cluster: str, node: str, link: str, volumes: Sequence[str]) -
                 "peer_seq": None,
                 "waiting": 0,
                 "mounted": False,
+                "worker_pid": None,
                 "resync": None,
             }
             for path in volumes

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mirrorha.probe import HealthProbe
     from mirrorha.state.history import HistoryEvent
     from mirrorha.volume.engine import Engine
+    from mirrorha.volume.worker.client import WorkerEngine
 
 F = TypeVar("F", bound="Callable[..., object]")
 
@@ -95,7 +96,7 @@ class Cluster:
         *,
         peer_path: str | None = None,
         ack: Literal["applied", "durable"] = "applied",
-        mount: bool = True,
+        mount: bool | None = None,
         exclude: Sequence[str] = (),
     ) -> Replicator:
         """Replicate a directory; return its file API. Before `run`. See `VolumeConfig`.
@@ -349,15 +350,15 @@ class Cluster:
             raise LocalUsageError("the node runs: this has to be done before")
 
     def _replicator(self, path: str) -> Replicator:
-        made = self._replicators[path] = Replicator(path, engine=lambda: self._engine(path))
+        made = self._replicators[path] = Replicator(path, driver=lambda: self._driver(path))
         return made
 
-    def _engine(self, path: str) -> Engine | None:
+    def _driver(self, path: str) -> Engine | WorkerEngine | None:
         parts = self._runtime.parts if self._runtime else None
-        if parts is None:
+        if parts is None or parts.volumes.is_closed:
             return None
         name = next(each.name for each in parts.volumes.names if each.path == path)
-        return parts.volumes.engine(name)
+        return parts.volumes.driver(name)
 
     def _assemble(self) -> Runtime:
         # Whoever only puts a node together does not pay for the parts of a running one.

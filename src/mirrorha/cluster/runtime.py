@@ -24,14 +24,14 @@ from mirrorha.cluster.settings import (
     beat_paths,
     core_settings,
     dial_addresses,
-    unmounted,
     volume_names,
 )
-from mirrorha.cluster.state_room import StateRoom
+from mirrorha.cluster.state_room import RESERVE_NAME, StateRoom
 from mirrorha.cluster.status import View, VolumeView, document
 from mirrorha.cluster.store import MetaStore
 from mirrorha.cluster.stream_ends import stream_end_of
 from mirrorha.cluster.volumes import Volumes
+from mirrorha.cluster.workers import Workers
 from mirrorha.config import may_differ, must_agree, to_ms
 from mirrorha.containment import Raised, call, contain
 from mirrorha.core.change import RoleChange
@@ -163,7 +163,7 @@ class Runtime:
             checks=parts.care.checks,
             link_trouble=parts.links.refusal,
             warnings=(
-                *unmounted(self._config),
+                *parts.volumes.warnings,
                 *filter(None, [self._room.warning]),
                 *parts.links.warnings,
             ),
@@ -207,30 +207,47 @@ class Runtime:
         listeners = await open_listeners(me.addresses, me.port)
         beats = self._start_beats(security, node.state.meta)
         try:
-            async with trio.open_nursery() as nursery:
-                parts = self._parts = self._assemble(nursery, node, security, beats)
-                await nursery.start(parts.care.run)
-                nursery.start_soon(parts.links.run, listeners)
-                nursery.start_soon(parts.volumes.run)
-                nursery.start_soon(self._take_beats, parts)
-                nursery.start_soon(self._announce, self._feed.open())
-                nursery.start_soon(self._room.run)
-                if self._plan.probe is not None:
-                    server = ProbeServer(self._plan.probe, lambda: self._probe_state(parts))
-                    self.probe_port = await nursery.start(server.run)
-                parts.loop.give(Command(operation="", verb=Verb.START))
-                nursery.start_soon(parts.loop.run)
-                task_status.started()
+            async with trio.open_nursery() as beneath:
+                try:
+                    async with trio.open_nursery() as nursery:
+                        parts = self._parts = self._assemble(nursery, node, security, beats)
+                        beneath.start_soon(parts.volumes.run)
+                        await self._start_parts(nursery, parts, listeners)
+                        task_status.started()
+                finally:
+                    # The last of all: a service that is being stopped may still have files open.
+                    if self._parts is not None:
+                        self._parts.volumes.end()
         finally:
             for listener in listeners:
                 listener.socket.close()
             with trio.CancelScope(shield=True):
                 await self._end(beats)
 
+    async def _start_parts(
+        self, nursery: trio.Nursery, parts: _Parts, listeners: Sequence[trio.SocketListener]
+    ) -> None:
+        nursery.start_soon(self._close_volumes_at_end, parts)
+        await nursery.start(parts.care.run)
+        nursery.start_soon(parts.links.run, listeners)
+        nursery.start_soon(self._take_beats, parts)
+        nursery.start_soon(self._announce, self._feed.open())
+        nursery.start_soon(self._room.run)
+        if self._plan.probe is not None:
+            server = ProbeServer(self._plan.probe, lambda: self._probe_state(parts))
+            self.probe_port = await nursery.start(server.run)
+        parts.loop.give(Command(operation="", verb=Verb.START))
+        nursery.start_soon(parts.loop.run)
+
+    async def _close_volumes_at_end(self, parts: _Parts) -> None:
+        """First of all every change is answered: what waits for one cannot be stopped."""
+        try:
+            await trio.sleep_forever()
+        finally:
+            parts.volumes.close_all("this node ends")
+
     async def _begin(self) -> Node:
         """Begin an incarnation; durable before anything else happens."""
-        for warning in unmounted(self._config):
-            _log.warning("%s", warning)
         roots = [Path(each.path) for each in self._names]
         problems = await trio.to_thread.run_sync(
             layout_problems, roots, self._state_dir, limiter=trio.CapacityLimiter(1)
@@ -283,8 +300,6 @@ class Runtime:
             fence=self._fence,
             listened_at_ms=lambda: beats.listened_at_ms,
         )
-        volumes = self._make_volumes(loop)
-        links = self._make_links(loop, volumes, security)
         care = Care(
             config,
             phases=plan.phases,
@@ -292,6 +307,8 @@ class Runtime:
             can_promote=plan.can_promote,
             give=loop.give,
         )
+        volumes = self._make_volumes(loop, care, security)
+        links = self._make_links(loop, volumes, security)
         authority = Authority(plan.arbiter, loop.give)
         operations = Operations(loop.give)
         performer = Performer(
@@ -320,7 +337,8 @@ class Runtime:
             incarnation=node.state.meta.incarnation,
         )
 
-    def _make_volumes(self, loop: Loop) -> Volumes:
+    def _make_volumes(self, loop: Loop, care: Care, security: Security) -> Volumes:
+        workers = Workers(self._config, keys=security.keys, reserve=self._state_dir / RESERVE_NAME)
         return Volumes(
             self._config,
             self._names,
@@ -328,6 +346,8 @@ class Runtime:
             state=lambda: loop.state,
             opened=self._opened,
             slow=self._slow,
+            workers=workers,
+            may_unmount=lambda: care.service.state is ServiceState.STOPPED,
             clock_ms=self._seams.clock_ms,
             rng=self._seams.rng,
             make_room=self._room.give_up,
@@ -343,7 +363,7 @@ class Runtime:
             tls=security.tls,
             hello=hello,
             stream_end=lambda name: stream_end_of(
-                volumes.engine(name),
+                volumes.driver(name),
                 name,
                 tls=security.tls,
                 hello=hello,

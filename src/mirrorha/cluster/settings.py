@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import hashlib
 from typing import TYPE_CHECKING, Final
 
@@ -26,6 +27,14 @@ _ID_CHARS: Final = 32
 _CALM_TICK_MS: Final = 250
 
 
+class Wish(enum.Enum):
+    """Whether a volume is to be mounted."""
+
+    NEVER = "never"  # only the file API writes
+    IF_POSSIBLE = "if possible"  # else only the file API writes, and a warning says so
+    ALWAYS = "always"  # else the node waits: programs would write past the mirror
+
+
 @attrs.frozen(kw_only=True)
 class VolumeName:
     """One volume as both nodes know it.
@@ -34,11 +43,15 @@ class VolumeName:
         name: the same on both nodes: its path on the first one.
         path: its directory on this node.
         ack: when a mirrored change is acknowledged.
+        mount: whether any program is to use it.
+        exclude: patterns of what stays local.
     """
 
     name: str
     path: str
     ack: Ack
+    mount: Wish = Wish.NEVER
+    exclude: tuple[str, ...] = ()
 
     def volume_id(self, cluster_id: str) -> str:
         """What its root carries, and no other directory's does. Derived, so never exchanged."""
@@ -65,22 +78,21 @@ def volume_names(config: ClusterConfig) -> tuple[VolumeName, ...]:
     is_first = config.me.name == config.nodes[0].name
     return tuple(
         VolumeName(
-            name=each.path if is_first else each.path_at_peer, path=each.path, ack=Ack(each.ack)
+            name=each.path if is_first else each.path_at_peer,
+            path=each.path,
+            ack=Ack(each.ack),
+            mount=_wish(each.mount, has_commands=bool(config.service.start)),
+            exclude=each.exclude,
         )
         for each in config.volumes
     )
 
 
-def unmounted(config: ClusterConfig) -> tuple[str, ...]:
-    """What is asked for and not there yet: mounts, on which a service of commands relies."""
-    if not config.service.start:
-        return ()
-    return tuple(
-        f"{each.path} is not mounted, which this version cannot do yet: what the service's "
-        "commands write there is NOT mirrored; mount = false says that only the SDK writes"
-        for each in config.volumes
-        if each.mount
-    )
+def _wish(mount: bool | None, *, has_commands: bool) -> Wish:
+    if mount is None:
+        # Commands can only write through a mount.
+        return Wish.ALWAYS if has_commands else Wish.IF_POSSIBLE
+    return Wish.ALWAYS if mount else Wish.NEVER
 
 
 def core_settings(

@@ -171,6 +171,7 @@ def _volume(view: View, volume: VolumeView) -> Document:
         "peer_seq": status.peer_seq,
         "waiting": status.waiting,
         "mounted": status.mounted,
+        "worker_pid": status.pid,
         "resync": _resync(view, volume.name),
     }
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
+import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar, final
 
@@ -11,25 +14,40 @@ import trio
 
 from mirrorha.cluster.opening import Judgement, judge_root
 from mirrorha.cluster.settings import VolumeName, machine_settings
+from mirrorha.cluster.workers import choose, refuse_obstacles
+from mirrorha.config import to_ms
 from mirrorha.core.events import VolumeReported, VolumesInspected
 from mirrorha.core.health import primary_of
-from mirrorha.core.orders import AnyOrder, AnyReport, BecomeTarget, Close, StopReason, Trouble
+from mirrorha.core.orders import (
+    AnyOrder,
+    AnyReport,
+    BecomeTarget,
+    Close,
+    StopReason,
+    StreamDown,
+    Trouble,
+)
+from mirrorha.core.state import ServiceState
 from mirrorha.errors import VolumeError
 from mirrorha.volume.disk import DiskError
 from mirrorha.volume.driver import DriverStatus
 from mirrorha.volume.engine import Engine
+from mirrorha.volume.fuse.mounting import clean_up
 from mirrorha.volume.local_disk import identity
 from mirrorha.volume.opening import open_volume
 from mirrorha.volume.resync.sides import ComparingResyncs
 from mirrorha.volume.stream.machine import Volume
+from mirrorha.volume.worker.client import WorkerEngine
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Sequence
 
+    from mirrorha.cluster.workers import Workers
     from mirrorha.config import ClusterConfig
     from mirrorha.core.events import AnyEvent
     from mirrorha.core.state import State
+    from mirrorha.volume.local_disk.identity import VolumeIdentity
     from mirrorha.volume.opening import OpenVolume
 
 T = TypeVar("T")
@@ -38,6 +56,12 @@ _log: Final = logging.getLogger(__name__)
 
 #: How often a directory that cannot be used is looked at again.
 LOOK_AGAIN_S: Final = 1.0
+#: How long after the end of a worker its volume is opened anew: longer each time, for what ends
+#: one after the other makes a node hand over and over.
+ANEW_S: Final = 0.2
+ANEW_S_MAX: Final = 60.0
+#: One that lived so long is no part of such a row.
+LIVED_S: Final = 120.0
 CLOSED: Final = "the volumes are closed"
 #: What it is about to write could still come, over whatever is written from then on.
 HUNG: Final = "a request to the disk of a volume hangs: end this program and start it again"
@@ -45,8 +69,8 @@ HUNG: Final = "a request to the disk of a volume hangs: end this program and sta
 
 @attrs.frozen
 class _Open:
-    engine: Engine
-    disk: OpenVolume
+    driver: Engine | WorkerEngine
+    close: Callable[[], None] | None = None  # what the driver used; in a thread
 
 
 @final
@@ -60,6 +84,8 @@ class Volumes:
         state: what the core knows now.
         opened: called when engines have come or gone.
         slow: called with the name of a volume whose stream should take another way.
+        workers: makes those of mounted volumes.
+        may_unmount: whether it is certain that nothing of the service runs any more.
     """
 
     def __init__(
@@ -71,6 +97,8 @@ class Volumes:
         state: Callable[[], State],
         opened: Callable[[], None],
         slow: Callable[[str], None],
+        workers: Workers,
+        may_unmount: Callable[[], bool],
         clock_ms: Callable[[], int],
         rng: random.Random,
         make_room: Callable[[], bool] | None = None,
@@ -82,6 +110,8 @@ class Volumes:
         self._state: Final = state
         self._opened: Final = opened
         self._slow: Final = slow
+        self._workers: Final = workers
+        self._may_unmount: Final = may_unmount
         self._clock_ms: Final = clock_ms
         self._rng: Final = rng
         self._make_room: Final = make_room
@@ -89,34 +119,44 @@ class Volumes:
         # whoever has it knows that no thread is left behind.
         self._limiter: Final = trio.CapacityLimiter(1)
         self._open: dict[str, _Open] = {}
+        self._notices: dict[str, str] = {}
+        self._deaths = 0  # of workers, one soon after the other
+        self._is_anew = False
+        self._scope: Final = trio.CancelScope(shield=True)
         self._wanted = True
         self._life = 0  # rises with each stop
         self._changed: Final = trio.lowlevel.ParkingLot()
         self._nursery: trio.Nursery | None = None
+        self.is_closed = False
         self.is_stuck = False  # a thread hangs in the kernel, and has a directory open
 
     # ---- for the loop; never blocking ----
 
-    def engine(self, name: str) -> Engine | None:
+    def driver(self, name: str) -> Engine | WorkerEngine | None:
         """What drives the volume, or None while it is not open."""
         found = self._open.get(name)
-        return found.engine if found else None
+        return found.driver if found else None
 
     def status(self, name: str) -> DriverStatus:
         """The volume as its driver sees it, from memory."""
         found = self._open.get(name)
-        return found.engine.status if found else DriverStatus()
+        return found.driver.status if found else DriverStatus()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a person should know of how they are opened."""
+        return tuple(dict.fromkeys(each for each in self._notices.values() if each))
 
     def order(self, name: str, order: AnyOrder) -> None:
         """Give an order to a volume."""
-        engine = self.engine(name)
-        if engine is None:
+        driver = self.driver(name)
+        if driver is None:
             if not isinstance(order, Close):
                 self._report(name, Trouble(StopReason.OWN_DISK, "the volume is not open"))
             return
         if isinstance(order, BecomeTarget):
             self.mark(self._state().meta.cluster_id)
-        engine.order(order)
+        driver.order(order)
 
     def mark(self, cluster_id: str | None) -> None:
         """Have the roots carry the ids of this cluster. Idempotent."""
@@ -125,8 +165,9 @@ class Volumes:
 
     def close_all(self, why: str) -> None:
         """Acknowledge nothing any more, at once and for good."""
+        self.is_closed = True
         for each in self._open.values():
-            each.engine.close(why)
+            each.driver.close(why)
 
     def close_for_now(self) -> None:
         """This node stopped in good order: the directories are ordinary ones until `open_again`."""
@@ -147,60 +188,90 @@ class Volumes:
             return not self.is_stuck
         return False
 
+    def end(self) -> None:
+        """Let `run` end: nothing uses what is mounted any more, as far as can be known."""
+        self._say_how_to_end()
+        self._scope.cancel()
+
     # ---- tasks ----
 
     async def run(self) -> None:
-        """Keep them open while that is wanted, until cancelled; then all is closed, bounded.
+        """Keep them open while that is wanted, until `end`; then all is closed, bounded.
+
+        Cancelling does not end it: what is mounted must be there for as long as the service.
 
         Raises:
             InvariantViolation: a volume's machine found a bug; it has been closed.
         """
-        while True:
-            while not self._wanted:
-                await self._changed.park()
-            await self._run_open(self._life)
+        with self._scope:
+            while True:
+                while not self._wanted:
+                    await self._changed.park()
+                await self._run_open(self._life)
 
     async def _run_open(self, life: int) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_open)
             while self._life == life:
                 await self._changed.park()
+            self._say_how_to_end()
             nursery.cancel_scope.cancel()
 
-    async def _keep_open(self) -> None:
-        try:
-            async with trio.open_nursery() as nursery:
-                judgements = await self._open_all(nursery)
-                self._nursery = nursery
-                self._tell(judgements)
-                self._opened()
-        finally:
-            self._nursery = None
-            await self._close_all()
+    def _say_how_to_end(self) -> None:
+        for each in self._open.values():
+            if isinstance(each.driver, WorkerEngine):
+                each.driver.unmount_at_end = self._may_unmount()
 
-    async def _open_all(self, nursery: trio.Nursery) -> list[Judgement]:
+    async def _keep_open(self) -> None:
         """Open all; one that cannot be used is told of, and looked at again."""
         told = ""
         while True:
-            try:
-                if self.is_stuck:
-                    raise VolumeError(HUNG)
-                judged = [await self._in_thread(self._look, each) for each in self.names]
-                problem = next((each.problem for each in judged if each.problem), "")
-                if not problem:
-                    for each in self.names:
-                        await self._open_one(nursery, each)
-                    return judged
-            except (VolumeError, DiskError) as error:
-                problem = str(error)
-                await self._close_all()
+            problem = HUNG if self.is_stuck else await self._run_attempt()
             if problem != told:
                 told = problem
                 _log.warning("%s", problem)
                 self._give(VolumesInspected(has_files=False, ours=False, problem=problem))
             await trio.sleep(LOOK_AGAIN_S)
 
-    async def _open_one(self, nursery: trio.Nursery, name: VolumeName) -> None:
+    async def _run_attempt(self) -> str:
+        """Open all and drive them until cancelled; or say why one could not be opened."""
+        problem = ""
+        try:
+            async with trio.open_nursery() as nursery:
+                try:
+                    judged = await self._open_all(nursery)
+                except (VolumeError, DiskError) as error:
+                    problem = str(error)
+                    nursery.cancel_scope.cancel()
+                else:
+                    self._nursery = nursery
+                    self._tell(judged)
+                    self._opened()
+        finally:
+            self._nursery = None
+            await self._close_all()
+        return problem
+
+    async def _open_all(self, nursery: trio.Nursery) -> list[Judgement]:
+        judged: list[Judgement] = []
+        mounted: list[VolumeName] = []
+        for each in self.names:
+            is_mounted, self._notices[each.name] = await self._in_thread(choose, each)
+            if is_mounted:
+                mounted.append(each)
+                continue
+            judged.append(await self._in_thread(self._look, each))
+            if judged[-1].problem:
+                raise VolumeError(judged[-1].problem)
+        for each in self.names:
+            if each in mounted:
+                judged.append(await self._employ(nursery, each))
+            else:
+                await self._open_here(nursery, each)
+        return judged
+
+    async def _open_here(self, nursery: trio.Nursery, name: VolumeName) -> None:
+        """Drive a volume in this process: only the file API writes."""
         disk = await self._in_thread(self._open_disk, name)
         machine = Volume(
             machine_settings(self._config, name), touched=disk.touched, resyncs=ComparingResyncs()
@@ -210,35 +281,81 @@ class Volumes:
             machine,
             disk.disk,
             clock_ms=self._clock_ms,
-            report=lambda report: self._report(name.name, report),
+            report=partial(self._report, name.name),
             primary=lambda: primary_of(self._state()),
         )
-        self._open[name.name] = _Open(engine, disk)
+        self._open[name.name] = _Open(engine, disk.close)
         await nursery.start(self._drive, engine)
 
+    async def _employ(self, nursery: trio.Nursery, name: VolumeName) -> Judgement:
+        """Have a worker mount a volume and drive it."""
+        await self._in_thread(
+            partial(refuse_obstacles, freeze_max_ms=to_ms(self._config.timing.freeze_max_s)), name
+        )
+        worker, judgement = self._workers.make(
+            name,
+            self._directory(name),
+            judge=partial(self._judge, name),
+            report=partial(self._report, name.name),
+        )
+        await nursery.start(self._drive, worker)
+        self._open[name.name] = _Open(worker)
+        return judgement()
+
     async def _drive(
-        self, engine: Engine, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+        self, driver: Engine | WorkerEngine, *, task_status: trio.TaskStatus[None]
     ) -> None:
+        begun = _Begun(task_status)
+        began_s = trio.current_time()
         try:
-            await engine.run(task_status=task_status)
+            await driver.run(task_status=begun)
         except VolumeError as error:
-            self.is_stuck = True
+            if trio.current_effective_deadline() == -math.inf:
+                self.is_stuck = True  # it was to end, and does not
+            if not begun.is_set:
+                raise
             _log.error("%s", error)
+            self._report(driver.name, StreamDown())
+            if not self.is_stuck:
+                await self._open_anew(str(error), lived_s=trio.current_time() - began_s)
+        finally:
+            # Whatever carried the stream is gone, whether it could say so or not.
+            self._report(driver.name, StreamDown())
+
+    async def _open_anew(self, why: str, *, lived_s: float) -> None:
+        """Nothing drives a volume any more, and the core knows. Once that can be, begin again."""
+        self._deaths = 1 if lived_s > LIVED_S else self._deaths + 1
+        await trio.sleep(min(ANEW_S_MAX, ANEW_S * 2**self._deaths))
+        # Whoever still runs must not get to see the directory itself.
+        while self._state().service is not ServiceState.OFF:  # noqa: ASYNC110 - the core's event
+            await trio.sleep(ANEW_S)
+        self._is_anew = True
+        problem = f"{why}; the volumes are opened anew"
+        self._give(VolumesInspected(has_files=False, ours=False, problem=problem))
+        self._life += 1
+        self._changed.unpark_all()
 
     async def _close_all(self) -> None:
-        """After the engines: whatever they used. Bounded: threads that hang are left behind."""
+        """After the drivers: whatever they used. Bounded: threads that hang are left behind."""
         opened, self._open = self._open, {}
         if self.is_stuck:
             return
         for name, each in opened.items():
+            if each.close is None:
+                continue
             with trio.move_on_after(LOOK_AGAIN_S) as scope:
                 scope.shield = True
-                await self._in_thread(_close, name, each.disk)
+                await self._in_thread(_close, name, each.close)
 
     async def _mark(self, cluster_id: str) -> None:
         for each in self.names:
+            volume_id, driver = each.volume_id(cluster_id), self.driver(each.name)
             try:
-                await self._in_thread(self._write_marker, each, cluster_id)
+                if isinstance(driver, WorkerEngine):
+                    await driver.mark(volume_id)
+                else:
+                    await self._in_thread(identity.mark, Path(each.path), volume_id)
+                await self._in_thread(self._mark_note(each).touch)
             except (OSError, VolumeError) as error:
                 text = f"{each.path} cannot be marked as this volume: {error}"
                 self._report(each.name, Trouble(StopReason.OWN_DISK, text))
@@ -253,9 +370,15 @@ class Volumes:
         )
 
     def _look(self, name: VolumeName) -> Judgement:
+        """At a directory that is not to be mounted; perhaps it was."""
+        if sys.platform == "linux":
+            clean_up(Path(name.path), volume=name.name)
+        return self._judge(name, identity.inspect(Path(name.path)))
+
+    def _judge(self, name: VolumeName, found: VolumeIdentity) -> Judgement:
         meta = self._state().meta
         return judge_root(
-            identity.inspect(Path(name.path)),
+            found,
             volume_id=name.volume_id(meta.cluster_id) if meta.cluster_id else None,
             was_marked=self._mark_note(name).exists(),
             is_target=meta.inconsistent,
@@ -265,10 +388,6 @@ class Volumes:
         return open_volume(
             Path(name.path), self._directory(name), rng=self._rng, make_room=self._make_room
         )
-
-    def _write_marker(self, name: VolumeName, cluster_id: str) -> None:
-        identity.mark(Path(name.path), name.volume_id(cluster_id))
-        self._mark_note(name).touch()
 
     def _directory(self, name: VolumeName) -> Path:
         return self._state_dir / "volumes" / name.directory
@@ -283,8 +402,10 @@ class Volumes:
             VolumesInspected(
                 has_files=any(each.has_files for each in judged),
                 ours=all(each.ours for each in judged),
+                anew=self._is_anew,
             )
         )
+        self._is_anew = False
 
     def _report(self, name: str, report: AnyReport) -> None:
         self._give(VolumeReported(name, report))
@@ -292,8 +413,20 @@ class Volumes:
             self._slow(name)
 
 
-def _close(name: str, disk: OpenVolume) -> None:
+def _close(name: str, close: Callable[[], None]) -> None:
     try:
-        disk.close()
+        close()
     except Exception:
         _log.exception("closing %s", name)
+
+
+@attrs.define
+class _Begun:
+    """Passes on that a task has begun, and remembers it."""
+
+    status: trio.TaskStatus[None]
+    is_set: bool = False
+
+    def started(self, value: None = None) -> None:
+        self.is_set = True
+        self.status.started(value)

@@ -137,8 +137,9 @@ class VolumeConfig:
             a table by node.
         ack: When a mirrored write returns: "applied" (the peer's page cache has it) or "durable"
             (both disks have it).
-        mount: Whether any program may use the directory, through a mount. False: only the file
-            API of this library writes.
+        mount: True: any program may use the directory, through a mount; a node that cannot mount
+            it waits, and says why. False: only the file API of this library writes. None: True
+            where the service is made of commands; else it is mounted if this node can.
         exclude: Patterns of what stays local, relative to the directory.
     """
 
@@ -147,7 +148,7 @@ class VolumeConfig:
     ack: Literal["applied", "durable"] = attrs.field(
         default="applied", metadata=in_toml("ack", forms.choice("applied", "durable"), is_same=True)
     )
-    mount: bool = attrs.field(default=True, metadata=in_toml("mount", forms.BOOLEAN))
+    mount: bool | None = attrs.field(default=None, metadata=in_toml("mount", forms.BOOLEAN))
     exclude: tuple[str, ...] = attrs.field(
         default=(),
         converter=_as_tuple,

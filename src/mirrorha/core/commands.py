@@ -32,6 +32,12 @@ def on_inspected(turn: Turn, event: VolumesInspected) -> None:
     s.has_files = event.has_files
     s.ours = event.ours
     s.problem = event.problem
+    if event.anew and s.sick:
+        s.sick = ""
+        if s.standing is Standing.WAITING:
+            # The one that gave up has said goodbye for ever; its volumes ended like a process.
+            _begin_anew(turn, Boot.PROCESS_CRASH)
+            s.why = "its volumes were opened anew"
 
 
 def _done(turn: Turn, command: Command, text: str) -> None:
@@ -49,10 +55,7 @@ def _start(turn: Turn, command: Command) -> None:
         _refuse(turn, command, f"this node is {s.role.value} already")
         return
     if s.role.value == "STOP" and s.told_number:
-        turn.change(incarnation=s.meta.incarnation + 1)
-        s.boot = Boot.CLEAN
-        if s.link:
-            turn.do(DropLink(s.link, "a new incarnation"))
+        _begin_anew(turn, Boot.CLEAN)
     s.told_number += 1
     s.standing = Standing.WAITING
     s.frozen = True
@@ -64,6 +67,18 @@ def _start(turn: Turn, command: Command) -> None:
     s.unlinked_ms = turn.now_ms
     turn.move(Trigger.STARTED, "started")
     _done(turn, command, "started")
+
+
+def _begin_anew(turn: Turn, boot: Boot) -> None:
+    """Go on as a new incarnation, as if the process had been started again."""
+    s = turn.s
+    turn.change(incarnation=s.meta.incarnation + 1)
+    s.boot = boot
+    s.mine.clear()
+    s.since_ms = turn.now_ms
+    s.unlinked_ms = turn.now_ms
+    if s.link:
+        turn.do(DropLink(s.link, "a new incarnation"))
 
 
 def _stop(turn: Turn, command: Command) -> None:

@@ -156,11 +156,14 @@ class VolumesInspected:
         has_files: at least one holds files.
         ours: all carry the ids of this cluster, or are empty.
         problem: why they cannot be used at all (missing, not mounted, foreign), else "".
+        anew: what drove one of them had failed, and all were closed and opened again since: that
+            failure is over.
     """
 
     has_files: bool
     ours: bool
     problem: str = ""
+    anew: bool = False
 
 
 @attrs.frozen

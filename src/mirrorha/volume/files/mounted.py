@@ -11,6 +11,7 @@ import errno
 import os
 import stat
 import threading
+from functools import partial
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final, TypeVar, cast, final
 
@@ -33,6 +34,7 @@ T = TypeVar("T")
 #: How many calls of one volume may wait in the kernel at the same time.
 THREADS_MAX: Final = 40
 READ_BYTES_MAX: Final = 64 * WRITE_BYTES_MAX
+LINKS_MAX: Final = 40  # as many as the kernel follows
 # What a failed replacement may take to remove its temporary file.
 CLEANUP_S: Final = 5.0
 _KINDS: Final = {stat.S_IFREG: Kind.FILE, stat.S_IFDIR: Kind.DIRECTORY, stat.S_IFLNK: Kind.SYMLINK}
@@ -46,10 +48,14 @@ class MountedFiles:
 
     Args:
         root: Where it is mounted, absolute.
+        place: By which path the kernel gets there, if not by that one: `/proc/self/fd/N` of a
+            descriptor that stays open for as long as this is referred to. Whatever is mounted at
+            `root` later, or nothing, is not taken for this volume then.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, place: str | None = None) -> None:
         self._root: Final = PurePosixPath(os.fspath(root))
+        self._place: Final = PurePosixPath(place or root)
         ensure(self._root.is_absolute(), "the root of a volume is absolute")
         self._limiter: Final = trio.CapacityLimiter(THREADS_MAX)
         self._temporaries = 0
@@ -70,8 +76,8 @@ class MountedFiles:
 
         def make() -> None:
             if parents:
-                for parent in [*at.relative_to(self._root).parents][-2::-1]:
-                    _mkdir(self._root / parent, permissions, exist_ok=True)
+                for parent in [*at.relative_to(self._place).parents][-2::-1]:
+                    _mkdir(self._place / parent, permissions, exist_ok=True)
             _mkdir(at, permissions, exist_ok=exist_ok)
 
         await self._run(make, path)
@@ -137,7 +143,7 @@ class MountedFiles:
         name = f".mirrorha-{os.getpid()}-{self._temporaries}.tmp"
 
         def target() -> tuple[PurePosixPath, int]:
-            real = PurePosixPath(os.path.realpath(at))
+            real = self._end_of_links(at)
             try:
                 mode = os.stat(real).st_mode
             except FileNotFoundError:
@@ -164,15 +170,34 @@ class MountedFiles:
         await self._run(lambda: _sync(at), path)
 
     def _at(self, path: Path) -> PurePosixPath:
-        return self._root.joinpath(*parts_below(self._root, path))
+        return self._place.joinpath(*parts_below(self._root, path))
+
+    def _end_of_links(self, at: PurePosixPath) -> PurePosixPath:
+        """Where a name leads to that may be a symlink; `realpath` would leave the place."""
+        for _ in range(LINKS_MAX):
+            try:
+                target = PurePosixPath(os.readlink(at))
+            except OSError as error:
+                if error.errno in (errno.EINVAL, errno.ENOENT):
+                    return at
+                raise
+            inside = target.is_relative_to(self._root)
+            at = self._place / target.relative_to(self._root) if inside else at.parent / target
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
 
     async def _open(self, path: Path, mode: FileMode, permissions: int) -> MirroredFile:
         at = self._at(path)
-        fd = await open_in_thread(lambda: _open(at, mode, permissions), path, self._limiter)
+        fd = await open_in_thread(
+            partial(self._call, lambda: _open(at, mode, permissions)), path, self._limiter
+        )
         return MirroredFile(KernelHandle(fd, path, self._limiter), mode, path)
 
     async def _run(self, call: Callable[[], T], path: Path) -> T:
-        return await _in_thread(call, path, self._limiter)
+        return await _in_thread(partial(self._call, call), path, self._limiter)
+
+    def _call(self, call: Callable[[], T]) -> T:
+        """In a thread, which refers to us by this: the place is there for as long as it is used."""
+        return call()
 
 
 @final

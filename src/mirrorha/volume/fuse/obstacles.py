@@ -75,6 +75,15 @@ def find_obstacles(
     return [*found, *(wrong_place or _occupied(spot, ignored))]
 
 
+def missing_means(*, is_for_all: bool = True, machine: Machine | None = None) -> list[str]:
+    """What this process lacks to mount anything anywhere. Blocks shortly.
+
+    Args:
+        is_for_all: As for `mount`.
+    """
+    return [*_missing_means(machine or Machine(), is_for_all)]
+
+
 def refuse_obstacles(
     directory: Path, *, volume: str, freeze_max_ms: int, is_for_all: bool = True
 ) -> None:

@@ -1,0 +1,114 @@
+"""Workers of mounted volumes: whether there can be one here, and what it is told to begin with."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, final
+
+from mirrorha.cluster.opening import Judgement
+from mirrorha.cluster.settings import VolumeName, Wish, machine_settings
+from mirrorha.config import to_ms
+from mirrorha.errors import VolumeError
+from mirrorha.volume.fuse.obstacles import (
+    find_obstacles,
+    foreign_namespace_warning,
+    missing_means,
+)
+from mirrorha.volume.worker.client import WorkerEngine
+from mirrorha.volume.worker.messages import VERSION, KeysAt, MountWish, Open
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mirrorha.config import ClusterConfig
+    from mirrorha.core.orders import AnyReport
+    from mirrorha.net.keys import NodeKeys
+    from mirrorha.volume.local_disk.identity import VolumeIdentity
+
+
+@final
+class Workers:
+    """Makes the workers of one run of a node.
+
+    Args:
+        keys: what this node shows to the peer's workers.
+        reserve: a file that may be removed when the disk of the state directory is full.
+    """
+
+    def __init__(self, config: ClusterConfig, *, keys: NodeKeys, reserve: Path) -> None:
+        self._config: Final = config
+        self._keys: Final = KeysAt(path=str(keys.path), authority_pem=keys.authority_pem)
+        self._reserve: Final = reserve
+
+    def make(
+        self,
+        name: VolumeName,
+        state_dir: Path,
+        *,
+        judge: Callable[[VolumeIdentity], Judgement],
+        report: Callable[[AnyReport], None],
+    ) -> tuple[WorkerEngine, Callable[[], Judgement]]:
+        """A worker that was not started, and what was made of its directory once it is open.
+
+        Args:
+            state_dir: of this volume.
+            judge: given what stands in the directory, before anything is done to it.
+        """
+        judgements: list[Judgement] = []
+
+        def problem(found: VolumeIdentity) -> str:
+            judgements.append(judge(found))
+            return judgements[-1].problem
+
+        opening = Open(
+            version=VERSION,
+            volume=name.name,
+            root=name.path,
+            state_dir=str(state_dir),
+            reserve=str(self._reserve),
+            settings=machine_settings(self._config, name),
+            freeze_max_ms=to_ms(self._config.timing.freeze_max_s),
+            keys=self._keys,
+            mount=MountWish(exclude=name.exclude, allow_other=is_for_all()),
+        )
+        return WorkerEngine(opening, report=report, judge=problem), lambda: judgements[-1]
+
+
+def refuse_obstacles(name: VolumeName, *, freeze_max_ms: int) -> None:
+    """Raise whatever stands in the way of mounting a volume. Blocks for some seconds at most.
+
+    Raises:
+        VolumeError: what, and what to do about it.
+    """
+    found = find_obstacles(
+        Path(name.path),
+        volume=name.name,
+        freeze_max_ms=freeze_max_ms,
+        is_for_all=is_for_all(),
+        ignored=(os.getpid(),),
+    )
+    if found:
+        raise VolumeError("; ".join(found))
+
+
+def is_for_all() -> bool:
+    """Whether other users may use what this process mounts: root's mounts are everybody's."""
+    return os.geteuid() == 0
+
+
+def choose(name: VolumeName) -> tuple[bool, str]:
+    """Whether to mount a volume, and what a person should know of that, or "". Blocks shortly.
+
+    One that must be mounted is tried in any case: what stands in the way is told then.
+    """
+    if name.mount is Wish.NEVER:
+        return False, ""
+    lacking = missing_means(is_for_all=is_for_all())
+    if name.mount is Wish.IF_POSSIBLE and lacking:
+        return False, (
+            f"{name.path} is not mounted: what programs write there is NOT mirrored, only what "
+            f"comes through the file API: {'; '.join(lacking)}. mount = false says that this is "
+            "meant, mount = true that this node must wait instead"
+        )
+    return True, foreign_namespace_warning() or ""
