@@ -125,7 +125,7 @@ class Changing:
 
     def _answer_open(self, unique: int, fid: int) -> None:
         self._view.open(fid)
-        if not self._desk.opened(unique, fid, fid):
+        if not self._desk.opened(unique, fid):
             self._view.release(fid)
 
     def _create(self, request: Request) -> None:
@@ -148,7 +148,7 @@ class Changing:
         self._view.open(fid)
         is_heard = False
         try:
-            is_heard = self._desk.created(unique, fid, fid)
+            is_heard = self._desk.created(unique, fid)
         finally:
             if not is_heard:
                 self._view.release(fid)

@@ -9,6 +9,7 @@ import errno
 import os
 from typing import TYPE_CHECKING, Final, final
 
+from mirrorha.volume.fuse.freshness import CACHED
 from mirrorha.volume.fuse.kernel import (
     GETXATTR_IN,
     GETXATTR_OUT,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mirrorha.volume.fuse.directories import Directories
+    from mirrorha.volume.fuse.freshness import Freshness
     from mirrorha.volume.fuse.pending import Orphans
     from mirrorha.volume.fuse.replies import Desk
     from mirrorha.volume.fuse.requests import Request
@@ -37,11 +39,14 @@ _NAME_BYTES_MAX: Final = 255
 class Reading:
     """Handles what only looks."""
 
-    def __init__(self, desk: Desk, directories: Directories, orphans: Orphans) -> None:
+    def __init__(
+        self, desk: Desk, directories: Directories, orphans: Orphans, freshness: Freshness
+    ) -> None:
         self._desk: Final = desk
         self._view: Final = desk.view
         self._directories: Final = directories
         self._orphans: Final = orphans
+        self._freshness: Final = freshness
 
     def handlers(self) -> dict[int, Callable[[Request], None]]:
         """Who handles what."""
@@ -77,8 +82,10 @@ class Reading:
         self._desk.data(request.unique, self._view.readlink(request.fid))
 
     def _read(self, request: Request) -> None:
-        _, offset, size, _, _, _ = READ_IN.unpack_from(request.body)
+        handle, offset, size, _, _, _ = READ_IN.unpack_from(request.body)
         self._desk.data(request.unique, self._view.read(request.fid, offset, size))
+        if handle & CACHED and not self._desk.serving:
+            self._freshness.was_read(request.fid)
 
     def _seek(self, request: Request) -> None:
         _, offset, whence = LSEEK_IN.unpack_from(request.body)
@@ -128,7 +135,7 @@ class Reading:
     def _opendir(self, request: Request) -> None:
         self._view.open(request.fid)
         handle = self._directories.open()
-        if not self._desk.opened(request.unique, request.fid, handle, is_directory=True):
+        if not self._desk.opened_directory(request.unique, handle):
             self._directories.release(handle)
             self._view.release(request.fid)
 

@@ -12,6 +12,7 @@ import logging
 from typing import TYPE_CHECKING, Final, final
 
 from mirrorha.volume.events import Failure
+from mirrorha.volume.fuse.freshness import CACHED
 from mirrorha.volume.fuse.kernel import (
     ATTR_OUT,
     CREATE_OUT,
@@ -36,7 +37,6 @@ _log: Final = logging.getLogger(__name__)
 _CACHED_S: Final = 86_400
 _NS: Final = 1_000_000_000
 _UNSIGNED: Final = 0xFFFFFFFF
-_ENTRY_HEAD_BYTES: Final = OUT_HEADER.size
 # Bugs are logged one by one at first, then now and then.
 _LOGGED_MAX: Final = 20
 _LOGGED_EVERY: Final = 1_000
@@ -111,20 +111,22 @@ class Desk:
         if not self.device.reply(ENTRY_OUT.pack(ENTRY_OUT.size, 0, unique, *head, *attributes)):
             self.forget(fid, 1)
 
-    def opened(self, unique: int, fid: int, fh: int, *, is_directory: bool = False) -> bool:
-        """Answer that something is open. False: nobody waits for it, nor will release it."""
-        flags = 0 if is_directory else self._open_flags()
-        return self.device.reply(OPEN_OUT.pack(OPEN_OUT.size, 0, unique, fh, flags))
+    def opened(self, unique: int, fid: int) -> bool:
+        """Answer that a file is open. False: nobody waits for it, nor will release it."""
+        return self.device.reply(OPEN_OUT.pack(OPEN_OUT.size, 0, unique, *self._handle(fid)))
 
-    def created(self, unique: int, fid: int, fh: int) -> bool:
-        """Answer that something was made and is open. As `opened`."""
+    def opened_directory(self, unique: int, handle: int) -> bool:
+        """Answer that a directory is open. As `opened`."""
+        return self.device.reply(OPEN_OUT.pack(OPEN_OUT.size, 0, unique, handle, 0))
+
+    def created(self, unique: int, fid: int) -> bool:
+        """Answer that a file was made and is open. As `opened`."""
         valid_s = self._valid_s()
         head = (fid, 0, valid_s, valid_s, 0, 0)
         attributes = packed(fid, *self.view.status(fid))
         self.refer(fid)
-        reply = CREATE_OUT.pack(
-            CREATE_OUT.size, 0, unique, *head, *attributes, fh, self._open_flags()
-        )
+        handle = self._handle(fid)
+        reply = CREATE_OUT.pack(CREATE_OUT.size, 0, unique, *head, *attributes, *handle)
         if self.device.reply(reply):
             return True
         self.forget(fid, 1)
@@ -140,8 +142,9 @@ class Desk:
     def _valid_s(self) -> int:
         return _CACHED_S if self.serving else 0
 
-    def _open_flags(self) -> int:
-        return FOPEN_KEEP_CACHE if self.serving else FOPEN_DIRECT_IO
+    def _handle(self, fid: int) -> tuple[int, int]:
+        """The handle of a file that is opened now, and how."""
+        return (fid | CACHED, FOPEN_KEEP_CACHE) if self.serving else (fid, FOPEN_DIRECT_IO)
 
     # ---- what the kernel knows -----------------------------------------------------------------
 

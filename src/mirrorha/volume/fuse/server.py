@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, final
 from mirrorha.volume.fuse.changing import Changing
 from mirrorha.volume.fuse.device import ENDED, NOTHING, Agreement, Device, negotiate
 from mirrorha.volume.fuse.directories import Directories
+from mirrorha.volume.fuse.freshness import Freshness
 from mirrorha.volume.fuse.interface import Known
 from mirrorha.volume.fuse.kernel import (
     BATCH_FORGET_IN,
@@ -81,14 +82,19 @@ class Server:
         self._writing: Final = Writing(
             self._desk, changes, self._pending, self._privileges, clock_ns
         )
-        directories = Directories(self._desk)
+        reading = Reading(
+            self._desk,
+            Directories(self._desk),
+            self._pending.orphans,
+            Freshness(self._forget_contents),
+        )
         self._handlers: Final[dict[int, Callable[[Request], None]]] = {
             Opcode.INIT: self._init,
             Opcode.FORGET: self._forget,
             Opcode.BATCH_FORGET: self._batch_forget,
             Opcode.INTERRUPT: self._interrupt,
             Opcode.DESTROY: self._destroy,
-            **Reading(self._desk, directories, self._pending.orphans).handlers(),
+            **reading.handlers(),
             **self._writing.handlers(),
             **Changing(
                 self._desk, self._pending, self._privileges, self._writing, clock_ns
@@ -177,8 +183,11 @@ class Server:
             head = NOTIFY_ENTRY.pack(parent, len(raw), flags)
             self._note_notified(notify(NOTIFY_INVAL_ENTRY, (head, raw + b"\0")))
         for fid in known.fids:
-            whole = NOTIFY_INODE.pack(fid, 0, 0)
-            self._note_notified(notify(NOTIFY_INVAL_INODE, (whole,)))
+            self._forget_contents(fid)
+
+    def _forget_contents(self, fid: int) -> None:
+        whole = NOTIFY_INODE.pack(fid, 0, 0)
+        self._note_notified(self._device.notify(NOTIFY_INVAL_INODE, (whole,)))
 
     def _note_notified(self, number: int) -> None:
         # What the kernel does not know any more need not be forgotten; and who is gone knows
