@@ -254,7 +254,7 @@ class Changing:
     def _setattr(self, request: Request) -> None:
         fields = SETATTR_IN.unpack_from(request.body)
         valid, size_bytes, unique, fid = fields[0], fields[2], request.unique, request.fid
-        op = self._attributes_op(fid, fields)
+        op = self._attributes_op(request, fields)
 
         def then(*, is_first: bool) -> None:
             if op is None:
@@ -285,12 +285,13 @@ class Changing:
         else:
             self._writing.truncate(unique, fid, size_bytes, then)
 
-    def _attributes_op(self, fid: int, fields: tuple[int, ...]) -> SetAttributes | None:
+    def _attributes_op(self, request: Request, fields: tuple[int, ...]) -> SetAttributes | None:
         """What a SETATTR changes besides the size; None if nothing."""
+        fid = request.fid
         valid, _, _, _, atime, mtime, _, atime_ns, mtime_ns, _, mode, uid, gid = fields
         new_mode = stat.S_IMODE(mode) if valid & Fattr.MODE else None
-        if (valid & _OWNER or not valid) and new_mode is None:
-            # A new owner; or none that is new (chown to -1, -1), or the content will change.
+        if new_mode is None and (valid & _OWNER or (not valid and self._may_change(request))):
+            # A new owner; or none that is new: chown to -1, -1.
             new_mode = self._mode_left(fid)
         new_atime_ns = new_mtime_ns = None
         if valid & Fattr.ATIME:
@@ -306,6 +307,13 @@ class Changing:
             new_atime_ns,
         )
         return None if op == SetAttributes(fid, None, None, None, None) else op
+
+    def _may_change(self, request: Request) -> bool:
+        """Whether the caller may change the mode: the kernel has not asked that of everybody.
+
+        It says the same of who is about to write: then the WRITE takes the bits away.
+        """
+        return request.uid in (0, self._view.status(request.fid)[0].st_uid)
 
     def _mode_left(self, fid: int) -> int | None:
         """The mode without set-user-id bits; None if nothing changes."""

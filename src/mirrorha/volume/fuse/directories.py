@@ -46,15 +46,20 @@ class Directories:
 
     def read(self, fid: int, handle: int, *, offset: int, size: int) -> bytes:
         """Names of the directory `fid` from place `offset` on, as many as fit in `size` bytes."""
-        return self._read(fid, handle, offset, size, is_full=False)
+        return self._read(fid, handle, offset, size, is_full=False)[0]
 
-    def read_full(self, fid: int, handle: int, *, offset: int, size: int) -> bytes:
-        """The same with attributes; each name then counts as looked up."""
+    def read_full(
+        self, fid: int, handle: int, *, offset: int, size: int
+    ) -> tuple[bytes, list[int]]:
+        """The same with attributes, and what counts as looked up once the kernel has them."""
         return self._read(fid, handle, offset, size, is_full=True)
 
-    def _read(self, fid: int, handle: int, offset: int, size: int, *, is_full: bool) -> bytes:
+    def _read(
+        self, fid: int, handle: int, offset: int, size: int, *, is_full: bool
+    ) -> tuple[bytes, list[int]]:
         listing = self._listing(fid, handle, offset)
         answer = bytearray()
+        looked_up = []
         for place in range(offset, len(listing)):
             listed = listing[place]
             if not self._is_there(fid, listed):
@@ -65,8 +70,8 @@ class Directories:
                 break
             answer += record
             if is_full and not record.startswith(_NO_INODE):
-                self._desk.refer(listed.fid)
-        return bytes(answer)
+                looked_up.append(listed.fid)
+        return bytes(answer), looked_up
 
     def _listing(self, fid: int, handle: int, offset: int) -> list[Listed]:
         if handle not in self._open:

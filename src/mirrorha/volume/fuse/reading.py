@@ -146,8 +146,10 @@ class Reading:
 
     def _readdirplus(self, request: Request) -> None:
         handle, offset, size, _, _, _ = READ_IN.unpack_from(request.body)
-        data = self._directories.read_full(request.fid, handle, offset=offset, size=size)
-        self._desk.data(request.unique, data)
+        data, fids = self._directories.read_full(request.fid, handle, offset=offset, size=size)
+        if self._desk.data(request.unique, data):
+            for fid in fids:
+                self._desk.refer(fid)
 
     def _releasedir(self, request: Request) -> None:
         (handle, _, _, _) = RELEASE_IN.unpack_from(request.body)

@@ -89,10 +89,10 @@ class Desk:
         """Refuse; 0 says that it is done."""
         self.device.reply(OUT_HEADER.pack(OUT_HEADER.size, -number, unique))
 
-    def data(self, unique: int, data: bytes | memoryview) -> None:
-        """Answer with bytes."""
+    def data(self, unique: int, data: bytes | memoryview) -> bool:
+        """Answer with bytes. False: nobody waits for them."""
         header = OUT_HEADER.pack(OUT_HEADER.size + len(data), 0, unique)
-        self.device.reply_parts((header, data))
+        return self.device.reply_parts((header, data))
 
     def attributes(self, unique: int, fid: int) -> None:
         """Answer with a file's attributes."""
