@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import attrs
 import pytest
 
 from mirrorha.errors import VolumeError
@@ -161,9 +162,8 @@ def test_unmount_may_be_called_again_and_then_touches_nobody_else(here: Ground) 
     os.close(first.device)
     second = here.serve(directory)
     # The kernel gives free numbers away again: without memory the first would end the second.
-    assert (second.said["connection"], second.said["mount_id"]) == (
-        first.connection,
-        first.mount_id,
+    first = attrs.evolve(
+        first, connection=second.said["connection"], mount_id=second.said["mount_id"]
     )
     unmount(first)
     assert see(directory) == "served"

@@ -65,6 +65,8 @@ def when(nanoseconds: int) -> int | str:
 
 def told(status: os.stat_result) -> list[Any]:
     is_directory = stat.S_ISDIR(status.st_mode)
+    # What goes through a fifo changes its times, or not.
+    is_fifo = stat.S_ISFIFO(status.st_mode)
     return [
         oct(status.st_mode),
         status.st_nlink,
@@ -72,7 +74,7 @@ def told(status: os.stat_result) -> list[Any]:
         status.st_gid,
         0 if is_directory else status.st_size,
         status.st_rdev,
-        when(status.st_mtime_ns),
+        "any" if is_fifo else when(status.st_mtime_ns),
     ]
 
 
@@ -130,6 +132,15 @@ def do_lseek(slot: int, offset: int, whence: int) -> int:
     return os.lseek(fd_of(slot), offset, whence)
 
 
+def do_find(slot: int, offset: int, whence: int) -> int:
+    """Where data or a hole begins. The file's position stays."""
+    before = os.lseek(fd_of(slot), 0, os.SEEK_CUR)
+    try:
+        return os.lseek(fd_of(slot), offset, whence)
+    finally:
+        os.lseek(fd_of(slot), before, os.SEEK_SET)
+
+
 def do_ftruncate(slot: int, length: int) -> None:
     os.ftruncate(fd_of(slot), length)
 
@@ -141,6 +152,9 @@ def do_truncate(path: str, length: int) -> None:
 def do_fallocate(slot: int, mode: int, offset: int, length: int) -> None:
     call = libc.fallocate64
     checked(call(fd_of(slot), mode, ctypes.c_int64(offset), ctypes.c_int64(length)))
+
+
+do_shift_range = do_fallocate  # to be left out where nobody can move what is in a file
 
 
 def do_copy_range(slot: int, offset: int, target: int, at: int, length: int) -> int:
@@ -321,6 +335,8 @@ def do_store(slot: int, seed: int, offset: int, length: int) -> int:
         mapping[offset : offset + len(data)] = data
     except TypeError:
         return -1  # it is read-only
+    # When a store that is not synced counts as a change is everybody's own choice.
+    mapping.flush()
     return len(data)
 
 

@@ -83,7 +83,7 @@ def _describe(path: str, status: os.stat_result, rules: TreeRules) -> dict[str, 
     told: dict[str, Any] = {
         "mode": oct(status.st_mode),
         "owner": f"{status.st_uid}:{status.st_gid}",
-        "mtime": when(status.st_mtime_ns),
+        "mtime": "any" if stat.S_ISFIFO(status.st_mode) else when(status.st_mtime_ns),
         "xattrs": _xattrs(path, rules),
     }
     if not stat.S_ISDIR(status.st_mode):

@@ -40,20 +40,27 @@ def either(*choices: Choice) -> Choice:
 
 
 _INSIDE = [f"{one}/{other}" for one in NAMES[2:4] for other in NAMES[:3]]
-path = among(*NAMES * 4, *_INSIDE, ".", "c/d/e", "a/..", "")
+#: Long ones, one that is too long, and one that is no text.
+_ODD = ("n" * 255, "n" * 256, "\udcff\n", "c/" + "\u00e9" * 127)
+path = among(*NAMES * 6, *_INSIDE * 2, *_ODD, ".", "c/d/e", "a/..", "")
 slot = within(0, 2)
 seed = within(0, 250)
 offset = either(
-    among(0, 0, 1, 4095, 4096, 4097, 65_535, 65_536, 131_072, 1 << 20), within(0, 200 * KIB)
+    among(0, 0, 1, 4095, 4096, 4097, 65_535, 65_536, 131_072, 1 << 20),
+    within(0, 200 * KIB),
+    within(0, 200 * KIB),
 )
+#: Sometimes beyond what ext4 can hold.
+place = either(*[offset] * 9, among(1 << 45, (1 << 63) - 4096))
 length = either(among(0, 1, 512, 4096, 65_536, 131_073, 1_100_000), within(0, 20 * KIB))
+short = among(0, 1, 512, 4096, 65_536, 131_073)
 mode = among(0o644, 0o600, 0o666, 0o755, 0o4755, 0o2755, 0o6777, 0o1777, 0o000, 0o2770, 0o777)
 owner = among(-1, 0, 1000, 1001)
 instant = either(
     within(0, 1_400_000_000 * 10**9), among(0, 1, 999_999_999, 1_000_000_001, -1, -1_000_000_001)
 )
 xattr_name = among("user.one", "user.one", "user.two", "user." + "x" * 240)
-xattr_value = among("", "00", "ff" * 20, "ab" * 1000)
+xattr_value = among("", "00", "ff" * 20, "ab" * 1000, "cd" * 5000)
 lock = among(fcntl.LOCK_SH, fcntl.LOCK_EX, fcntl.LOCK_UN)
 acl_name = among("system.posix_acl_access", "system.posix_acl_default")
 
@@ -74,12 +81,13 @@ OPERATIONS: tuple[tuple[int, str, tuple[Choice, ...]], ...] = (
     (12, "open", (slot, path, open_flags, mode)),
     (3, "close", (slot,)),
     (4, "pread", (slot, length, offset)),
-    (8, "pwrite", (slot, seed, length, offset)),
+    (8, "pwrite", (slot, seed, length, place)),
     (2, "read", (slot, length)),
     (5, "write", (slot, seed, length)),
-    (3, "lseek", (slot, offset, among(os.SEEK_SET, os.SEEK_CUR, os.SEEK_END, 3, 4))),
-    (3, "ftruncate", (slot, either(offset, offset, among(-1)))),
-    (2, "truncate", (path, offset)),
+    (3, "lseek", (slot, offset, among(os.SEEK_SET, os.SEEK_CUR, os.SEEK_END))),
+    (2, "find", (slot, offset, among(os.SEEK_DATA, os.SEEK_HOLE))),
+    (3, "ftruncate", (slot, either(place, place, among(-1)))),
+    (2, "truncate", (path, place)),
     (
         4,
         "fallocate",
@@ -87,13 +95,14 @@ OPERATIONS: tuple[tuple[int, str, tuple[Choice, ...]], ...] = (
             slot,
             among(
                 *(FALLOCATE, KEEP_SIZE, PUNCH | KEEP_SIZE, ZERO_RANGE, ZERO_RANGE | KEEP_SIZE),
-                *(COLLAPSE, INSERT, PUNCH, 64),
+                PUNCH,
             ),
-            offset,
+            place,
             length,
         ),
     ),
-    (2, "copy_range", (slot, offset, slot, offset, length)),
+    (1, "shift_range", (slot, among(COLLAPSE, INSERT), offset, length)),
+    (2, "copy_range", (slot, offset, slot, offset, short)),
     (1, "sendfile", (slot, offset, slot, length)),
     (1, "fsync", (slot,)),
     (1, "fdatasync", (slot,)),
