@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 
 from mirrorha.testing.memory_disk import MemoryDisk, Seen
+from mirrorha.volume.access_lists import ACL_ACCESS, ACL_DEFAULT, ACLS, packed_list
 from mirrorha.volume.disk import (
     Apply,
     Attributes,
@@ -18,11 +19,19 @@ from mirrorha.volume.disk import (
     SyncTree,
 )
 from mirrorha.volume.ops import (
+    DEVICE_KINDS,
+    FALLOCATE_KEEP_SIZE,
+    FALLOCATE_PUNCH_HOLE,
+    FALLOCATE_ZERO_RANGE,
+    RENAME_EXCHANGE,
     ROOT_FID,
+    SPECIAL_KINDS,
     AnyOp,
     Create,
+    Fallocate,
     Link,
     Mkdir,
+    Mknod,
     Rename,
     Rmdir,
     SetAttributes,
@@ -38,6 +47,8 @@ from mirrorha.wire.limits import BLOCK_BYTES
 
 NAMES = ("a", "b", "c", "d", "e")
 SEGMENT_BLOCKS = 16
+LIST = packed_list((1, 7, 0), (2, 6, 7), (4, 5, 0), (16, 3, 0), (32, 4, 0))
+OTHER_LIST = packed_list((1, 7, 0), (4, 5, 0), (8, 1, 9), (16, 7, 0), (32, 0, 0))
 
 
 class Application:
@@ -48,7 +59,7 @@ class Application:
         disk: What it changes.
         epoch: Of the files it makes.
         large: How often a write goes to a far block.
-        owner_bits: The mode that everything has at least.
+        owner_bits: The mode that everything has at least, where not even devices can be made.
     """
 
     def __init__(
@@ -59,6 +70,9 @@ class Application:
         self.epoch = epoch
         self.large = large
         self.owner_bits = owner_bits
+        self.special_kinds = sorted(
+            SPECIAL_KINDS if not owner_bits else SPECIAL_KINDS - DEVICE_KINDS
+        )
         self.counter = 0
         self.time_ns = epoch * 1_000_000_000
         self.kinds: list[tuple[Callable[[], AnyOp | None], int]] = [
@@ -71,8 +85,11 @@ class Application:
             (self.link, 6),
             (self.remove, 14),
             (self.rename, 24),
-            (self.set_attributes, 5),
-            (self.set_xattr, 4),
+            (self.set_attributes, 6),
+            (self.set_xattr, 7),
+            (self.mknod, 6),
+            (self.fallocate, 6),
+            (self.exchange, 6),
         ]
 
     def __call__(self) -> AnyOp:
@@ -166,17 +183,42 @@ class Application:
         fid = self.seen[path].fid
         return Rename(fid, parent, name, self.directory(), self.name(), 0, self.mtime())
 
+    def exchange(self) -> AnyOp | None:
+        entry, other = self.entry(), self.entry()
+        if entry is None or other is None:
+            return None
+        fids = (self.seen[entry[0]].fid, self.seen[other[0]].fid)
+        (_, parent, name), (_, new_parent, new_name) = entry, other
+        time_ns, flags = self.mtime(), RENAME_EXCHANGE
+        return Rename(fids[0], parent, name, new_parent, new_name, fids[1], time_ns, flags)
+
+    def mknod(self) -> AnyOp | None:
+        kind = self.rng.choice(self.special_kinds)
+        rdev = self.rng.choice((259, 1 << 30)) if kind in DEVICE_KINDS else 0
+        fid, parent, time_ns = self.fid(), self.directory(), self.mtime()
+        return Mknod(fid, parent, self.name(), kind, 0o640, rdev, 5, 6, time_ns, 0o22)
+
+    def fallocate(self) -> AnyOp | None:
+        fid = self.file()
+        keep, punch, zero = FALLOCATE_KEEP_SIZE, FALLOCATE_PUNCH_HOLE, FALLOCATE_ZERO_RANGE
+        mode = self.rng.choice((0, keep, punch | keep, punch | keep, zero, zero | keep))
+        length = self.rng.choice((5, BLOCK_BYTES, 3 * BLOCK_BYTES))
+        return None if fid is None else Fallocate(fid, mode, self.offset(), length, self.mtime())
+
     def set_attributes(self) -> AnyOp | None:
         one = self.rng.choice(list(self.seen.values()))
         modes = (None,) if one.kind is Kind.SYMLINK else (None, 0o600, 0o2755)
         mode = self.rng.choice(modes)
         mode = None if mode is None else mode | self.owner_bits
-        return SetAttributes(one.fid, mode, self.rng.choice((None, 9)), None, self.mtime())
+        owner, atime_ns = self.rng.choice((None, 9)), self.rng.choice((None, self.mtime()))
+        return SetAttributes(one.fid, mode, owner, None, self.mtime(), atime_ns)
 
     def set_xattr(self) -> AnyOp | None:
-        fid = self.file() or ROOT_FID
-        name = self.rng.choice(("user.a", "user.b"))
-        return SetXattr(fid, name, self.rng.choice((b"", b"value", None)))
+        one = self.rng.choice(list(self.seen.values()))
+        name = self.rng.choice(("user.a", "user.b", ACL_ACCESS, ACL_DEFAULT))
+        if name in ACLS:
+            return SetXattr(one.fid, name, self.rng.choice((LIST, OTHER_LIST, None)))
+        return SetXattr(one.fid, name, self.rng.choice((b"", b"value", None)))
 
     def name(self) -> str:
         return self.rng.choice(NAMES)

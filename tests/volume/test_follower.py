@@ -20,7 +20,22 @@ from mirrorha.core.orders import (
 )
 from mirrorha.volume.disk import ApplyAll, RecordTouched, SyncFile, SyncTree
 from mirrorha.volume.events import Change, Lane, Received
-from mirrorha.volume.ops import ROOT_FID, AnyOp, Create, Unlink, Write
+from mirrorha.volume.ops import (
+    ROOT_FID,
+    XATTR_CREATE,
+    AnyOp,
+    Create,
+    Fallocate,
+    Kind,
+    Mkdir,
+    Mknod,
+    Rename,
+    SetAttributes,
+    SetXattr,
+    Symlink,
+    Unlink,
+    Write,
+)
 from mirrorha.volume.stream import messages
 from mirrorha.volume.stream.flushing import FILES_MAX
 from mirrorha.volume.stream.follower import BATCH_OPS_MAX, JOBS_MAX
@@ -191,7 +206,32 @@ class TestOps:
             Unlink(0, 1, "x", 0),
             Write(FID, -1, b"x", 0),
             Write(0, 0, b"x", 0),
+            # What the disk that applies an op first fills in.
+            Create(FID, 1, "x", 0o600, 0, 0, 0, 0o22),
+            Mkdir(FID, 1, "x", 0o700, 0, 0, 0, 0),
+            Symlink(FID, 1, "x", "y", 0, 0, 0, 0),
+            Mknod(FID, 1, "x", Kind.FIFO, 0o600, 0, 0, 0, 0, 0),
+            SetXattr(FID, "user.a", b"", XATTR_CREATE),
+            # And what no disk would take.
+            Create(FID, 1, "x", 0o600, 0, 0, 0, 0o1000),
+            Create(FID, 1, "x", 0o600, 0, 0, 0, None, {"security.x": b""}),
+            Create(FID, 1, "x", 0o600, 0, 0, 0, None, {"user.\udc80": b""}),
+            Create(FID, 1, "x", 0o600, 0, 0, 0, None, {f"user.{n}": b"" for n in range(17)}),
+            Mkdir(FID, 1, "x", 0o700, 0, 0, 0, None, {"user.a": bytes(65_537)}),
+            Mknod(FID, 1, "x", Kind.FILE, 0o600, 0, 0, 0, 0),
+            Mknod(FID, 1, "x", Kind.FIFO, 0o600, 1, 0, 0, 0),
+            Mknod(FID, 1, "x", Kind.BLOCK_DEVICE, 0o600, 1 << 32, 0, 0, 0),
+            Mknod(FID, 1, "x", Kind.BLOCK_DEVICE, 0o10600, 1, 0, 0, 0),
+            Mknod(FID, 1, "a/b", Kind.FIFO, 0o600, 0, 0, 0, 0),
+            Rename(FID, 1, "x", 1, "y", 0, 0, 4),
+            Fallocate(FID, 8, 0, 1, 0),
+            Fallocate(FID, 0, 1, (1 << 63) - 1, 0),
+            Fallocate(0, 0, 0, 1, 0),
+            SetAttributes(FID, None, None, None, None, 1 << 63),
+            SetXattr(FID, "user.a", b"", 0, 1 << 15),
+            SetXattr(FID, "", b""),
         ],
+        ids=str,
     )
     def test_an_op_that_cannot_be_closes_the_stream(self, op: AnyOp) -> None:
         pair, node = following()

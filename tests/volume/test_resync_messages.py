@@ -12,7 +12,7 @@ import pytest
 from mirrorha.errors import PeerProtocolError
 from mirrorha.testing.memory_disk import MemoryDisk
 from mirrorha.volume.disk import LIMBO_FID, Apply, Attributes, Kind
-from mirrorha.volume.ops import ROOT_FID, Create, Write, make_fid
+from mirrorha.volume.ops import DEVICE_KINDS, ROOT_FID, Create, Write, make_fid
 from mirrorha.volume.resync.messages import (
     ASKED_MAX,
     CONTENT_BYTES_MAX,
@@ -106,6 +106,12 @@ UNLAWFUL: Final[list[AnyResyncMessage]] = [
             replace(FILE, target="x"),
             replace(FILE, kind=Kind.SYMLINK),
             replace(FILE, kind=Kind.SYMLINK, target="x" * 4096),
+            replace(FILE, rdev=1),
+            replace(FILE, kind=Kind.FIFO, rdev=1),
+            replace(FILE, kind=Kind.BLOCK_DEVICE, rdev=1 << 32),
+            replace(FILE, kind=Kind.BLOCK_DEVICE, rdev=-1),
+            replace(FILE, kind=Kind.SOCKET, target="x"),
+            replace(FILE, atime_ns=1 << 63),
             replace(FILE, xattrs={"": b""}),
             replace(FILE, xattrs={"x" * 256: b""}),
         )
@@ -291,7 +297,9 @@ class Nonsense:
         target = "there" if (kind is Kind.SYMLINK) != self.rarely() else ""
         xattrs = self.rng.choice(({}, {}, {"user.a": b"1"}, {"trusted.b": b"2"}))
         size = abs(self.number()) if self.rng.random() < 0.1 else self.rng.randrange(5)
-        return Attributes(self.fid(), kind, 0o644, 0, 0, size, 7, target, xattrs)
+        rdev = 259 if (kind in DEVICE_KINDS) != self.rarely() else 0
+        more = (target, xattrs, 1, rdev, self.rng.choice((None, 3)))
+        return Attributes(self.fid(), kind, 0o644, 0, 0, size, 7, *more)
 
     def part(self) -> Part:
         return Part(self.attributes(), self.some(lambda: (self.number(), self.number())))

@@ -18,6 +18,7 @@ from mirrorha.core.words import Ack, Mode
 from mirrorha.testing.memory_disk import MemoryDisk
 from mirrorha.testing.sim.world import World
 from mirrorha.volume import events as v
+from mirrorha.volume.access_lists import ACL_DEFAULT, packed_list
 from mirrorha.volume.disk import (
     Apply,
     DiskError,
@@ -29,11 +30,18 @@ from mirrorha.volume.disk import (
 )
 from mirrorha.volume.ops import (
     EPOCH_MAX,
+    FALLOCATE_KEEP_SIZE,
     FID_COUNTER_BITS,
+    RENAME_EXCHANGE,
     ROOT_FID,
     AnyOp,
     Create,
+    Fallocate,
+    Kind,
+    Mknod,
     Rename,
+    SetAttributes,
+    SetXattr,
     Unlink,
     Write,
     make_fid,
@@ -47,6 +55,10 @@ SLOTS: Final = 16
 SLOT_BYTES: Final = 8
 TICK_MS: Final = 100
 NOISE: Final = "noise"
+# One in so many pieces of noise is of each of the rarer kinds. By the client's number, not by
+# chance: what chance decides elsewhere stays as it was.
+RARE: Final = 11
+LIST: Final = packed_list((1, 7, 0), (2, 6, 7), (4, 5, 0), (16, 7, 0), (32, 1, 0))
 
 
 def draw_fid(rng: random.Random) -> int:
@@ -224,15 +236,37 @@ class ProductionVolume:
     def _make_noise(self, value: int) -> None:
         names = [path for path in self.shelf.disk.snapshot() if path.startswith(NOISE)]
         if not names or self.world.chance(0.5):
-            self._change(0, self._create(f"{NOISE}-{value}"))
+            self._change(0, self._noise(f"{NOISE}-{value}", value))
             return
         name = self.world.rng.choice(names)
         fid = self._fid(name)
         if self.world.chance(0.5):
             self._change(0, Unlink(fid, ROOT_FID, name, self._now_ns()))
+        elif value % RARE == 0:
+            other = names[(names.index(name) + 1) % len(names)]
+            flags, now_ns = RENAME_EXCHANGE, self._now_ns()
+            self._change(0, Rename(fid, ROOT_FID, name, ROOT_FID, other, 0, now_ns, flags))
         else:
             new = f"{NOISE}-{value}"
             self._change(0, Rename(fid, ROOT_FID, name, ROOT_FID, new, 0, self._now_ns()))
+
+    def _noise(self, name: str, value: int) -> AnyOp:
+        """Something new, or a change of something: mostly a file, whatever chance says."""
+        now_ns = self._now_ns()
+        numbers = next(reversed(self._replied), "")
+        match value % RARE:
+            case 1:
+                return Mknod(0, ROOT_FID, name, Kind.FIFO, 0o666, 0, 0, 0, now_ns, 0o22)
+            case 2 if numbers:
+                # Room behind what the clients write, which stays as it is.
+                reserve = FALLOCATE_KEEP_SIZE
+                return Fallocate(self._fid(numbers), reserve, 0, SLOTS * SLOT_BYTES, now_ns)
+            case 3:
+                return SetXattr(ROOT_FID, ACL_DEFAULT, LIST if value % 2 else None)
+            case 4:
+                return SetAttributes(ROOT_FID, None, None, None, now_ns, now_ns)
+            case _:
+                return self._create(name)
 
     def _change(self, value: int, op: AnyOp) -> None:
         self._tokens += 1

@@ -18,13 +18,7 @@ from mirrorha.errors import ensure
 from mirrorha.volume.access_lists import ACL_ACCESS
 from mirrorha.volume.disk import Kind, Outcome
 from mirrorha.volume.local_disk.handles import OPENED_KINDS, as_owner, place_of
-from mirrorha.volume.local_disk.syscalls import (
-    FATAL,
-    NO_HOLES,
-    fallocate,
-    mtime_setter,
-    punch_hole,
-)
+from mirrorha.volume.local_disk.syscalls import FATAL, NO_HOLES, mtime_setter
 from mirrorha.volume.names import bytes_of
 from mirrorha.volume.op_checks import (
     MTIME_NS_MAX,
@@ -82,7 +76,7 @@ class OpApplier:
         handles: The open descriptors.
         names: Applies the ops that change names.
         owners: Who may own files here.
-        pwrite: Writes at an offset. Tests make it fail.
+        pwrite: Writes at an offset. Tests make it fail, as `fallocate`.
     """
 
     def __init__(
@@ -93,11 +87,13 @@ class OpApplier:
         owners: Owners,
         *,
         pwrite: Callable[[int, bytes, int], int],
+        fallocate: Callable[[int, int, int, int], None],
     ) -> None:
         self._tree: Final = tree
         self._handles: Final = handles
         self._owners: Final = owners
         self._pwrite: Final = pwrite
+        self._fallocate_fd: Final = fallocate
         self._stamp: Final = mtime_setter()
         self._table: Final[dict[type, Callable[..., Outcome]]] = {
             Write: self._write,
@@ -194,7 +190,7 @@ class OpApplier:
         check_fallocate(op)
         size_bytes = os.fstat(handle.fd).st_size
         try:
-            fallocate(handle.fd, op.mode, op.offset, op.length)
+            self._fallocate_fd(handle.fd, op.mode, op.offset, op.length)
         except OSError as error:
             if error.errno in FATAL:
                 raise
@@ -245,7 +241,8 @@ class OpApplier:
         if offset >= end:
             return
         try:
-            punch_hole(handle.fd, offset, end - offset)
+            mode = FALLOCATE_PUNCH_HOLE | FALLOCATE_KEEP_SIZE
+            self._fallocate_fd(handle.fd, mode, offset, end - offset)
         except OSError as error:
             if error.errno in FATAL:
                 raise

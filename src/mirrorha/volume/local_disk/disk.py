@@ -51,7 +51,12 @@ from mirrorha.volume.local_disk.handles import (
 from mirrorha.volume.local_disk.limbo import Limbo
 from mirrorha.volume.local_disk.naming import NameApplier
 from mirrorha.volume.local_disk.owners import Owners
-from mirrorha.volume.local_disk.syscalls import CAN_SYNC_FILE_SYSTEM, FATAL, sync_file_system
+from mirrorha.volume.local_disk.syscalls import (
+    CAN_SYNC_FILE_SYSTEM,
+    FATAL,
+    fallocate,
+    sync_file_system,
+)
 from mirrorha.volume.local_disk.tree import Tree
 from mirrorha.volume.local_disk.view import DiskView
 from mirrorha.volume.local_disk.walk import load_tree
@@ -101,7 +106,8 @@ class RealDisk:
         idle_max: Descriptors kept open for the next use.
         dirty_max: Descriptors kept open for what is not synced; one more, and all is synced. By
             default both depend on how many this process may open: half of them, together, at most.
-        fsync: Makes a descriptor's file durable. Tests watch and fail it, `syncfs` and `pwrite`.
+        fsync: Makes a descriptor's file durable. Tests watch and fail it, `syncfs`, `pwrite` and
+            `fallocate`.
         raw: A descriptor of the directory, where `root` leads to what is mounted over it; not
             closed by `close`. By default `root` is opened.
 
@@ -122,6 +128,7 @@ class RealDisk:
         fsync: Callable[[int], None] = os.fsync,
         syncfs: Callable[[int], None] | None = sync_file_system if CAN_SYNC_FILE_SYSTEM else None,
         pwrite: Callable[[int, bytes, int], int] = os.pwrite,
+        fallocate: Callable[[int, int, int, int], None] = fallocate,
         raw: int | None = None,
     ) -> None:
         self._root: Final = root
@@ -148,7 +155,9 @@ class RealDisk:
             raise
         self._owners: Final = Owners()
         names = NameApplier(self._tree, self._handles, ids, self._owners)
-        self._ops: Final = OpApplier(self._tree, self._handles, names, self._owners, pwrite=pwrite)
+        self._ops: Final = OpApplier(
+            self._tree, self._handles, names, self._owners, pwrite=pwrite, fallocate=fallocate
+        )
         self._limbo: Final = Limbo(self._tree, self._handles, ids)
         self._table: Final = self._performers()
 

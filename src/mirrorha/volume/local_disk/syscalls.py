@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from mirrorha.volume.ops import FALLOCATE_KEEP_SIZE, FALLOCATE_PUNCH_HOLE
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -118,15 +116,6 @@ def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
     if _fallocate(fd, mode, ctypes.c_int64(offset), ctypes.c_int64(length)):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
-
-
-def punch_hole(fd: int, offset: int, length: int) -> None:
-    """Make a range of a file zeros and free its blocks. Its size stays.
-
-    Raises:
-        OSError: one of NO_HOLES, that cannot be done here.
-    """
-    fallocate(fd, FALLOCATE_PUNCH_HOLE | FALLOCATE_KEEP_SIZE, offset, length)
 
 
 def rename(source_fd: int, name: bytes, target_fd: int, new_name: bytes, flags: int) -> None:
