@@ -15,7 +15,7 @@ from mirrorha.errors import LocalUsageError, NotPrimaryError, PathOutsideVolumeE
 from mirrorha.testing.check_files import FILE_CASES
 from mirrorha.testing.direct_engine import DirectEngine
 from mirrorha.testing.memory_disk import MemoryDisk
-from mirrorha.volume.disk import Apply, Outcome
+from mirrorha.volume.disk import Apply, Kind, Outcome
 from mirrorha.volume.files.mounted import MountedFiles
 from mirrorha.volume.files.streamed import Files
 from mirrorha.volume.ops import Create, Truncate, Unlink, Write
@@ -319,3 +319,19 @@ async def test_our_own_names_are_nobodys(files: Files) -> None:
             await files.mkdir(name)
         assert not await files.exists(name)
     assert await files.listdir() == []
+
+
+async def test_what_is_no_file_is_told_and_not_opened(home: Home) -> None:
+    os.mkfifo(home.root / "fifo", 0o640)
+    files = files_on(DirectEngine(home.open(), in_threads=True), home.root)
+    for mode in ("rb", "r+b", "wb", "ab"):
+        with trio.fail_after(10), pytest.raises(OSError, match="Invalid argument"):
+            await files.open("fifo", mode)
+    with pytest.raises(OSError, match="Invalid argument"):
+        await files.truncate("fifo", 0)
+    await files.chmod("fifo", 0o604)
+    attributes = await files.stat("fifo")
+    assert (attributes.kind, attributes.mode) == (Kind.FIFO, 0o604)
+    await files.link("fifo", "other")
+    await files.unlink("fifo")
+    assert await files.listdir() == ["other"]

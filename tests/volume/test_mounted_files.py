@@ -13,6 +13,7 @@ import trio
 import trio.testing
 
 from mirrorha.errors import NotPrimaryError
+from mirrorha.volume.disk import Kind
 from mirrorha.volume.files.mounted import KernelHandle, MountedFiles, open_in_thread
 from tests.requirements import require_root
 
@@ -156,3 +157,14 @@ def test_a_volume_that_is_read_only_here_is_another_nodes(read_only: Path) -> No
         trio.run(use)
     finally:
         subprocess.run(["umount", "--lazy", read_only], check=True)
+
+
+async def test_what_is_no_file_is_told_and_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo", 0o640)
+    files = MountedFiles(tmp_path)
+    for mode in ("rb", "r+b", "wb", "ab"):
+        # A reader of a fifo would wait for a writer, for ever.
+        with trio.fail_after(10), pytest.raises(OSError, match="Invalid argument"):
+            await files.open("fifo", mode)
+    attributes = await files.stat("fifo")
+    assert (attributes.kind, attributes.mode & 0o600, attributes.rdev) == (Kind.FIFO, 0o600, 0)

@@ -372,6 +372,10 @@ async def nothing_outside_is_reached(files: FileApi) -> None:
             lambda path=path: files.exists(path),  # type: ignore[misc]
             lambda path=path: files.symlink("d", path),  # type: ignore[misc]
             lambda path=path: files.replace_atomically(path, b"x"),  # type: ignore[misc]
+            lambda path=path: files.link("d", path),  # type: ignore[misc]
+            lambda path=path: files.link(path, "e"),  # type: ignore[misc]
+            lambda path=path: files.truncate(path, 0),  # type: ignore[misc]
+            lambda path=path: files.setxattr(path, "user.a", b""),  # type: ignore[misc]
         ]
         for call in calls:
             with _raises(PathOutsideVolumeError):
@@ -397,6 +401,83 @@ async def a_file_is_replaced_at_once(files: FileApi) -> None:
     with _refused(errno.ENOENT):
         await files.replace_atomically("x/a", b"x")
     _same(await files.listdir(), ["a", "b", "d", "l"], "nothing is left beside it")
+
+
+async def a_file_has_several_names(files: FileApi) -> None:
+    await files.mkdir("d")
+    await files.write_bytes("a", b"x")
+    await files.symlink("a", "l")
+    await files.link("a", "d/b")
+    await files.link("l", "d/l")
+    _same((await files.stat("a")).links, 2, "names")
+    await files.write_bytes("d/b", b"y")
+    _same(await files.read_bytes("a"), b"y", "by the other name")
+    _same(await files.readlink("d/l"), "a", "a symlink's second name")
+    await files.unlink("a")
+    _same((await files.stat("d/b")).links, 1, "what is left")
+    with _refused(errno.ENOENT):
+        await files.link("a", "c")
+    with _refused(errno.ENOENT):
+        await files.link("d/b", "x/c")
+    with _refused(errno.EEXIST):
+        await files.link("d/b", "l")
+    with _refused(errno.EPERM):
+        await files.link("d", "e")
+
+
+async def sizes_modes_and_times_are_changed_by_path(files: FileApi) -> None:
+    await files.mkdir("d")
+    await files.write_bytes("a", b"abcdef")
+    await files.symlink("a", "l")
+    await files.truncate("l", 3)
+    _same(await files.read_bytes("a"), b"abc", "cut")
+    await files.truncate("a", 70_000)
+    _same((await files.stat("a")).size_bytes, 70_000, "longer")
+    for path, number in {"x": errno.ENOENT, "d": errno.EISDIR}.items():
+        with _refused(number):
+            await files.truncate(path, 0)
+    with _refused(errno.EINVAL):
+        await files.truncate("a", -1)
+    for path in ("l", "d"):
+        await files.chmod(path, 0o2751)
+        _same((await files.stat(path)).mode, 0o2751, "the permissions")
+    await files.utime("l", atime_ns=1_000_000_007, mtime_ns=-1_000_000_009)
+    attributes = await files.stat("a")
+    found = (attributes.atime_ns, attributes.mtime_ns)
+    _same(found, (1_000_000_007, -1_000_000_009), "the times, to the nanosecond")
+    await files.utime("l", atime_ns=5, mtime_ns=6, follow_symlinks=False)
+    _same((await files.stat("l", follow_symlinks=False)).mtime_ns, 6, "the symlink's own")
+    _same((await files.stat("a")).mtime_ns, -1_000_000_009, "not the file's")
+    calls: list[Callable[[], Awaitable[object]]] = [
+        lambda: files.chmod("x", 0o600),
+        lambda: files.utime("x", atime_ns=0, mtime_ns=0),
+        lambda: files.listxattr("x"),
+    ]
+    for call in calls:
+        with _refused(errno.ENOENT):
+            await call()
+
+
+async def extended_attributes_are_kept(files: FileApi) -> None:
+    await files.write_bytes("a", b"")
+    await files.mkdir("d")
+    await files.symlink("a", "l")
+    for path in ("l", "d"):
+        _same(await files.listxattr(path), [], "none at first")
+        await files.setxattr(path, "user.b", b"1")
+        await files.setxattr(path, "user.a", memoryview(b""))
+        await files.setxattr(path, "user.b", b"2")
+        _same(await files.listxattr(path), ["user.a", "user.b"], "their names")
+        _same(await files.getxattr(path, "user.b"), b"2", "the last value")
+        _same(await files.getxattr(path, "user.a"), b"", "an empty one")
+        await files.removexattr(path, "user.b")
+        with _refused(errno.ENODATA):
+            await files.getxattr(path, "user.b")
+        with _refused(errno.ENODATA):
+            await files.removexattr(path, "user.b")
+        with _refused(errno.EOPNOTSUPP):
+            await files.setxattr(path, "nonsense", b"1")
+    _same(await files.listxattr("a"), ["user.a"], "what the link leads to has them")
 
 
 async def everything_can_be_synced(files: FileApi) -> None:
@@ -430,4 +511,7 @@ FILE_CASES: Final = (
     nothing_outside_is_reached,
     a_file_is_replaced_at_once,
     everything_can_be_synced,
+    a_file_has_several_names,
+    sizes_modes_and_times_are_changed_by_path,
+    extended_attributes_are_kept,
 )

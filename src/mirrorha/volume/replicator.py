@@ -91,6 +91,35 @@ class Replicator:
     async def readlink(self, path: Path) -> str:
         return await (await self._files()).readlink(path)
 
+    async def link(self, existing: Path, new: Path) -> None:
+        await (await self._files()).link(existing, new)
+
+    async def truncate(self, path: Path, size: int) -> None:
+        await (await self._files()).truncate(path, size)
+
+    async def chmod(self, path: Path, mode: int) -> None:
+        await (await self._files()).chmod(path, mode)
+
+    async def utime(
+        self, path: Path, *, atime_ns: int, mtime_ns: int, follow_symlinks: bool = True
+    ) -> None:
+        files = await self._files()
+        await files.utime(
+            path, atime_ns=atime_ns, mtime_ns=mtime_ns, follow_symlinks=follow_symlinks
+        )
+
+    async def listxattr(self, path: Path) -> list[str]:
+        return await (await self._files()).listxattr(path)
+
+    async def getxattr(self, path: Path, name: str) -> bytes:
+        return await (await self._files()).getxattr(path, name)
+
+    async def setxattr(self, path: Path, name: str, value: Buffer) -> None:
+        await (await self._files()).setxattr(path, name, value)
+
+    async def removexattr(self, path: Path, name: str) -> None:
+        await (await self._files()).removexattr(path, name)
+
     async def read_bytes(self, path: Path) -> bytes:
         return await (await self._files()).read_bytes(path)
 

@@ -132,6 +132,40 @@ class FileApi(Protocol):
         """Where a symlink leads to."""
         ...
 
+    async def link(self, existing: Path, new: Path) -> None:
+        """Give a file one more name. A symlink is not followed, and gets one itself."""
+        ...
+
+    async def truncate(self, path: Path, size: int) -> None:
+        """Cut or extend a file."""
+        ...
+
+    async def chmod(self, path: Path, mode: int) -> None:
+        """Change the permissions of a file or directory."""
+        ...
+
+    async def utime(
+        self, path: Path, *, atime_ns: int, mtime_ns: int, follow_symlinks: bool = True
+    ) -> None:
+        """Set the times of last access and last change, in nanoseconds since 1970."""
+        ...
+
+    async def listxattr(self, path: Path) -> list[str]:
+        """The names of a file's extended attributes, sorted."""
+        ...
+
+    async def getxattr(self, path: Path, name: str) -> bytes:
+        """An extended attribute, such as "user.origin"."""
+        ...
+
+    async def setxattr(self, path: Path, name: str, value: Buffer) -> None:
+        """Set an extended attribute: of `user.*`, or what else is mirrored and allowed."""
+        ...
+
+    async def removexattr(self, path: Path, name: str) -> None:
+        """Remove an extended attribute."""
+        ...
+
     async def read_bytes(self, path: Path) -> bytes:
         """All of a file."""
         ...

@@ -22,6 +22,7 @@ from mirrorha.volume.disk import Attributes, Kind
 from mirrorha.volume.files.modes import FileMode
 from mirrorha.volume.files.open_file import MirroredFile, Opening
 from mirrorha.volume.files.paths import parts_below
+from mirrorha.volume.ops import DEVICE_KINDS
 from mirrorha.wire.limits import WRITE_BYTES_MAX
 
 if TYPE_CHECKING:
@@ -37,7 +38,15 @@ READ_BYTES_MAX: Final = 64 * WRITE_BYTES_MAX
 LINKS_MAX: Final = 40  # as many as the kernel follows
 # What a failed replacement may take to remove its temporary file.
 CLEANUP_S: Final = 5.0
-_KINDS: Final = {stat.S_IFREG: Kind.FILE, stat.S_IFDIR: Kind.DIRECTORY, stat.S_IFLNK: Kind.SYMLINK}
+_KINDS: Final = {
+    stat.S_IFREG: Kind.FILE,
+    stat.S_IFDIR: Kind.DIRECTORY,
+    stat.S_IFLNK: Kind.SYMLINK,
+    stat.S_IFIFO: Kind.FIFO,
+    stat.S_IFSOCK: Kind.SOCKET,
+    stat.S_IFCHR: Kind.CHARACTER_DEVICE,
+    stat.S_IFBLK: Kind.BLOCK_DEVICE,
+}
 
 
 @final
@@ -127,6 +136,40 @@ class MountedFiles:
     async def readlink(self, path: Path) -> str:
         at = self._at(path)
         return await self._run(lambda: os.readlink(at), path)
+
+    async def link(self, existing: Path, new: Path) -> None:
+        old, at = self._at(existing), self._at(new)
+        await self._run(lambda: os.link(old, at, follow_symlinks=False), existing)
+
+    async def truncate(self, path: Path, size: int) -> None:
+        at = self._at(path)
+        await self._run(lambda: os.truncate(at, size), path)
+
+    async def chmod(self, path: Path, mode: int) -> None:
+        at = self._at(path)
+        await self._run(lambda: os.chmod(at, mode), path)
+
+    async def utime(
+        self, path: Path, *, atime_ns: int, mtime_ns: int, follow_symlinks: bool = True
+    ) -> None:
+        at, times = self._at(path), (atime_ns, mtime_ns)
+        await self._run(lambda: os.utime(at, ns=times, follow_symlinks=follow_symlinks), path)
+
+    async def listxattr(self, path: Path) -> list[str]:
+        at = self._at(path)
+        return sorted(await self._run(lambda: os.listxattr(at), path))
+
+    async def getxattr(self, path: Path, name: str) -> bytes:
+        at = self._at(path)
+        return await self._run(lambda: os.getxattr(at, name), path)
+
+    async def setxattr(self, path: Path, name: str, value: Buffer) -> None:
+        at = self._at(path)
+        await self._run(lambda: os.setxattr(at, name, value), path)
+
+    async def removexattr(self, path: Path, name: str) -> None:
+        at = self._at(path)
+        await self._run(lambda: os.removexattr(at, name), path)
 
     async def read_bytes(self, path: Path) -> bytes:
         async with self.open(path, "rb") as file:
@@ -307,6 +350,7 @@ async def _in_thread(call: Callable[[], T], path: Path, limiter: trio.CapacityLi
 
 
 def _open(at: PurePosixPath, mode: FileMode, permissions: int) -> int:
+    _check_openable(at)
     flags = os.O_CLOEXEC | os.O_NONBLOCK
     if mode.reads and mode.writes:
         flags |= os.O_RDWR
@@ -331,6 +375,16 @@ def _open(at: PurePosixPath, mode: FileMode, permissions: int) -> int:
                 continue  # it went away in between
         os.fchmod(fd, permissions)  # whatever the umask
         return fd
+
+
+def _check_openable(at: PurePosixPath) -> None:
+    """To open a fifo or a device does something, and it is no file."""
+    try:
+        mode = os.stat(at).st_mode
+    except OSError:
+        return  # the open says why, or makes it
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
 
 
 def _no_directory(fd: int) -> int:
@@ -385,9 +439,7 @@ def _sync(at: PurePosixPath) -> None:
 
 
 def _attributes(status: os.stat_result, target: str) -> Attributes:
-    kind = _KINDS.get(stat.S_IFMT(status.st_mode))
-    if kind is None:
-        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+    kind = _KINDS[stat.S_IFMT(status.st_mode)]
     return Attributes(
         fid=status.st_ino,
         kind=kind,
@@ -398,4 +450,6 @@ def _attributes(status: os.stat_result, target: str) -> Attributes:
         mtime_ns=status.st_mtime_ns,
         target=target,
         links=1 if kind is Kind.DIRECTORY else status.st_nlink,
+        rdev=status.st_rdev if kind in DEVICE_KINDS else 0,
+        atime_ns=status.st_atime_ns,
     )

@@ -22,7 +22,19 @@ from mirrorha.volume.files.open_file import MirroredFile, Opening
 from mirrorha.volume.files.paths import PathFinder
 from mirrorha.volume.names import from_python, to_python
 from mirrorha.volume.op_checks import OWN_USER
-from mirrorha.volume.ops import Create, Mkdir, Rename, Rmdir, Symlink, Truncate, Unlink, Write
+from mirrorha.volume.ops import (
+    Create,
+    Link,
+    Mkdir,
+    Rename,
+    Rmdir,
+    SetAttributes,
+    SetXattr,
+    Symlink,
+    Truncate,
+    Unlink,
+    Write,
+)
 from mirrorha.wire.limits import WRITE_BYTES_MAX
 
 if TYPE_CHECKING:
@@ -163,6 +175,48 @@ class Files:
         if attributes.kind is not Kind.SYMLINK:
             raise _error(errno.EINVAL, path)
         return to_python(attributes.target)
+
+    async def link(self, existing: Path, new: Path) -> None:
+        attributes = await self._paths.existing(existing, follow=False)
+        spot = await self._paths.find(new, follow=False)
+        if not spot.name:
+            raise _error(errno.EEXIST, new)
+        link = Link(attributes.fid, spot.parent, spot.name, self._clock_ns())
+        await self._change(link, existing)
+
+    async def truncate(self, path: Path, size: int) -> None:
+        attributes = await self._paths.existing(path)
+        await self._change(Truncate(attributes.fid, size, self._clock_ns()), path)
+
+    async def chmod(self, path: Path, mode: int) -> None:
+        attributes = await self._paths.existing(path)
+        await self._change(SetAttributes(attributes.fid, mode, None, None, None), path)
+
+    async def utime(
+        self, path: Path, *, atime_ns: int, mtime_ns: int, follow_symlinks: bool = True
+    ) -> None:
+        attributes = await self._paths.existing(path, follow=follow_symlinks)
+        times = SetAttributes(attributes.fid, None, None, None, mtime_ns, atime_ns)
+        await self._change(times, path)
+
+    async def listxattr(self, path: Path) -> list[str]:
+        attributes = await self._paths.existing(path)
+        return sorted(to_python(name) for name in attributes.xattrs)
+
+    async def getxattr(self, path: Path, name: str) -> bytes:
+        attributes = await self._paths.existing(path)
+        value = attributes.xattrs.get(from_python(name))
+        if value is None:
+            raise _error(errno.ENODATA, path)
+        return value
+
+    async def setxattr(self, path: Path, name: str, value: Buffer) -> None:
+        attributes = await self._paths.existing(path)
+        await self._change(SetXattr(attributes.fid, from_python(name), bytes(value)), path)
+
+    async def removexattr(self, path: Path, name: str) -> None:
+        attributes = await self._paths.existing(path)
+        await self._change(SetXattr(attributes.fid, from_python(name), None), path)
 
     async def read_bytes(self, path: Path) -> bytes:
         async with self.open(path, "rb") as file:
