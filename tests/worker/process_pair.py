@@ -107,7 +107,8 @@ class ProcessPair:
         **settings: Any,
     ) -> WorkerNode:
         path = self.path / name
-        (path / "root").mkdir(parents=True, exist_ok=True)
+        if name not in self.nodes:  # else it may be under a mount that hangs
+            (path / "root").mkdir(parents=True)
         send, receive = trio.open_memory_channel[AnyReport](1000)
         engine = WorkerEngine(
             Open(

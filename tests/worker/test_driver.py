@@ -28,8 +28,11 @@ from mirrorha.core.orders import (
     StreamUp,
     Trouble,
 )
-from mirrorha.volume.events import Failure
+from mirrorha.volume.disk import Apply, RecordTouched, RetireTouched
+from mirrorha.volume.events import AnyEffect, DiskCall, Failure, Lane
 from mirrorha.volume.fuse.interface import Known
+from mirrorha.volume.ops import Write
+from mirrorha.volume.worker.driver import recorded_together
 from tests.worker.worker_pair import WAIT_S, Node, Pair, open_pair, tcp_pair, tree
 
 
@@ -401,3 +404,28 @@ def test_the_newest_connection_counts(pair: Pair) -> None:
     mirror(pair)
     pair.paris.create("journal")
     assert tree(pair.paris.root) == tree(pair.lyon.root)
+
+
+def record(token: int, *keys: tuple[int, int]) -> DiskCall:
+    return DiskCall(token, Lane.TREE, RecordTouched(list(keys)))
+
+
+def test_entries_become_durable_together_but_not_before_others_are_taken_out() -> None:
+    write = DiskCall(2, Lane.TREE, Apply(Write(1, 0, b"x", 0)))
+    retire = DiskCall(4, Lane.TREE, RetireTouched([(1, 3)], 1, 1))
+    effects: list[AnyEffect] = [
+        record(1, (1, 0)),
+        write,
+        record(3, (1, 1), (1, 2)),
+        retire,
+        record(5, (1, 3)),
+    ]
+    together = recorded_together(effects)
+    assert together[0] == record(1, (1, 0), (1, 1), (1, 2))
+    assert together[1] is write
+    assert together[3:] == effects[3:]
+    skipped = together[2]
+    assert isinstance(skipped, DiskCall)
+    assert skipped.token == 3
+    assert isinstance(skipped.request, RecordTouched)
+    assert skipped.request.keys == []

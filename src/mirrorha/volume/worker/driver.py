@@ -268,7 +268,7 @@ class Driver:
             events, self._events = self._events, []
             effects = machine.step_all(events, now_ms)
             if len(effects) > 1:
-                effects = _recorded_together(effects)
+                effects = recorded_together(effects)
             for effect in effects:
                 performers[type(effect)](effect)
             if self._stream is not None:
@@ -419,7 +419,7 @@ class Driver:
 _RECORDED: Final = RecordTouched([])
 
 
-def _recorded_together(effects: list[AnyEffect]) -> list[AnyEffect]:
+def recorded_together(effects: list[AnyEffect]) -> list[AnyEffect]:
     """Have all entries of the touched log made durable by the first request that makes any.
 
     Each is made earlier than asked for, which is always right; one commit costs as much as

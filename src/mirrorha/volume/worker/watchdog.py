@@ -39,6 +39,7 @@ class Watchdog:
         abort: ends the connection to the kernel: whoever waits for an answer gets an error. Must
             not need the loop.
         leave: ends the process. Tests replace it.
+        starts: whether it looks by itself, in a thread. Tests look.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Watchdog:
         freeze_max_ms: int,
         abort: Callable[[], None],
         leave: Callable[[int], object] = os._exit,
+        starts: bool = True,
     ) -> None:
         self._loop: Final = loop
         self._control: Final = control
@@ -65,7 +67,8 @@ class Watchdog:
         self.watches_turns = False
         self._poll: Final = select.poll()
         self._poll.register(self._descriptor, 0)  # a hang-up is told of in any case
-        threading.Thread(target=self._run, name="mirrorha-watchdog", daemon=True).start()
+        if starts:
+            threading.Thread(target=self._run, name="mirrorha-watchdog", daemon=True).start()
 
     def _run(self) -> None:
         while True:
