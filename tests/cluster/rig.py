@@ -223,11 +223,11 @@ def read_tree(root: Path) -> dict[str, bytes]:
 
 @contextlib.asynccontextmanager
 async def open_pair(
-    base: Path, *, mount: bool | None = False, **changes: Any
+    base: Path, *, mount: bool | None = False, limit_s: float = LIMIT_S, **changes: Any
 ) -> AsyncGenerator[tuple[TestNode, TestNode]]:
     """Two nodes that are not started; whatever still runs is ended with the block."""
     site = Site(base, changes=changes)
-    with trio.fail_after(LIMIT_S):
+    with trio.fail_after(limit_s):
         async with trio.open_nursery() as nursery:
             pair = tuple(TestNode(site, name, nursery, mount) for name in NAMES)
             yield pair  # type: ignore[misc]

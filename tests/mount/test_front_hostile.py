@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from mirrorha.volume.disk import SyncTree
 from mirrorha.volume.fuse.directories import Directories
+from mirrorha.volume.fuse.freshness import Freshness
 from mirrorha.volume.fuse.kernel import (
     DIRENTPLUS,
     ENTRY_OUT,
@@ -374,7 +375,8 @@ def test_what_nobody_waited_for_is_not_kept(asking: Kernel) -> None:
     desk = Desk(cast("Device", Unheard()), asking.view)
     directories = Directories(desk)
     handle = directories.open()
-    reading = Reading(desk, directories, asking.server._pending.orphans)
+    orphans = asking.server._pending.orphans
+    reading = Reading(desk, directories, orphans, Freshness(lambda _: None))
     body = memoryview(struct.pack("=QQIIQII", handle, 0, 4096, 0, 0, 0, 0))
     reading.handlers()[Opcode.READDIRPLUS](Request(2, 1, 0, 0, body))
     assert desk.known == {}

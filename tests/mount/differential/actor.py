@@ -126,14 +126,19 @@ def do_write(slot: int, seed: int, length: int) -> int:
     return os.write(fd_of(slot), content(seed, length))
 
 
+def is_directory(slot: int) -> bool:
+    """In those, each file system counts places in its own way."""
+    return stat.S_ISDIR(os.fstat(fd_of(slot)).st_mode)
+
+
 def do_lseek(slot: int, offset: int, whence: int) -> int:
-    if stat.S_ISDIR(os.fstat(fd_of(slot)).st_mode):
-        return -1  # each file system counts in its own way there
-    return os.lseek(fd_of(slot), offset, whence)
+    return -1 if is_directory(slot) else os.lseek(fd_of(slot), offset, whence)
 
 
 def do_find(slot: int, offset: int, whence: int) -> int:
     """Where data or a hole begins. The file's position stays."""
+    if is_directory(slot):
+        return -1
     before = os.lseek(fd_of(slot), 0, os.SEEK_CUR)
     try:
         return os.lseek(fd_of(slot), offset, whence)

@@ -25,11 +25,14 @@ class TreeRules:
         left_out: names in the root that are not looked at: the volume's own.
         ignored_xattrs: extended attributes that are one side's own.
         with_holes: where the holes are is compared. Off where the file systems differ in that.
+        with_times: times of modification are compared to the nanosecond, those of today, too: for
+            two that are to be copies of each other, and not to have had the same done to them.
     """
 
     left_out: frozenset[str] = frozenset()
     ignored_xattrs: frozenset[str] = frozenset()
     with_holes: bool = True
+    with_times: bool = False
 
 
 def snapshot(root: Path, rules: TreeRules | None = None) -> dict[str, Any]:
@@ -83,7 +86,7 @@ def _describe(path: str, status: os.stat_result, rules: TreeRules) -> dict[str, 
     told: dict[str, Any] = {
         "mode": oct(status.st_mode),
         "owner": f"{status.st_uid}:{status.st_gid}",
-        "mtime": "any" if stat.S_ISFIFO(status.st_mode) else when(status.st_mtime_ns),
+        "mtime": _mtime(status, rules),
         "xattrs": _xattrs(path, rules),
     }
     if not stat.S_ISDIR(status.st_mode):
@@ -95,6 +98,12 @@ def _describe(path: str, status: os.stat_result, rules: TreeRules) -> dict[str, 
     elif stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode):
         told["device"] = status.st_rdev
     return told
+
+
+def _mtime(status: os.stat_result, rules: TreeRules) -> int | str:
+    if stat.S_ISFIFO(status.st_mode):
+        return "any"  # what goes through it changes it, or not
+    return status.st_mtime_ns if rules.with_times else when(status.st_mtime_ns)
 
 
 def _xattrs(path: str, rules: TreeRules) -> dict[str, str]:

@@ -226,11 +226,12 @@ def read_tree(root: Path, rules: TreeRules) -> dict[str, Any]:
         "import json, sys\n"
         "from pathlib import Path\n"
         "from tests.mount.differential.comparison import TreeRules, snapshot\n"
-        "left_out, ignored, with_holes = json.loads(sys.argv[2])\n"
-        "rules = TreeRules(frozenset(left_out), frozenset(ignored), with_holes)\n"
+        "left_out, ignored, *flags = json.loads(sys.argv[2])\n"
+        "rules = TreeRules(frozenset(left_out), frozenset(ignored), *flags)\n"
         "print(json.dumps(snapshot(Path(sys.argv[1]), rules)))\n"
     )
-    fields = [sorted(rules.left_out), sorted(rules.ignored_xattrs), rules.with_holes]
+    fields: list[Any] = [sorted(rules.left_out), sorted(rules.ignored_xattrs)]
+    fields += [rules.with_holes, rules.with_times]
     with _child([sys.executable, "-c", program, str(root), json.dumps(fields)]) as child:
         try:
             output, _ = child.communicate(timeout=2 * ANSWER_S)
