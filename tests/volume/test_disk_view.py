@@ -212,3 +212,25 @@ def test_too_many_open_files(home: Home) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     view.open(FILE)
     view.release(FILE)
+
+
+def test_who_has_files_open_can_change_them_however_many_there_are(home: Home) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        disk, view = opened(home)
+        numbers = range(1000, 1300)
+        do(disk, *(create(number, f"f{number}") for number in numbers))
+        held = []
+        with contextlib.suppress(OSError):
+            for number in numbers:
+                view.open(fid(number))
+                held.append(number)
+        assert 100 < len(held) < 200
+        refused(errno.ENFILE, view.open, fid(numbers[-1]))
+        for number in held:
+            do(disk, Write(fid(number), 0, b"data", T0))
+            assert view.read(fid(number), 0, 10) == b"data"
+        assert len(view.list_directory(ROOT_FID)) == len(numbers)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

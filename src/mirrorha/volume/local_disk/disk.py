@@ -168,7 +168,8 @@ class RealDisk:
 
     def view(self) -> DiskView:
         """The tree, to look at. In the thread that performs requests; until `close`."""
-        return DiskView(self._tree, self._handles)
+        # Beside what is kept for the next use, and for what is not synced: see `_share`.
+        return DiskView(self._tree, self._handles, held_max=os.sysconf("SC_OPEN_MAX") // 2)
 
     def perform(self, request: AnyRequest) -> object:
         """Carry out one request. See `mirrorha.volume.disk`."""

@@ -74,13 +74,18 @@ class DiskView:
     """Shows what `tree` and `handles` have, and keeps open what is to outlive its names.
 
     In the thread that changes the tree; its descriptors are closed by `close`.
+
+    Args:
+        held_max: As many files are kept open at a time. With the last free descriptor, changes of
+            files that are open already would fail.
     """
 
-    def __init__(self, tree: Tree, handles: Handles) -> None:
+    def __init__(self, tree: Tree, handles: Handles, *, held_max: int) -> None:
         self._tree: Final = tree
         self._nodes: Final = tree.nodes
         self._handles: Final = handles
         self._held: Final[dict[int, _Held]] = {}
+        self._held_max: Final = held_max
 
     # ---- names ---------------------------------------------------------------------------------
 
@@ -117,6 +122,8 @@ class DiskView:
         if held is not None:
             held.count += 1
             return
+        if len(self._held) >= self._held_max:
+            raise refusal(errno.ENFILE)
         try:
             fd = self._descriptor(self._node(fid))
             self._held[fid] = _Held(os.dup(fd))

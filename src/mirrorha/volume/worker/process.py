@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -15,12 +16,24 @@ from typing import NoReturn
 from mirrorha.volume.worker.serving import Worker
 
 
+def allow_descriptors() -> None:
+    """Let this process open as many files as it may: its callers' open files are its own.
+
+    By habit programs may open 1024 and raise that themselves, for the sake of those that use
+    select(); this one does not.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def main() -> NoReturn:
     """Serve one volume over the control socket that was passed; then leave, at once."""
     status = 1
     try:
         descriptor = int(sys.argv[1])
         os.set_inheritable(descriptor, False)
+        allow_descriptors()
         # Whoever stops the application's whole process group or unit means that process, which
         # then ends this one in order; its death ends this one as well.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
