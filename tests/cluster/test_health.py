@@ -59,6 +59,13 @@ CASES = [
     ("waits, lost a split", SPLIT, WAITING, Data.OUTDATED, Colour.RED),
     ("gave up its side of a split", {**SPLIT, "lineage": ()}, WAITING, Data.OUTDATED, ORANGE),
     ("disk failed", MEMBER, {**WAITING, "sick": "EIO"}, Data.CONSISTENT, Colour.RED),
+    (
+        "takes no resync",
+        {**PAIR, "inconsistent": True},
+        {**WAITING, "unfilled": "ENOSPC"},
+        Data.INCONSISTENT,
+        Colour.RED,
+    ),
     ("no directory", MEMBER, {**WAITING, "problem": "missing"}, Data.CONSISTENT, Colour.RED),
     ("stopped", MEMBER, {"standing": Standing.STOPPED}, Data.UP_TO_DATE, Colour.RED),
     ("register unreadable", PAIR, {**WAITING, "seen": Gone.CORRUPT}, Data.CONSISTENT, Colour.RED),

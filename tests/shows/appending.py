@@ -16,25 +16,35 @@ from mirrorha.errors import MirrorHAError
 RECORDS_A_FILE: Final = 8
 RECORD_BYTES: Final = 4096
 PAUSE_S: Final = 0.02
+PACE_S: Final = 0.002
+END_S: Final = 5.0
 _NUMBER: Final = struct.Struct(">Q")
 
 
 @final
 class Appender:
-    """Writes records to one new file after the other: what was never written is always next."""
+    """Writes records to one new file after the other: what was never written is always next.
 
-    def __init__(self, data: Replicator) -> None:
+    Args:
+        record: where the numbers of those go that were acknowledged.
+    """
+
+    def __init__(self, data: Replicator, record: Path) -> None:
         self._data: Final = data
+        self._record: Final = record
         self._number = 0
-        self._acked: list[int] = []
+        self._acks = 0
         self._refused: Counter[str] = Counter()
+        self._is_over = False
         self._scope: trio.CancelScope | None = None
+        self._ended = trio.Event()
 
     async def run(self, *, first: int = RECORDS_A_FILE, synced: bool = False) -> None:
         """Write until `end`, from `first` on, which begins a file; perhaps fsync each."""
-        self._number, self._acked, self._refused = first - 1, [], Counter()
+        self._number, self._acks, self._refused = first - 1, 0, Counter()
+        self._is_over, self._ended = False, trio.Event()
         with trio.CancelScope() as self._scope:
-            while True:
+            while not self._is_over:
                 self._number += 1
                 try:
                     await self._write(self._number, synced=synced)
@@ -43,7 +53,11 @@ class Appender:
                 except MirrorHAError as error:
                     await self._note(type(error).__name__)
                 else:
-                    self._acked.append(self._number)
+                    self._acks += 1
+                    with self._record.open("ab") as record:
+                        record.write(_NUMBER.pack(self._number))
+                    await trio.sleep(PACE_S)
+        self._ended.set()
 
     async def _write(self, number: int, *, synced: bool) -> None:
         mode = "r+b" if number % RECORDS_A_FILE else "wb"
@@ -58,12 +72,24 @@ class Appender:
         await trio.sleep(PAUSE_S)
 
     def seen(self) -> dict[str, Any]:
-        return {"acks": len(self._acked), "last": self._number, "refused": dict(self._refused)}
+        return {"acks": self._acks, "last": self._number, "refused": dict(self._refused)}
 
-    def end(self) -> dict[str, Any]:
+    async def end(self) -> dict[str, Any]:
+        """Let the last write end: one that is cancelled may still be made at any time."""
+        self._is_over = True
         if self._scope is not None:
+            with trio.move_on_after(END_S):
+                await self._ended.wait()
             self._scope.cancel()
-        return {**self.seen(), "acked": self._acked}
+            await self._ended.wait()
+        return self.seen()
+
+
+def acknowledged(record: Path) -> set[int]:
+    """What a client was told, by the record that it kept."""
+    if not record.exists():
+        return set()
+    return {number for (number,) in _NUMBER.iter_unpack(record.read_bytes())}
 
 
 def records_in(data: Path) -> set[int]:

@@ -71,6 +71,7 @@ class Settings:
     pulse_s: float = 0.1
     timeout_s: float = 1.0
     peer_slow_max_s: float = 3.0
+    wait_peer_s: float = 30.0
     check_every_s: float = 0.0
     start_s: float = 0.0
 
@@ -98,7 +99,7 @@ class Settings:
             heartbeat=HeartbeatConfig(pulse_s=self.pulse_s, timeout_s=self.timeout_s),
             timing=TimingConfig(
                 peer_slow_max_s=self.peer_slow_max_s,
-                wait_peer_s=max(30, self.timeout_s),
+                wait_peer_s=max(self.wait_peer_s, self.timeout_s),
                 freeze_max_s=max(60, self.peer_slow_max_s, self.timeout_s + 5),
             ),
             service=ServiceConfig(start_timeout_s=10, stop_timeout_s=10),
@@ -255,7 +256,8 @@ class Node:
         if settings.check_every_s:
             self.cluster.check(Checker(Tcp(port=port), every_s=settings.check_every_s, fall=1))
         self._writers = Writers(self.cluster)
-        appender = Appender(*self.cluster.volumes.values())
+        record = Path(settings.base) / f"{settings.node}.acked"
+        appender = Appender(*self.cluster.volumes.values(), record)
         self._commands: dict[str, Callable[..., Any]] = {
             "status": self.cluster.status,
             "history": self._history,

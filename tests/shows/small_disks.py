@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, final
@@ -12,6 +13,7 @@ from typing import Final, final
 from tests.requirements import require_device, require_program, require_root
 
 MIB: Final = 1 << 20
+CLOSED_S: Final = 5.0
 _CHUNKS: Final = (MIB, 4096, 1)
 
 
@@ -80,8 +82,10 @@ class LoopDisk:
     def mount(self) -> None:
         run("mount", "-o", "loop,errors=remount-ro", str(self._image), str(self.path))
 
-    def unmount(self) -> None:
-        run("umount", str(self.path))
+    def _is_busy(self) -> bool:
+        return (
+            subprocess.run(["umount", self.path], capture_output=True, check=False).returncode != 0
+        )
 
     def turn_read_only(self) -> None:
         """As an error in its structures does it."""
@@ -95,7 +99,10 @@ class LoopDisk:
     def make_well(self) -> None:
         """Mount it anew, checked. Nobody may use it."""
         self._medium.make_room()
-        self.unmount()
+        # A node that was stopped closes its directory a moment after it has said that it stopped.
+        until_s = time.monotonic() + CLOSED_S
+        while time.monotonic() < until_s and self._is_busy():
+            time.sleep(0.05)
         # It says by its exit code that there was something to mend.
         check = [require_program("e2fsck"), "-fy", str(self._image)]
         subprocess.run(check, capture_output=True, timeout=30, check=False)

@@ -254,7 +254,7 @@ class TinySource:
 
     def __init__(self, order: StartResync, mine: TinyDisk, theirs: TinyDisk) -> None:
         self.order, self.mine, self.theirs = order, mine, theirs
-        self.status, self.failure = ResyncStatus.RUNNING, ""
+        self.status, self.failure, self.failed_here = ResyncStatus.RUNNING, "", False
         self.keys: set[TouchKey] = set()
 
     def start(self, now_ms: int) -> Sequence[ResyncEffect]:
@@ -277,7 +277,7 @@ class TinySource:
 
 class TinyTarget:
     def __init__(self, order: BecomeTarget) -> None:
-        self.status, self.failure = ResyncStatus.RUNNING, ""
+        self.status, self.failure, self.failed_here = ResyncStatus.RUNNING, "", False
 
     def start(self, now_ms: int) -> Sequence[ResyncEffect]:
         return []

@@ -498,12 +498,12 @@ class TestJoin:
         source.volume._joining._resyncs = _Failing()
         pair.settle()
         failed = [report for report in source.reports if isinstance(report, ResyncFailed)]
-        assert failed == [ResyncFailed(1, "no such file")]
+        assert failed == [ResyncFailed(1, "no such file", here=True)]
         assert source.volume.mode is Mode.LOG
 
 
 class _FailingSide:
-    status, failure = ResyncStatus.FAILED, "no such file"
+    status, failure, failed_here = ResyncStatus.FAILED, "no such file", True
 
     def start(self, now_ms: int) -> Sequence[ResyncEffect]:
         return []

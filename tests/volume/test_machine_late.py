@@ -34,7 +34,7 @@ def test_a_disk_that_does_not_answer_is_reported_in_time() -> None:
     volume, limit_ms = waiting_for_its_disk(), VolumeSettings().disk_max_ms
     for now_ms in range(TICK_MS, limit_ms + 1, TICK_MS):
         assert not troubles(volume, now_ms)
-    assert troubles(volume, limit_ms + TICK_MS) == [StopReason.OWN_DISK]
+    assert troubles(volume, limit_ms + TICK_MS) == [StopReason.DISK_SLOW]
 
 
 def test_a_disk_is_not_blamed_for_a_loop_that_was_blocked() -> None:
@@ -43,4 +43,4 @@ def test_a_disk_is_not_blamed_for_a_loop_that_was_blocked() -> None:
     assert not troubles(volume, blocked_ms)
     for now_ms in range(TICK_MS, limit_ms + 1, TICK_MS):
         assert not troubles(volume, blocked_ms + now_ms)
-    assert troubles(volume, blocked_ms + limit_ms + TICK_MS) == [StopReason.OWN_DISK]
+    assert troubles(volume, blocked_ms + limit_ms + TICK_MS) == [StopReason.DISK_SLOW]

@@ -417,6 +417,7 @@ def test_a_target_that_is_full_fails_and_finishes_once_there_is_room() -> None:
     pair.run(until=lambda: pair.machine_s.status is ResyncStatus.FAILED)
     assert pair.machine_t.status is ResyncStatus.FAILED
     assert "ENOSPC" in pair.machine_t.failure
+    assert (pair.machine_s.failed_here, pair.machine_t.failed_here) == (False, True)
     assert "ENOSPC" in pair.machine_s.failure
     pair.lose_link()
     pair.target.disk.make_room()

@@ -799,7 +799,7 @@ class TestTime:
         assert troubles(node) == []
         pair.tick(1)
         pair.tick(1)
-        assert troubles(node) == [StopReason.OWN_DISK]
+        assert troubles(node) == [StopReason.DISK_SLOW]
 
     def test_a_queue_is_no_slow_disk(self) -> None:
         pair, node, fid = alone(VolumeSettings(disk_max_ms=10_000))

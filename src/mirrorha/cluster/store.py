@@ -87,10 +87,8 @@ class MetaStore:
             raise StateError(text) from None
         except OSError as error:
             why = error.strerror or error
-            text = (
-                f"{self._path} cannot be written: {why}. Make its disk well, then start this node"
-            )
-            raise StateError(text) from error
+            text = f"{self._path} cannot be written: {why}; make its disk well"
+            raise StateError(f"{text}, then start this node again") from error
 
     async def close(self) -> bool:
         """Wait for a write under way, for a bounded time; return whether none is any more."""

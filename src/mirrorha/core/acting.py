@@ -11,8 +11,7 @@ from typing import Final
 import attrs
 
 from mirrorha.core import authority, lineage
-from mirrorha.core.effects import Feed, MarkVolumes, SayGoodbye
-from mirrorha.core.events import Tick
+from mirrorha.core.effects import MarkVolumes, SayGoodbye
 from mirrorha.core.messages import Adopt, Standing
 from mirrorha.core.orders import Close, Follow, Freeze, ServeAlone, ServeMirror
 from mirrorha.core.register import Register
@@ -140,6 +139,7 @@ def be_follower(
     turn.keep(attrs.evolve(s.meta.with_held(record), base=None, dirty=True, stopped_alone=False))
     s.standing = Standing.FOLLOWER
     s.epoch = record.epoch
+    s.unfilled = ""
     s.adopted = False
     s.unresolved.clear()
     s.decision = None
@@ -199,8 +199,6 @@ def give_up(turn: Turn, why: str) -> None:
     turn.do(SayGoodbye(why))
     text = f"this node's disk failed: {why}. Once it is well, 'mirrorha stop' and 'mirrorha start'"
     step_down(turn, f"{text} on {s.me} bring this node back")
-    # The disk under our own state may be the same one: nobody waits for it to hear of this.
-    turn.do(Feed(Tick()))
 
 
 def remember_failure(turn: Turn) -> None:
@@ -208,8 +206,7 @@ def remember_failure(turn: Turn) -> None:
 
     It outlives this process: the next one finds a disk that answers, and nothing missing to see.
     """
-    if turn.s.sick and not turn.s.meta.unclean:
-        turn.change(unclean=True)
+    turn.change(unclean=True)
 
 
 def primary_now(turn: Turn) -> str | None:

@@ -143,7 +143,7 @@ def explain(turn: Turn, found: Register, why: Bar) -> str:
             f"{where} with a nonce that this node does not hold (an old disk image?): "
             "it is brought up to date by the peer"
         ),
-        Bar.INCONSISTENT: "a resync into this node did not finish; the peer finishes it",
+        Bar.INCONSISTENT: _why_unfilled(turn),
         Bar.GAVE_UP: why_gave_up(turn),
         Bar.UNCLEAN: (
             "this node's operating system crashed, or its disk failed, while both were in sync: "
@@ -154,6 +154,15 @@ def explain(turn: Turn, found: Register, why: Bar) -> str:
         Bar.NO_VOLUME: s.problem,
     }
     return texts.get(why, f"{where}; waiting for {s.other}")
+
+
+def _why_unfilled(turn: Turn) -> str:
+    if not turn.s.unfilled:
+        return "a resync into this node did not finish; the peer finishes it"
+    return (
+        f"a resync into this node broke off: {turn.s.unfilled}. It is begun again by itself, and "
+        "ends once the disk takes what the peer has: is it full?"
+    )
 
 
 def why_gave_up(turn: Turn) -> str:

@@ -60,6 +60,7 @@ def _start(turn: Turn, command: Command) -> None:
     s.standing = Standing.WAITING
     s.frozen = True
     s.gave_up = ""
+    s.unfilled = ""
     s.sick = ""  # the directories are opened anew; `unclean` tells of what may be gone
     s.restarts_ms.clear()
     s.mine.clear()

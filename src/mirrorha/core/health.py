@@ -60,7 +60,7 @@ def colour_of(s: State) -> Colour:
 
     Never shown without the role's word.
     """
-    if s.sick or s.problem or s.gave_up or s.role is Role.STOP:
+    if s.sick or s.unfilled or s.problem or s.gave_up or s.role is Role.STOP:
         return Colour.RED
     if s.role in (Role.PRIM, Role.SECOND):
         return Colour.ORANGE if s.frozen else Colour.GREEN
@@ -73,7 +73,7 @@ def colour_of_peer(peer: PeerState | None) -> Colour:
     """The same for the other node, from what it said last; grey if it cannot be reached."""
     if peer is None:
         return Colour.GREY
-    if peer.sick or peer.standing is Standing.STOPPED:
+    if peer.sick or peer.unfilled or peer.standing is Standing.STOPPED:
         return Colour.RED
     mirrored = peer.standing is Standing.FOLLOWER or (
         peer.standing is Standing.SOURCE and not peer.alone

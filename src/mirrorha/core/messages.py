@@ -69,6 +69,7 @@ class PeerState(Message, frozen=True, tag=1):
         outdated: see Meta.
         inspected: its volumes were looked at; before that, `has_files` says nothing.
         lost: what the arbiter showed it last is no register to act on.
+        unfilled: its disk did not take what it was to be filled with.
     """
 
     number: int
@@ -105,6 +106,7 @@ class PeerState(Message, frozen=True, tag=1):
     outdated: bool = False
     inspected: bool = False
     lost: bool = False
+    unfilled: bool = False
 
 
 class Resume(Message, frozen=True, tag=2):

@@ -151,7 +151,7 @@ def _is_calm(s: State) -> bool:
 def _take(turn: Turn, event: AnyEvent) -> None:  # noqa: C901, PLR0912 - one line for each event
     match event:
         case Tick():
-            remember_failure(turn)
+            pass
         case BeatHeard():
             turn.s.detector.heard(
                 event.path,
@@ -405,6 +405,7 @@ def _on_stream_down(turn: Turn, volume: str) -> None:
 def _on_resync_failed(turn: Turn, report: ResyncFailed) -> None:
     s, decision = turn.s, turn.s.decision
     if s.standing is Standing.TARGET:
+        s.unfilled = report.text if report.here else ""
         step_down(turn, f"the resync broke off: {report.text}")
         return
     joining = decision is not None and decision.kind is Kind.JOIN and s.mode is Mode.LOG
@@ -416,6 +417,8 @@ def _on_trouble(turn: Turn, volume: str, report: Trouble) -> None:
     s = turn.s
     turn.note(report.reason.value, f"{volume}: {report.text}", alarm=True)
     if report.reason is StopReason.OWN_DISK:
+        remember_failure(turn)
+    if report.reason in (StopReason.OWN_DISK, StopReason.DISK_SLOW):
         give_up(turn, f"{volume}: {report.text}")
     elif report.reason in (StopReason.PEER_DISK, StopReason.PEER_STUCK) and s.is_mirrored:
         turn.note_frozen()

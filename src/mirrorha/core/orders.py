@@ -121,7 +121,8 @@ class Close(Order, frozen=True):
 class StopReason(enum.Enum):
     """Why a volume cannot go on, as it reports it."""
 
-    OWN_DISK = "own_disk"  # EIO, fsync failure, or a disk operation longer than disk_max
+    OWN_DISK = "own_disk"  # EIO, fsync failure: what was not written back may be lost
+    DISK_SLOW = "disk_slow"  # a disk operation longer than disk_max: nothing is known to be lost
     PEER_DISK = "peer_disk"  # the follower answered ENOSPC, EIO or a checksum error
     PEER_STUCK = "peer_stuck"  # nothing acknowledged for peer_slow_max
     STREAM_SLOW = "stream_slow"  # half of that: try another address pair
@@ -179,10 +180,14 @@ class Progress(Report, frozen=True):
 
 
 class ResyncFailed(Report, frozen=True):
-    """The resync or cut-over broke off (stream, disk); begin again with `StartResync`."""
+    """The resync or cut-over broke off (stream, disk); begin again with `StartResync`.
+
+    `here`: this node's disk refused something, as a full one does, and did not fail.
+    """
 
     session: int
     text: str
+    here: bool = False
 
 
 AnyOrder = (

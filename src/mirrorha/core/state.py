@@ -219,6 +219,7 @@ class State:
     accepted: bool = False
     promotable: bool = True
     sick: str = ""
+    unfilled: str = ""
 
     service: ServiceState = ServiceState.OFF
     service_token: int = 0

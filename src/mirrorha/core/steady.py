@@ -299,6 +299,7 @@ def describe(turn: Turn) -> PeerState:
         promotable=s.promotable,
         ready=len(s.streams) == len(s.settings.volumes),
         sick=bool(s.sick),
+        unfilled=bool(s.unfilled),
         paused=s.meta.paused,
         top_epoch=s.meta.top_epoch,
         service=s.service.value,

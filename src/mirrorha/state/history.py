@@ -29,6 +29,8 @@ QUEUE_MAX: Final = 1024
 CLOSE_S: Final = 5.0
 # Nobody else writes; whoever looks into the file with a tool may lock it for a moment.
 _BUSY_S: Final = 1.0
+# A megabyte, and not four: a full disk has to do with a reserve.
+_WAL_PAGES: Final = 256
 OVERFLOW_RULE: Final = "history-overflow"
 
 _SCHEMA: Final = """
@@ -309,6 +311,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
         connection.executescript(_SCHEMA)
         problem = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         if problem != "ok":

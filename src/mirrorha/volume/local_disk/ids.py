@@ -42,7 +42,7 @@ _ADD: Final = "INSERT OR REPLACE INTO ids VALUES (?, ?, ?, ?)"
 _REMOVE: Final = "DELETE FROM ids WHERE fid = ?"
 _RELABEL: Final = "UPDATE ids SET fid = ? WHERE fid = ?"
 # A create adds a page or two to the WAL; about this much is moved into the table at once.
-_WAL_BYTES: Final = 4 * 1024 * 1024
+_WAL_BYTES: Final = 1024 * 1024
 
 
 class Row(msgspec.Struct, frozen=True, array_like=True):

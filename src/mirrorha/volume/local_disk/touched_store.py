@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _VERSION: Final = 1
+# The reserve on a full disk has room for some WALs of this length: a megabyte.
+_WAL_PAGES: Final = 256
 _SCHEMA: Final = """
     BEGIN;
     CREATE TABLE touched (fid INTEGER, part INTEGER, PRIMARY KEY (fid, part)) WITHOUT ROWID;
@@ -159,6 +161,7 @@ class TouchedStore:
         try:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
+            connection.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if version == 0:
                 connection.executescript(_SCHEMA)

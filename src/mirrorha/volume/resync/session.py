@@ -47,6 +47,7 @@ class Session:
         self.tasks: Final = Tasks(lane)
         self.status = ResyncStatus.RUNNING
         self.failure = ""
+        self.failed_here = False
         self.now_ms = 0
         self._epoch: Final = epoch
         self._number: Final = number
@@ -94,6 +95,7 @@ class Session:
         except (PeerError, VolumeError) as error:
             self.status = ResyncStatus.FAILED
             self.failure = str(error)
+            self.failed_here = isinstance(error, VolumeError)
             effects = [self.message(GivenUp, self.failure[:TEXT_LENGTH_MAX])]
         if any(isinstance(effect, Send) for effect in effects):
             self._sent_ms = self.now_ms

@@ -159,6 +159,10 @@ class ResyncSource:
         return self._session.failure
 
     @property
+    def failed_here(self) -> bool:
+        return self._session.failed_here
+
+    @property
     def is_nearly_equal(self) -> bool:
         """Whether the last pass would be short, or at least will not become shorter."""
         return self._is_nearly

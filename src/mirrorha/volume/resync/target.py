@@ -136,6 +136,10 @@ class ResyncTarget:
     def failure(self) -> str:
         return self._session.failure
 
+    @property
+    def failed_here(self) -> bool:
+        return self._session.failed_here
+
     def start(self, now_ms: int) -> Sequence[ResyncEffect]:
         """Wait for the source to begin."""
         return self._session.start(now_ms)

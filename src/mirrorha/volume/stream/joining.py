@@ -137,9 +137,9 @@ class Joining:
     def _open(self, order: StartResync | BecomeTarget) -> None:
         self._session = _Session(number=order.session, epoch=order.epoch, order=order)
 
-    def _fail(self, session: _Session, text: str) -> None:
+    def _fail(self, session: _Session, text: str, *, here: bool = False) -> None:
         self.drop()
-        self._out.report(ResyncFailed(session.number, text))
+        self._out.report(ResyncFailed(session.number, text, here))
 
     # ---- what the peer says --------------------------------------------------------------------
 
@@ -286,7 +286,7 @@ class Joining:
                     out.call(effect.lane, effect.request, self._disk_done, along)
         side = session.side
         if side is not None and side.status is ResyncStatus.FAILED and session is self._session:
-            self._fail(session, side.failure)
+            self._fail(session, side.failure, here=side.failed_here)
 
     def _disk_done(self, along: tuple[_Session, int], result: object) -> None:
         session, token = along

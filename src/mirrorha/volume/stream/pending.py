@@ -278,4 +278,4 @@ class Outbox:
             if head.issued > head.finished and busy_ms > self._disk_max_ms and not head.reported:
                 head.reported = True
                 text = f"a {lane.name} request has taken {busy_ms} ms on this node's disk"
-                self.trouble(StopReason.OWN_DISK, text)
+                self.trouble(StopReason.DISK_SLOW, text)

@@ -44,6 +44,11 @@ class ResyncSide(Protocol):
         """Why it failed, for people."""
         ...
 
+    @property
+    def failed_here(self) -> bool:
+        """Whether it was this node's disk that refused something."""
+        ...
+
     def start(self, now_ms: int) -> Sequence[ResyncEffect]:
         """The first effects of this side."""
         ...

@@ -97,6 +97,6 @@ class Watchdog:
 
     def _tell(self, text: str) -> None:
         try:
-            self._control.send(Told(Trouble(StopReason.OWN_DISK, text)))
+            self._control.send(Told(Trouble(StopReason.DISK_SLOW, text)))
         except MirrorHAError as error:
             _log.warning("nobody can be told: %s", error)

@@ -1,0 +1,139 @@
+"""What a node does when the disk under its volume, or under its state, fails while it runs.
+
+An error makes the file system read-only, or what was written cannot be written back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from tests.shows.on_stage import Stage, open_stage
+from tests.shows.show_pair import NODES
+from tests.shows.small_disks import LoopDisk, loop_disk
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]
+
+AT_ONCE_S = 5  # the timeout is a second; a busy machine
+
+
+@contextlib.asynccontextmanager
+async def open_failing(
+    base: Path, kind: str, **settings: Any
+) -> AsyncGenerator[tuple[Stage, dict[str, LoopDisk]]]:
+    with contextlib.ExitStack() as stack:
+        disks = {name: stack.enter_context(loop_disk(base / name / kind)) for name in NODES}
+        async with open_stage(base, **settings) as stage:
+            yield stage, disks
+
+
+async def test_a_volume_of_the_prim_that_turns_read_only_is_handed_over(tmp_path: Path) -> None:
+    async with open_failing(tmp_path, "data") as (stage, disks):
+        prim, second = stage.nodes
+        await prim.ask("append")
+        await stage.more_acks(prim)
+        disks[prim.name].turn_read_only()
+        failed_s = trio.current_time()
+        await stage.status(second, role="ALONE")
+        assert trio.current_time() - failed_s < AT_ONCE_S
+        await second.ask("append", first=80_000)
+        await stage.more_acks(second)
+        status = await stage.status(prim, role="WAIT", colour="red")
+        assert "this node's disk failed" in status["why"]
+        assert "Read-only file system" in status["why"]
+        assert "'mirrorha stop' and 'mirrorha start'" in status["why"]
+        assert "Read-only file system" in prim.log
+        await stage.end_client(prim)
+        # What the text says is what helps.
+        await prim.ask("stop")
+        disks[prim.name].make_well()
+        await prim.ask("start")
+        assert await stage.pair.wait_mirrored() == (second.name, prim.name)
+        await stage.end_client(second)
+
+
+async def test_a_volume_of_the_second_that_turns_read_only_is_left_behind(tmp_path: Path) -> None:
+    async with open_failing(tmp_path, "data") as (stage, disks):
+        prim, second = stage.nodes
+        await prim.ask("append")
+        await stage.more_acks(prim)
+        disks[second.name].turn_read_only()
+        failed_s = trio.current_time()
+        await stage.status(prim, role="ALONE")
+        assert trio.current_time() - failed_s < AT_ONCE_S
+        await stage.more_acks(prim)
+        status = await stage.status(second, role="WAIT", colour="red")
+        assert "Read-only file system" in status["why"]
+        assert (await prim.ask("status"))["peer"]["colour"] == "red"
+        await second.ask("stop")
+        disks[second.name].make_well()
+        await second.ask("start")
+        assert await stage.pair.wait_mirrored() == stage.names
+        assert (await stage.end_client(prim))["refused"] == {}
+
+
+async def test_a_state_of_the_prim_that_turns_read_only_is_handed_over(tmp_path: Path) -> None:
+    async with open_failing(tmp_path, "state") as (stage, disks):
+        prim, second = stage.nodes
+        await prim.ask("append")
+        await stage.more_acks(prim)
+        disks[prim.name].turn_read_only()
+        failed_s = trio.current_time()
+        await stage.status(second, role="ALONE")
+        assert trio.current_time() - failed_s < AT_ONCE_S
+        await second.ask("append", first=80_000)
+        await stage.more_acks(second)
+        await prim.process.wait()
+        assert "cannot be written" in prim.log
+        disks[prim.name].make_well()
+        await stage.pair.start(prim.name)
+        assert await stage.pair.wait_mirrored() == (second.name, prim.name)
+        await stage.end_client(second)
+
+
+async def test_a_state_of_the_second_that_turns_read_only_is_left_behind(tmp_path: Path) -> None:
+    async with open_failing(tmp_path, "state") as (stage, disks):
+        prim, second = stage.nodes
+        await prim.ask("append")
+        await stage.more_acks(prim)
+        disks[second.name].turn_read_only()
+        failed_s = trio.current_time()
+        await stage.status(prim, role="ALONE")
+        assert trio.current_time() - failed_s < AT_ONCE_S
+        await stage.more_acks(prim)
+        await second.process.wait()
+        assert "cannot be written" in second.log
+        disks[second.name].make_well()
+        await stage.pair.start(second.name)
+        assert await stage.pair.wait_mirrored() == stage.names
+        assert (await stage.end_client(prim))["refused"] == {}
+
+
+async def test_a_prim_that_could_not_write_back_does_not_go_alone_as_another_process(
+    tmp_path: Path,
+) -> None:
+    """Its page cache held what both had acknowledged; its next process would not miss it."""
+    async with open_failing(tmp_path, "data", wait_peer_s=3) as (stage, disks):
+        prim, second = stage.nodes
+        await prim.ask("append")
+        await stage.more_acks(prim)
+        # The SECOND is there and can do nothing.
+        os.kill(second.pid, signal.SIGSTOP)
+        disks[prim.name].fail_writes()
+        await stage.status(prim, role="WAIT", colour="red")
+        await stage.end_client(prim)
+        await second.kill()
+        await prim.kill()
+        disks[prim.name].make_well()
+        await stage.pair.start(prim.name)
+        status = await stage.why(prim, "or its disk failed, while both were in sync")
+        assert (status["role"], status["colour"]) == ("WAIT", "red")
+        await stage.pair.start(second.name)
+        assert await stage.pair.wait_mirrored() == (second.name, prim.name)
