@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 _BODY: Final = IN_HEADER.size
 _CONTENT: Final = IN_HEADER.size + WRITE_IN.size
 _UNSET_TOKEN: Final = 0
+# What is copied for one request, which cannot be interrupted: a fraction of a second.
+_COPY_BYTES_MAX: Final = 64 * WRITE_BYTES_MAX
 
 
 @final
@@ -132,14 +134,35 @@ class Writing:
         _, offset_in, fid_out, _, offset_out, length, flags = fields
         if flags:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        # Read here and written as any write: the data need not go through the caller. Fewer bytes
-        # than asked for are in order; the caller asks for the rest.
-        data = self._view.read(request.fid, offset_in, min(length, WRITE_BYTES_MAX))
-        unique = request.unique
+        length = min(length, _COPY_BYTES_MAX)
+        self._copy_on(request.unique, (request.fid, offset_in), (fid_out, offset_out), length, 0)
+
+    def _copy_on(
+        self,
+        unique: int,
+        source: tuple[int, int],
+        target: tuple[int, int],
+        length: int,
+        copied: int,
+    ) -> None:
+        """Copy what is left after `copied` bytes, piece by piece: read here, written as any write.
+
+        So the data need not go through the caller. Fewer bytes than it asked for are in order.
+        """
+        (fid_in, offset_in), (fid_out, offset_out) = source, target
+        size = min(length - copied, WRITE_BYTES_MAX)
+        data = self._view.read(fid_in, offset_in + copied, size) if size else b""
         if not data:
-            self._device.reply(WRITE_OUT.pack(WRITE_OUT.size, 0, unique, 0))
+            self._device.reply(WRITE_OUT.pack(WRITE_OUT.size, 0, unique, copied))
             return
-        self._write(unique, Write(fid_out, offset_out, data, self._clock_ns()))
+        op = Write(fid_out, offset_out + copied, data, self._clock_ns())
+
+        def done(written: AnyOp | None) -> None:
+            size = len(written.data) if type(written) is Write else 0
+            end = copied + size
+            self._copy_on(unique, source, target, length if size == len(data) else end, end)
+
+        self._pending.change(unique, op, done, is_first=not copied)
 
     def _fallocate(self, request: Request) -> None:
         _, offset, length, mode = FALLOCATE_IN.unpack_from(request.body)
