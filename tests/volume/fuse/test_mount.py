@@ -507,17 +507,26 @@ def test_ranges(mount: Mount) -> None:
 
 
 def test_a_range_takes_set_user_id_bits_away(mount: Mount) -> None:
+    """The owner's own files, and those that a group may write."""
     mount.run(f"""
-        os.close(os.open("f", os.O_CREAT))
-        os.chown("f", {NOBODY}, {NOBODY})
-        os.chmod("f", 0o4755)
+        for name in ("mine", "ours", "copied"):
+            os.close(os.open(name, os.O_CREAT | os.O_WRONLY))
+            os.chown(name, {NOBODY} if name == "mine" else 0, {NOBODY})
+            os.chmod(name, 0o4775)
+        open("source", "w").write("x")
     """)
     mount.run(
-        "fd = os.open('f', os.O_WRONLY)\nos.posix_fallocate(fd, 0, 10)\n"
-        "assert os.fstat(fd).st_mode & 0o7777 == 0o755",
+        """
+        for name in ("mine", "ours"):
+            fd = os.open(name, os.O_WRONLY)
+            os.posix_fallocate(fd, 0, 10)
+        source, target = os.open("source", os.O_RDONLY), os.open("copied", os.O_WRONLY)
+        assert os.copy_file_range(source, target, 1) == 1
+        """,
         user=NOBODY,
     )
-    assert (mount.raw / "f").stat().st_mode & 0o7777 == 0o755
+    for name in ("mine", "ours", "copied"):
+        assert (mount.raw / name).stat().st_mode & 0o7777 == 0o775, name
 
 
 def test_renames_with_flags(mount: Mount) -> None:

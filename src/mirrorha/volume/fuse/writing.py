@@ -135,7 +135,20 @@ class Writing:
         if flags:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         length = min(length, _COPY_BYTES_MAX)
-        self._copy_on(request.unique, (request.fid, offset_in), (fid_out, offset_out), length, 0)
+        unique, source, target = request.unique, (request.fid, offset_in), (fid_out, offset_out)
+        self._unprivileged(
+            request, fid_out, lambda _: self._copy_on(unique, source, target, length, 0)
+        )
+
+    def _unprivileged(self, request: Request, fid: int, then: Callable[[bool], None]) -> None:
+        """Go on once the file has nothing that a change by this caller takes away.
+
+        The kernel says of a WRITE whether it does, and of these requests not.
+        """
+        if request.uid:
+            self.without_privileges(request.unique, fid, then)
+        else:
+            then(True)
 
     def _copy_on(
         self,
@@ -168,4 +181,10 @@ class Writing:
         _, offset, length, mode = FALLOCATE_IN.unpack_from(request.body)
         unique = request.unique
         op = Fallocate(request.fid, mode, offset, length, self._clock_ns())
-        self._pending.change(unique, op, lambda _: self._desk.error(unique, 0))
+
+        def then(is_first: bool) -> None:
+            self._pending.change(
+                unique, op, lambda _: self._desk.error(unique, 0), is_first=is_first
+            )
+
+        self._unprivileged(request, request.fid, then)
