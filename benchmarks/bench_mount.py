@@ -55,6 +55,9 @@ def main() -> int:
     wanted = [row for row in ROWS.values() if _is_wanted(row.name, options.rows)]
     with contextlib.ExitStack() as stack:
         directories = _put_up(stack, options.only)
+        for named in options.directory:
+            name, _, directory = named.rpartition("=")
+            directories[name or directory] = Path(directory)
         taken = _take(wanted, directories, rounds=options.rounds, seconds=options.seconds)
     return _tell(taken, options)
 
@@ -62,6 +65,9 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--only", default="", help=f"of {','.join(subjects())}; all otherwise")
+    parser.add_argument(
+        "--directory", action="append", default=[], metavar="NAME=DIR", help="measured as well"
+    )
     parser.add_argument("--rows", default="", help="parts of names of rows, comma separated")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=4.0, help="of a timed row, each time")

@@ -42,6 +42,7 @@ def main() -> int:
     parser.add_argument("--suite", choices=sorted(SUITES), action="append")
     parser.add_argument("--short", action="store_true", help="a part of each: a minute")
     parser.add_argument("--directory", type=Path, help="an empty one, to be tried instead")
+    parser.add_argument("--faults", type=int, default=25, help="how many of a suite to tell")
     options = parser.parse_args()
     wrong = 0
     with subject(options.directory) as directory:
@@ -54,8 +55,8 @@ def main() -> int:
                 f"{len(tried.faults)} faults, {tried.took_s:.0f} s, load {os.getloadavg()[0]:.2f}",
                 flush=True,
             )
-            for fault in tried.faults:
-                print(f"  {fault}")
+            for fault in tried.faults[: options.faults]:
+                print(f"  {fault}", flush=True)
             if tried.plain.failed:
                 print(
                     f"  failed in the plain directory too: {', '.join(sorted(tried.plain.failed))}"

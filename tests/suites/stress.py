@@ -12,6 +12,7 @@ from tests.suites.outcome import Found, Suite
 #: Each stressor of the class for so long, one after another: there are about fifty.
 EACH_S: Final = 2
 LIMIT_S: Final = 900.0
+SHORT_S: Final = 90.0
 _SIZES: Final = (
     *("--hdd-bytes", "64M", "--fallocate-bytes", "64M", "--iomix-bytes", "32M"),
     *("--readahead-bytes", "64M", "--revio-bytes", "32M", "--copy-file-bytes", "128M"),
@@ -44,7 +45,9 @@ def run(directory: Path, notes: Path, short: bool) -> Found:
             command += [f"--{name}", "1"]
     else:
         command += ["--class", "filesystem", "--sequential", "1", "--timeout", f"{EACH_S}s"]
-    ended = run_bounded(command, limit_s=LIMIT_S, directory=directory, cwd=notes)
+    ended = run_bounded(
+        command, limit_s=SHORT_S if short else LIMIT_S, directory=directory, cwd=notes
+    )
     if ended.code is None:
         return Found(frozenset(), {}, f"stress-ng did not end in time: {ended.said[-2000:]}")
     return read(ended.said)
