@@ -11,6 +11,8 @@ from xml.etree import ElementTree
 import pytest
 from benchmarks.mount_report import as_svg, judge, verdicts
 
+from tests.requirements import require_device, require_program, require_root
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -51,9 +53,22 @@ def bench_mount(out: Path, *arguments: str) -> dict[str, dict[str, float]]:
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_a_directory_is_measured(tmp_path: Path) -> None:
-    found = bench_mount(tmp_path, "--only", "plain", "--rows", "small,wal,rand write 4k x8")
-    assert found.keys() == {"small files", "sqlite wal full", "rand write 4k x8"}
+    require_program("fio")
+    found = bench_mount(tmp_path, "--only", "plain", "--rows", "small,wal,write+fsync 4k x8")
+    assert found.keys() == {"small files", "sqlite wal full", "write+fsync 4k x8"}
     assert all(each["plain directory"] > 0 for each in found.values())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_a_mount_is_measured_beside_a_directory(tmp_path: Path) -> None:
+    require_root()
+    require_device("/dev/fuse")
+    require_program("fio")
+    found = bench_mount(tmp_path, "--only", "plain,alone,tls", "--rows", "rand write 4k x8")
+    each = found["rand write 4k x8"]
+    assert each.keys() == {"plain directory", "mount, no peer", "mirrored, TLS"}
+    assert all(figure > 0 for figure in each.values()), each
 
 
 def test_what_is_asked_of_a_mount_is_compared() -> None:

@@ -50,6 +50,10 @@ class Database(Protocol):
         They stop by themselves when the database dies; leaving the block waits for them.
         """
 
+    def done(self, record: Record, number: int) -> int:
+        """How many transactions of this round are done by now: whether it is under load."""
+        return len(record.of(number))
+
     def check(self, host: Host, record: Record) -> list[str]:
         """What is wrong with it, while it is served: its own integrity check, what is missing."""
 

@@ -110,11 +110,9 @@ def _round(
 
 
 def _wait_loaded(database: Database, record: Record, number: int) -> None:
-    if database.name == "postgresql":
-        return  # its record is read after the round
     wanted = ACKNOWLEDGED_MIN.get(database.name, 50)
     wait(
         f"{wanted} transactions of {database.name} are acknowledged",
-        lambda: len(record.of(number)) >= wanted,
+        lambda: database.done(record, number) >= wanted,
         limit_s=ACKNOWLEDGED_S,
     )

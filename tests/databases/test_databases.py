@@ -1,7 +1,7 @@
 """A database, its machine killed under load, and what the other machine has of it.
 
 First with a pair that only copies: it proves that the harness sees a loss, and none where none is.
-The full form, with a real pair, is `benchmarks/campaign_databases.py`.
+Then with a mounted pair, in short: the full form is `benchmarks/campaign_databases.py`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.databases.pair import CopyingPair
+from tests.databases.pair import CopyingPair, RealVolumePair
 from tests.databases.rounds import DATABASES, Round, play
-from tests.requirements import require_program, require_root
+from tests.mounted.real_pair import open_real_pair
+from tests.requirements import require_device, require_program, require_root
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -74,3 +75,20 @@ def test_nothing_acknowledged_is_missing_in_a_copy(name: str, outside: Path) -> 
 def test_a_transaction_that_a_copy_lacks_is_missed(name: str, outside: Path) -> None:
     (found,) = played(name, outside, stale=True, rounds=1)
     assert any("missing" in fault for fault in found.faults), found
+
+
+@pytest.mark.parametrize("name", DATABASES)
+def test_nothing_acknowledged_is_missing_on_a_mounted_pair(name: str, outside: Path) -> None:
+    require_root()
+    require_device("/dev/fuse")
+    require(name)
+    scratch = outside / "scratch"
+    scratch.mkdir()
+    with open_real_pair(outside) as pair:
+        pair.start()
+        rng = random.Random(name)
+        volumes = RealVolumePair(pair)
+        (found,) = play(name, volumes, scratch=scratch, rounds=1, load_s=0.5, rng=rng)
+    assert found.faults == []
+    assert found.acknowledged > 0
+    assert found.served_by == pair.other(found.primary)

@@ -163,7 +163,9 @@ class RealPair:
 
     def kill(self, name: str) -> None:
         """kill -9 of every process of the node's machine, at one instant."""
-        self.machines.pop(name).kill()
+        machine = self.machines.pop(name)
+        machine.kill()
+        machine.close()
 
     def stop(self, name: str) -> None:
         """Stop a node in good order, and end its machine."""
