@@ -89,9 +89,10 @@ def stop(asked: Asked, waiting: Waiting) -> None:
 @command
 @_waiting
 def restart(asked: Asked, waiting: Waiting) -> None:
-    """Restart the service in place, and wait until it is started.
+    """Restart the service in place.
 
-    No role changes and nothing fails over. Refused on a node that does not serve.
+    It waits until the service is started. No role changes and nothing fails over. Refused on a node
+    that does not serve.
 
     \b
     Example:
@@ -103,12 +104,12 @@ def restart(asked: Asked, waiting: Waiting) -> None:
 @command
 @_waiting
 def swap(asked: Asked, waiting: Waiting) -> None:
-    """Move the service to the other node: exchange PRIM and SECOND.
+    """Move the service to the other node.
 
-    The service is stopped here, everything is brought to the other node, and started there; no
-    acknowledged write is lost. If the other node cannot start it, the roles swap back. It can be
-    asked on either node, and is refused, with the reason, unless the SECOND's data is up to date
-    and nothing is paused.
+    PRIM and SECOND change places: the service is stopped here, everything is brought to the other
+    node, and started there; no acknowledged write is lost. If the other node cannot start it, the
+    roles swap back. It can be asked on either node, and is refused, with the reason, unless the
+    SECOND's data is up to date and nothing is paused.
 
     \b
     Example:
@@ -120,11 +121,11 @@ def swap(asked: Asked, waiting: Waiting) -> None:
 @command
 @_waiting
 def pause(asked: Asked, waiting: Waiting) -> None:
-    """Maintenance: suspend what happens to the service by itself.
+    """Suspend what happens to the service by itself.
 
-    Until `mirrorha resume`. While a node is paused it neither restarts nor moves the service, and
-    does not take over. Replication goes on. It survives restarts of the node, and `mirrorha status`
-    shows it.
+    Maintenance, until `mirrorha resume`. While a node is paused it neither restarts nor moves the
+    service, and does not take over. Replication goes on. It survives restarts of the node, and
+    `mirrorha status` shows it.
 
     \b
     Example:

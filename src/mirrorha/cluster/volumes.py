@@ -390,7 +390,7 @@ class Volumes:
         )
 
     def _directory(self, name: VolumeName) -> Path:
-        return self._state_dir / "volumes" / name.directory
+        return volume_state_dir(self._state_dir, name)
 
     def _mark_note(self, name: VolumeName) -> Path:
         return self._directory(name) / "marked"
@@ -411,6 +411,11 @@ class Volumes:
         self._give(VolumeReported(name, report))
         if isinstance(report, Trouble) and report.reason is StopReason.STREAM_SLOW:
             self._slow(name)
+
+
+def volume_state_dir(state_dir: Path, name: VolumeName) -> Path:
+    """Where a node keeps what it knows of a volume."""
+    return state_dir / "volumes" / name.directory
 
 
 def _close(name: str, close: Callable[[], None]) -> None:

@@ -11,8 +11,10 @@ from mirrorha.errors import VolumeError
 from mirrorha.volume.disk import LoadTouched
 from mirrorha.volume.local_disk.disk import RealDisk
 from mirrorha.volume.local_disk.ids import IdTable
+from mirrorha.volume.local_disk.missing import MissingNote
+from mirrorha.volume.local_disk.offline_changes import OfflineChanges
 from mirrorha.volume.local_disk.touched_store import TouchedStore
-from mirrorha.volume.touched import INODE, NAMES, TouchedState, TouchKey, tail
+from mirrorha.volume.touched import TouchedState
 
 if TYPE_CHECKING:
     import random
@@ -44,17 +46,22 @@ def open_volume(
 ) -> OpenVolume:
     """Open a directory and what this node knows of it. Blocks while every name is looked at.
 
+    What was changed in it since it was last open is in the touched log, durably.
+
     Args:
         rng: draws ids for the files that the table does not know.
         make_room: called when the disk of `state_dir` is full; True: try once more.
         raw: a descriptor of the directory, where its path leads to what is mounted over it.
 
     Raises:
-        VolumeError: it, or its state, cannot be used.
+        VolumeError: it, or its state, cannot be used; or so much of it is gone that a person is
+            asked first, and nothing was done.
     """
     with contextlib.ExitStack() as stack:
         try:
             state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            missing = MissingNote(state_dir)
+            may_be_gone = missing.repeat()
             ids = IdTable(state_dir / "ids.sqlite", make_room=make_room)
             stack.callback(ids.close)
             touched = TouchedStore(state_dir / "touched.sqlite", make_room=make_room)
@@ -62,18 +69,16 @@ def open_volume(
         except OSError as error:
             raise VolumeError(f"{state_dir} cannot be used: {error}") from error
         disk = RealDisk(
-            root, ids, touched, draw=lambda: _DRAWN | rng.getrandbits(_DRAWN_BITS), raw=raw
+            root,
+            ids,
+            touched,
+            draw=lambda: _DRAWN | rng.getrandbits(_DRAWN_BITS),
+            raw=raw,
+            offline=OfflineChanges(state_dir / "stamp", touched, missing, gone_max=may_be_gone),
         )
         stack.callback(disk.close)
-        # What the table does not know may differ from the peer's, whatever the log says.
-        keys = [key for fid in disk.found.unknown for key in _all_of(fid)]
-        if keys:
-            touched.record(keys)
+        missing.withdraw()
         state = disk.perform(LoadTouched())
         if not isinstance(state, TouchedState):
             raise VolumeError(f"{state_dir}: the touched log cannot be read")
         return OpenVolume(disk=disk, touched=state, close=stack.pop_all().close)
-
-
-def _all_of(fid: int) -> tuple[TouchKey, ...]:
-    return (fid, INODE), (fid, NAMES), (fid, tail(0))

@@ -50,6 +50,7 @@ from mirrorha.volume.local_disk.handles import (
 )
 from mirrorha.volume.local_disk.limbo import Limbo
 from mirrorha.volume.local_disk.naming import NameApplier
+from mirrorha.volume.local_disk.offline_changes import NEVER_NS
 from mirrorha.volume.local_disk.owners import Owners
 from mirrorha.volume.local_disk.syscalls import (
     CAN_SYNC_FILE_SYSTEM,
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mirrorha.volume.local_disk.ids import IdTable
+    from mirrorha.volume.local_disk.offline_changes import OfflineChanges
     from mirrorha.volume.local_disk.touched_store import TouchedStore
     from mirrorha.volume.local_disk.tree import Node
     from mirrorha.volume.touched import TouchedState
@@ -79,6 +81,10 @@ _BESIDE: Final = frozenset({SyncFile, SyncTree, RetireTouched, ConfirmCheckpoint
 # What changes nothing, so that nothing later depends on it.
 _LOOKING: Final = frozenset(
     {ReadBytes, HashBlocks, ListDirectory, ReadAttributes, Resolve, LoadTouched}
+)
+# What changes the directory, or announces that.
+_CHANGING: Final = frozenset(
+    {Apply, ApplyAll, PunchHole, RecordTouched, SetAside, Place, ClearLimbo}
 )
 _DESCRIPTORS_MIN: Final = 16
 _DESCRIPTORS_MAX: Final = 4096
@@ -110,6 +116,7 @@ class RealDisk:
             `fallocate`.
         raw: A descriptor of the directory, where `root` leads to what is mounted over it; not
             closed by `close`. By default `root` is opened.
+        offline: Finds what was changed while nobody of ours ran. By default nobody looks.
 
     Raises:
         VolumeError: the directory cannot be opened or read.
@@ -130,11 +137,13 @@ class RealDisk:
         pwrite: Callable[[int, bytes, int], int] = os.pwrite,
         fallocate: Callable[[int, int, int, int], None] = fallocate,
         raw: int | None = None,
+        offline: OfflineChanges | None = None,
     ) -> None:
         self._root: Final = root
         self._ids: Final = ids
         self._touched: Final = touched
         self._failure: str | None = None
+        self._offline: Final = offline
         root_fd = _open_root(root) if raw is None else os.dup(raw)
         self._tree: Final = Tree(root_inode=os.fstat(root_fd).st_ino)
         self._handles: Final = Handles(
@@ -148,10 +157,10 @@ class RealDisk:
         try:
             self._found: Final = self._load(draw)
         except OSError as error:
-            self._handles.close()
+            self._let_go(in_order=False)
             raise VolumeError(f"{root}: cannot be read: {error}") from error
         except BaseException:
-            self._handles.close()
+            self._let_go(in_order=False)
             raise
         self._owners: Final = Owners()
         names = NameApplier(self._tree, self._handles, ids, self._owners)
@@ -187,23 +196,41 @@ class RealDisk:
             raise DiskError(text) from error
 
     def _perform(self, request: AnyRequest) -> object:
-        if type(request) not in _BESIDE:
-            self._handles.trim()
-        return self._table[type(request)](request)
+        kind = type(request)
+        perform = self._table[kind]
+        if kind in _BESIDE:
+            return perform(request)
+        self._handles.trim()
+        if kind not in _CHANGING or self._offline is None:
+            return perform(request)
+        self._offline.renew()
+        try:
+            return perform(request)
+        finally:
+            self._offline.changed()
 
     def _perform_many(self, request: Many) -> list[object]:
         return [self._perform(one) for one in request.requests]
 
     def close(self) -> None:
-        """Close every descriptor. Syncs nothing. Idempotent."""
+        """Close every descriptor. Syncs nothing of the directory. Idempotent."""
+        was_well = self._failure is None
         self._failure = self._failure or f"{self._root}: the disk is closed"
+        self._let_go(in_order=was_well)
+
+    def _let_go(self, *, in_order: bool) -> None:
         self._handles.close()
+        if self._offline is not None:
+            self._offline.close(in_order=in_order)
 
     def _load(self, draw: Callable[[], int]) -> Found:
         # A process before us may have left changes in the page cache only, and they would look
         # clean to us.
         sync_file_system(self._handles.root.fd)
         was_known = self._ids.is_known
+        offline = self._offline
+        if offline is not None:
+            offline.load(self._handles.root.fd)
         touched = self._touched.load()
         changed = {fid for fid, part in touched.keys if part == NAMES}
         found = load_tree(
@@ -212,10 +239,16 @@ class RealDisk:
             self._ids,
             draw=draw,
             may_be_half_made=lambda fid: fid in changed and not touched.damaged,
+            first_late_ns=offline.first_late_ns if offline is not None else NEVER_NS,
+            settle=lambda walked: (
+                offline.settle(self._root, walked, touched.keys) if offline is not None else 0
+            ),
         )
         if not was_known and len(self._tree.nodes) == 1:
             # Else a log that is new was lost: the directory was a volume before.
             self._touched.begin()
+        if offline is not None:
+            offline.begin()
         return found
 
     def _performers(self) -> dict[type, Callable[..., object]]:
@@ -281,10 +314,16 @@ class RealDisk:
     def _sync_file(self, request: SyncFile) -> None:
         self._handles.sync_file(request.fid)
         self._ids.flush()
+        self._sync_stamp()
 
     def _sync_tree(self, _: SyncTree) -> None:
         self._handles.sync_tree()
         self._ids.flush()
+        self._sync_stamp()
+
+    def _sync_stamp(self) -> None:
+        if self._offline is not None:
+            self._offline.sync()
 
     def _clear_limbo(self, _: ClearLimbo) -> int:
         return self._limbo.clear()

@@ -23,8 +23,8 @@ _AT_EMPTY_PATH: Final = 0x1000
 _STATX_BASIC_STATS: Final = 0x7FF
 _STATX_BTIME: Final = 0x800
 _STATX_ATTR_MOUNT_ROOT: Final = 0x2000
-# mask, attributes, mode, inode, size, birth (s, ns), mtime (s, ns), device (major, minor)
-_STATX: Final = struct.Struct("=I4xQ12xH2xQQ16x16xqI4x16xqI4x8xII")
+# mask, attributes, mode, inode, size, birth, ctime, mtime (s, ns each), device (major, minor)
+_STATX: Final = struct.Struct("=I4xQ12xH2xQQ16x16xqI4xqI4xqI4x8xII")
 _STATX_BYTES: Final = 256
 _UTIME_OMIT: Final = (1 << 30) - 2
 # What a file system without holes answers.
@@ -43,6 +43,7 @@ class Identity:
     birth_ns: int
     device: int
     mtime_ns: int
+    ctime_ns: int
     is_mount_root: bool = False
 
 
@@ -76,7 +77,7 @@ def identify(directory_fd: int, name: bytes = b"") -> Identity:
         raise OSError(number, os.strerror(number), name)
     fields = _STATX.unpack_from(buffer)
     mask, attributes, mode, inode, size_bytes = fields[:5]
-    birth_s, birth_ns, mtime_s, mtime_ns, major, minor = fields[5:]
+    birth_s, birth_ns, ctime_s, ctime_ns, mtime_s, mtime_ns, major, minor = fields[5:]
     born = mask & _STATX_BTIME
     return Identity(
         mode=mode,
@@ -85,6 +86,7 @@ def identify(directory_fd: int, name: bytes = b"") -> Identity:
         birth_ns=birth_s * 1_000_000_000 + birth_ns if born else 0,
         device=os.makedev(major, minor),
         mtime_ns=mtime_s * 1_000_000_000 + mtime_ns,
+        ctime_ns=ctime_s * 1_000_000_000 + ctime_ns,
         is_mount_root=bool(attributes & _STATX_ATTR_MOUNT_ROOT),
     )
 
@@ -173,6 +175,7 @@ def _identify_by_stat(directory_fd: int, name: bytes) -> Identity:
         birth_ns=int(getattr(status, "st_birthtime", 0) * 1_000_000_000),
         device=status.st_dev,
         mtime_ns=status.st_mtime_ns,
+        ctime_ns=status.st_ctime_ns,
     )
 
 

@@ -128,6 +128,14 @@ class TouchedStore:
         """
         self._perform(("DELETE FROM damage WHERE what = 'new'", [()]))
 
+    def distrust(self, why: str) -> None:
+        """Note that entries may be missing, until a checkpoint is retired.
+
+        Raises:
+            DiskError: that is not surely on disk.
+        """
+        self._perform(("INSERT INTO damage VALUES (?)", [(why,)]))
+
     def close(self) -> None:
         """Close the file. Everything in it is durable already."""
         with self._lock:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, final
 from mirrorha.errors import ensure
 from mirrorha.volume.disk import Found, Kind
 from mirrorha.volume.local_disk.ids import Row
+from mirrorha.volume.local_disk.offline_changes import Walked
 from mirrorha.volume.local_disk.owners import Owners
 from mirrorha.volume.local_disk.syscalls import identify, set_mtime
 from mirrorha.volume.local_disk.tree import Node, Tree
@@ -26,6 +27,7 @@ from mirrorha.volume.names import (
     MARKER_NAME,
     text_of,
 )
+from mirrorha.volume.offline import Late
 from mirrorha.volume.ops import DEVICE_KINDS
 
 if TYPE_CHECKING:
@@ -55,6 +57,8 @@ def load_tree(
     *,
     draw: Callable[[], int],
     may_be_half_made: Callable[[int], bool],
+    first_late_ns: int,
+    settle: Callable[[Walked], int],
 ) -> Found:
     """Fill `tree` with what the directory holds, and bring the table of ids up to it, durably.
 
@@ -64,6 +68,9 @@ def load_tree(
         ids: The table of ids of the time before.
         draw: A new fid for each file that the table does not know.
         may_be_half_made: Whether the touched log says that names in this directory were changed.
+        first_late_ns: Files with such a ctime, or a later one, are told of.
+        settle: Told what was found, before the table forgets what is gone; returns how many known
+            files are not what they were. What it raises leaves the table as it was.
 
     Raises:
         OSError: a directory cannot be read.
@@ -74,15 +81,28 @@ def load_tree(
     if rows is None:
         ids.start_anew()
     # Without the table nobody can tell what is new.
-    walk = _Walk(tree, handles, rows or [], draw, _never if rows is None else may_be_half_made)
-    walk.run()
-    ids.store(root, new=walk.new, stale=walk.stale())
+    walk = _Walk(
+        tree,
+        handles,
+        rows or [],
+        draw,
+        _never if rows is None else may_be_half_made,
+        first_late_ns=first_late_ns,
+    )
+    walk.run(root)
+    gone = [row for row in rows or () if row.fid not in tree.nodes]
+    walked = Walked(
+        known=len(rows or ()), new=walk.new, new_in=walk.new_in, gone=gone, late=walk.late
+    )
+    changed = settle(walked)
+    ids.store(root, new=walk.new, stale=[row.fid for row in gone])
     return Found(
         rebuilt=rows is None and bool(walk.new),
         unknown=tuple(row.fid for row in walk.new),
         limbo=len(tree.limbo.children),
         skipped=tuple(walk.skipped),
         half_made=tuple(walk.half_made),
+        changed=changed,
     )
 
 
@@ -99,7 +119,12 @@ class _Walk:
         rows: list[Row],
         draw: Callable[[], int],
         may_be_half_made: Callable[[int], bool],
+        *,
+        first_late_ns: int,
     ) -> None:
+        self.late: Final[list[Late]] = []
+        self.new_in: Final[set[int]] = set()
+        self._first_late_ns: Final = first_late_ns
         self.half_made: Final[list[str]] = []
         self._may_be_half_made: Final = may_be_half_made
         self.new: Final[list[Row]] = []
@@ -112,7 +137,8 @@ class _Walk:
         self._makes_devices: Final = Owners().are_kept
         self._by_inode: Final[dict[int, Node]] = {}  # all but directories, by their first name
 
-    def run(self) -> None:
+    def run(self, root: Identity) -> None:
+        self._note_if_late(self._tree.root, root)
         todo = [(self._tree.root, "")]
         while todo:
             directory, path = todo.pop()
@@ -124,10 +150,6 @@ class _Walk:
                 found = self._visit(directory, raw, path, identify(handle.fd, raw))
                 if found is not None:
                     todo.append((found, f"{path}{text_of(raw)}/"))
-
-    def stale(self) -> set[int]:
-        """Fids whose file is gone."""
-        return self._fids - self._tree.nodes.keys()
 
     def _visit(self, directory: Node, raw: bytes, path: str, seen: Identity) -> Node | None:
         name = text_of(raw)
@@ -144,8 +166,9 @@ class _Walk:
             return None
         node = None if kind is Kind.DIRECTORY else self._by_inode.get(seen.inode)
         if node is None:
-            node = Node(self._fid_of(seen, kind), kind, seen.inode)
+            node = Node(self._fid_of(seen, kind, directory), kind, seen.inode)
             self._by_inode[seen.inode] = node
+            self._note_if_late(node, seen)
         self._tree.find(node, directory, name)
         return node if kind is Kind.DIRECTORY else None
 
@@ -177,11 +200,16 @@ class _Walk:
             self.skipped.append(name)
         return None
 
-    def _fid_of(self, seen: Identity, kind: Kind) -> int:
+    def _note_if_late(self, node: Node, seen: Identity) -> None:
+        if seen.ctime_ns >= self._first_late_ns:
+            self.late.append(Late(node.fid, node.kind, seen.ctime_ns, seen.mtime_ns))
+
+    def _fid_of(self, seen: Identity, kind: Kind, directory: Node) -> int:
         known = self._rows.get((seen.inode, seen.birth_ns, kind))
         if known is not None:
             return known
         fid = self._draw()
         ensure(fid not in self._fids and fid not in self._tree.nodes, "a drawn id is new")
         self.new.append(Row(fid, seen.inode, seen.birth_ns, kind))
+        self.new_in.add(directory.fid)
         return fid

@@ -1,0 +1,127 @@
+"""What is changed in the directory of a node that is stopped, and what becomes of it."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sqlite3
+from typing import TYPE_CHECKING
+
+from mirrorha.core.words import Role
+from mirrorha.volume.local_disk.missing import MissingNote
+from mirrorha.volume.ops import ROOT_FID
+from mirrorha.volume.touched import NAMES, tail
+from tests.cluster.rig import TestNode, open_pair, start_pair, wait_mirrored, wait_until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mirrorha.volume.touched import TouchKey
+
+
+def data(node: TestNode) -> Path:
+    return node.site.data(node.name)
+
+
+def volume_state(node: TestNode) -> Path:
+    (found,) = (node.site.state(node.name) / "volumes").iterdir()
+    return found
+
+
+def touched(node: TestNode) -> set[TouchKey]:
+    """What the touched log says, of a node that runs or not."""
+    with contextlib.closing(sqlite3.connect(volume_state(node) / "touched.sqlite")) as log:
+        return set(log.execute("SELECT fid, part FROM touched"))
+
+
+def edit(root: Path) -> None:
+    (root / "changed").write_bytes(b"edited while the node was stopped")
+    (root / "new").write_bytes(b"made while the node was stopped")
+    (root / "moved").rename(root / "elsewhere")
+    (root / "removed").unlink()
+
+
+FILES = ("changed", "moved", "removed", "same", "other")
+EDITED = {
+    "changed": b"edited while the node was stopped",
+    "new": b"made while the node was stopped",
+    "elsewhere": b"moved",
+    "same": b"same",
+    "other": b"other",
+}
+
+
+async def filled(pair: tuple[TestNode, TestNode]) -> tuple[TestNode, TestNode]:
+    first, second = await start_pair(pair)
+    for name in FILES:
+        await first.write(name, name.encode())
+    return first, second
+
+
+async def test_edits_on_the_node_that_serves_again_travel(tmp_path: Path) -> None:
+    async with open_pair(tmp_path) as pair:
+        first, second = await filled(pair)
+        await second.cluster.stop()
+        await first.cluster.wait_role(Role.ALONE)
+        await first.cluster.stop()
+        edit(data(first))
+        await first.cluster.start()
+        await first.cluster.wait_role(Role.ALONE)
+        assert first.files() == EDITED
+        found = touched(first)
+        assert (ROOT_FID, NAMES) in found
+        assert len({fid for fid, part in found if part == tail(0)}) == 4
+        await second.cluster.start()
+        assert await wait_mirrored(pair) == (first, second)
+        assert second.files() == first.files() == EDITED
+
+
+async def test_edits_on_the_node_that_is_filled_are_overwritten(tmp_path: Path) -> None:
+    async with open_pair(tmp_path) as pair:
+        first, second = await filled(pair)
+        await second.cluster.stop()
+        await first.cluster.wait_role(Role.ALONE)
+        edit(data(second))
+        await second.cluster.start()
+        assert await wait_mirrored(pair) == (first, second)
+        assert first.files() == second.files() == {name: name.encode() for name in FILES}
+
+
+async def test_a_node_that_lost_most_of_its_files_waits_for_a_person(tmp_path: Path) -> None:
+    async with open_pair(tmp_path) as pair:
+        first, second = await filled(pair)
+        await second.cluster.stop()
+        await first.cluster.wait_role(Role.ALONE)
+        await first.cluster.stop()
+        for name in FILES[1:]:
+            (data(first) / name).unlink()
+        await first.cluster.start()
+        await wait_until(lambda: "accept-missing" in first.cluster.status()["why"])
+        assert "4 of 5 files" in first.cluster.status()["why"]
+        assert first.cluster.role is Role.WAIT
+        await second.cluster.start()
+        await second.cluster.wait_role(Role.WAIT)
+        assert sorted(second.files()) == sorted(FILES)
+        note = MissingNote(volume_state(first))
+        asked = note.read()
+        assert asked is not None
+        note.accept(asked)
+        assert await wait_mirrored(pair) == (first, second)
+        assert second.files() == first.files() == {"changed": b"changed"}
+
+
+async def test_files_that_are_put_back_are_no_loss(tmp_path: Path) -> None:
+    async with open_pair(tmp_path) as pair:
+        first, second = await filled(pair)
+        await second.cluster.stop()
+        away = tmp_path / "away"
+        away.mkdir()
+        for name in FILES:
+            (data(second) / name).rename(away / name)
+        await second.cluster.start()
+        await wait_until(lambda: "5 of 5 files" in second.cluster.status()["why"])
+        for name in FILES:
+            shutil.move(away / name, data(second) / name)
+        (volume_state(second) / "missing.json").unlink()  # it would look again in half a minute
+        assert await wait_mirrored(pair) == (first, second)
+        assert first.files() == second.files() == {name: name.encode() for name in FILES}

@@ -1,0 +1,575 @@
+"""A directory that is edited while its node is stopped, or after it was killed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import sqlite3
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final, final
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from mirrorha.errors import VolumeError
+from mirrorha.testing.memory_disk import Seen
+from mirrorha.volume.disk import (
+    Attributes,
+    Disk,
+    LoadTouched,
+    ReadAttributes,
+    RecordTouched,
+    SyncTree,
+)
+from mirrorha.volume.local_disk.missing import LOOK_AGAIN_S, MissingNote
+from mirrorha.volume.local_disk.stamp import FileSystemClock, StampFile, decode, encode
+from mirrorha.volume.offline import AHEAD_NS, Stamp
+from mirrorha.volume.opening import OpenVolume, open_volume
+from mirrorha.volume.ops import ROOT_FID, Unlink, Write
+from mirrorha.volume.touched import INODE, NAMES, TouchedState, TouchKey, tail
+from tests.volume.disk_support import T0, create, do, fid, mkdir
+from tests.volume.resync_pair import Pair, difference
+from tests.volume.resync_trees import Application, snapshot
+
+OWNER_BITS: Final = 0 if os.geteuid() == 0 else 0o700
+
+
+@final
+class Node:
+    """A volume of one node, opened and left in every way there is."""
+
+    def __init__(self, base: Path, *, seed: int = 0) -> None:
+        self.root: Final = base / "root"
+        self.state: Final = base / "state"
+        self.root.mkdir(parents=True)
+        self._rng: Final = random.Random(seed)
+        self._open: OpenVolume | None = None
+
+    def open(self) -> OpenVolume:
+        """Open it; one that was open is stopped first."""
+        self.stop()
+        self._open = open_volume(self.root, self.state, rng=self._rng)
+        return self._open
+
+    def open_whatever_is_gone(self) -> OpenVolume:
+        try:
+            return self.open()
+        except VolumeError:
+            note = MissingNote(self.state)
+            asked = note.read()
+            assert asked is not None
+            note.accept(asked)
+            return self.open()
+
+    def stop(self) -> None:
+        """End in good order."""
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+
+    def kill(self) -> None:
+        """End as by kill -9: what the process has written is there, and nothing comes after."""
+        stamp = (self.state / "stamp").read_bytes()
+        self.stop()
+        (self.state / "stamp").write_bytes(stamp)
+
+    def lose_power(self) -> None:
+        """End as by a crash of the system: of the stamp only what was synced long ago is there."""
+        stamp = self._long_ago
+        self.stop()
+        (self.state / "stamp").write_bytes(stamp)
+
+    def remember(self) -> None:
+        self._long_ago = (self.state / "stamp").read_bytes()
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    node = Node(tmp_path)
+    yield node
+    node.stop()
+
+
+def keys(opened: OpenVolume) -> set[TouchKey]:
+    return set(opened.touched.keys)
+
+
+def filled(node: Node) -> None:
+    """Two directories, and files in them."""
+    disk = node.open().disk
+    do(disk, mkdir(1, "d"), mkdir(2, "e"), create(3, "f", fid(1)), create(4, "g", fid(1)))
+    do(disk, create(5, "h"), Write(fid(5), 0, b"content", T0), Write(fid(3), 0, b"content", T0))
+
+
+WHOLE_3: Final = {(fid(3), INODE), (fid(3), tail(0))}
+
+
+def test_a_directory_that_nobody_touched_adds_nothing(node: Node) -> None:
+    filled(node)
+    for _ in range(3):
+        node.stop()
+        opened = node.open()
+        assert opened.disk.found.changed == 0
+        assert opened.touched == TouchedState()
+
+
+def overwrite(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.write(b"CONT")
+
+
+def hide_the_write(path: Path) -> None:
+    """As rsync -a --inplace, or touch -r, would."""
+    before = path.stat()
+    overwrite(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def replace_by_an_older_one(path: Path) -> None:
+    other = path.with_name("other")
+    other.write_bytes(b"CONTENT")
+    os.utime(other, ns=(1, 1))
+    other.rename(path)
+
+
+def mode(path: Path) -> None:
+    path.chmod(0o600)
+
+
+@pytest.mark.parametrize("edit", [overwrite, hide_the_write, mode])
+def test_a_file_that_was_edited_is_compared_whole(node: Node, edit: Callable[[Path], None]) -> None:
+    filled(node)
+    node.stop()
+    edit(node.root / "d/f")
+    opened = node.open()
+    assert (keys(opened), opened.disk.found.changed) == (WHOLE_3, 1)
+    # And only once: it is in the log now, and stays there until both have it.
+    node.stop()
+    opened = node.open()
+    assert (keys(opened), opened.disk.found.changed) == (WHOLE_3, 0)
+
+
+def test_a_name_that_stands_for_another_file_is_noticed(node: Node) -> None:
+    filled(node)
+    node.stop()
+    replace_by_an_older_one(node.root / "d/f")
+    opened = node.open()
+    (new,) = opened.disk.found.unknown
+    names = {(fid(1), NAMES), (fid(1), INODE)}
+    assert keys(opened) == WHOLE_3 | names | {(new, INODE), (new, tail(0))}
+
+
+def test_what_is_gone_was_made_or_moved_is_noticed_with_its_directories(node: Node) -> None:
+    filled(node)
+    node.stop()
+    (node.root / "d/f").unlink()
+    (node.root / "e/new").mkdir()
+    (node.root / "d/g").rename(node.root / "moved")
+    opened = node.open()
+    (new,) = opened.disk.found.unknown
+    directories = {(one, part) for one in (fid(1), fid(2), ROOT_FID) for part in (INODE, NAMES)}
+    moved = {(fid(4), INODE), (fid(4), tail(0))}
+    assert keys(opened) == WHOLE_3 | moved | directories | {(new, INODE), (new, NAMES)}
+
+
+def test_a_file_that_only_the_table_has_lost_is_noticed_with_its_directory(node: Node) -> None:
+    """As when power was lost: the directory itself looks as it did."""
+    filled(node)
+    node.stop()
+    with sqlite3.connect(node.state / "ids.sqlite") as connection:
+        connection.execute(f"DELETE FROM ids WHERE fid = {fid(3)}")
+    connection.close()
+    opened = node.open()
+    (new,) = opened.disk.found.unknown
+    assert keys(opened) == {(fid(1), NAMES), (new, INODE), (new, tail(0))}
+
+
+def test_all_below_a_directory_that_is_gone_is_in_the_log(node: Node) -> None:
+    """Whoever makes it again must know all that was in it."""
+    filled(node)
+    do(node.open().disk, *(create(number, f"x{number}") for number in range(10, 20)))
+    node.stop()
+    shutil.rmtree(node.root / "d")
+    found = keys(node.open())
+    assert found >= WHOLE_3 | {(fid(1), NAMES), (fid(4), tail(0)), (ROOT_FID, NAMES)}
+
+
+def test_what_a_killed_node_wrote_last_costs_no_more_than_its_segments(node: Node) -> None:
+    filled(node)
+    disk = node.open().disk
+    disk.perform(RecordTouched([(fid(5), 0)]))
+    do(disk, Write(fid(5), 0, b"own", T0))
+    node.kill()
+    assert keys(node.open()) & {(fid(5), tail(0)), (fid(5), INODE)} == set()
+    # What another wrote to it is another matter, however soon.
+    node.kill()
+    overwrite(node.root / "h")
+    assert (fid(5), tail(0)) in keys(node.open())
+
+
+def test_a_write_that_hides_is_caught_once_the_last_moments_are_over(node: Node) -> None:
+    filled(node)
+    disk = node.open().disk
+    disk.perform(RecordTouched([(fid(3), 0)]))
+    do(disk, Write(fid(3), 0, b"own", T0))
+    node.kill()
+    let_pass(node, AHEAD_NS)
+    hide_the_write(node.root / "d/f")
+    assert keys(node.open()) >= WHOLE_3
+
+
+def test_after_power_was_lost_an_old_stamp_makes_more_suspect_never_fewer(node: Node) -> None:
+    filled(node)
+    node.stop()
+    node.remember()
+    disk = node.open().disk
+    disk.perform(RecordTouched([(fid(3), 0)]))
+    do(disk, Write(fid(3), 0, b"own", T0))
+    disk.perform(SyncTree())
+    node.lose_power()
+    overwrite(node.root / "h")
+    assert keys(node.open()) >= WHOLE_3 | {(fid(5), tail(0))}
+
+
+@pytest.mark.parametrize("content", [None, b"", b"garbage", b"mhstamp1" + bytes(24)])
+def test_without_a_stamp_everything_is_compared(node: Node, content: bytes | None) -> None:
+    filled(node)
+    node.stop()
+    if content is None:
+        (node.state / "stamp").unlink()
+    else:
+        (node.state / "stamp").write_bytes(content)
+    assert node.open().touched.damaged
+    node.stop()
+    assert node.open().touched.damaged, "until a checkpoint says that both are the same"
+
+
+def test_a_clock_that_is_behind_the_stamp_tells_nothing(node: Node) -> None:
+    filled(node)
+    node.stop()
+    let_pass(node, -3_600_000_000_000)
+    assert node.open().touched.damaged
+
+
+def let_pass(node: Node, time_ns: int) -> None:
+    """Change the stamp as if so much time had passed since it was left."""
+    path = node.state / "stamp"
+    before = decode(path.read_bytes())
+    assert before is not None
+    path.write_bytes(encode(Stamp(before.noted_ns - time_ns, before.until_ns - time_ns)))
+
+
+def test_the_stamp_is_renewed_by_changes_alone(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    filled(node)
+    node.stop()
+    now = [0]
+    monkeypatch.setattr("time.monotonic_ns", lambda: now[0])
+    disk = node.open().disk
+    first = (node.state / "stamp").read_bytes()
+    disk.perform(ReadAttributes(fid(3)))
+    now[0] += AHEAD_NS
+    disk.perform(ReadAttributes(fid(3)))
+    assert (node.state / "stamp").read_bytes() == first
+    do(disk, Write(fid(3), 0, b"x", T0))
+    second = (node.state / "stamp").read_bytes()
+    assert second != first
+    do(disk, Write(fid(3), 0, b"y", T0))
+    assert (node.state / "stamp").read_bytes() == second
+
+
+def test_the_clock_is_the_file_systems_and_leaves_no_trace(tmp_path: Path) -> None:
+    before = tmp_path.stat()
+    root_fd = os.open(tmp_path, os.O_RDONLY)
+    clock = FileSystemClock(root_fd)
+    try:
+        first = clock.now_ns()
+        (tmp_path / "between").touch()
+        changed = (tmp_path / "between").stat().st_ctime_ns
+        assert first <= changed <= clock.now_ns()
+    finally:
+        clock.close()
+        os.close(root_fd)
+    (tmp_path / "between").unlink()
+    assert list(tmp_path.iterdir()) == []
+    assert before.st_ino == tmp_path.stat().st_ino
+
+
+def test_an_end_in_good_order_lies_before_every_later_change(tmp_path: Path) -> None:
+    root_fd = os.open(tmp_path, os.O_RDONLY)
+    try:
+        for _ in range(20):
+            stamp = StampFile(tmp_path / "stamp", root_fd)
+            stamp.begin()
+            (tmp_path / "own").touch()
+            own_ns = (tmp_path / "own").stat().st_ctime_ns
+            stamp.finish()
+            (tmp_path / "theirs").touch()
+            left = stamp.load()
+            stamp.close()
+            assert left is not None
+            assert left.is_final
+            assert own_ns < left.first_late_ns <= (tmp_path / "theirs").stat().st_ctime_ns
+    finally:
+        os.close(root_fd)
+
+
+def test_what_is_edited_while_a_node_still_closes_is_noticed(node: Node) -> None:
+    """It is seen to have stopped a little before it has closed everything."""
+    filled(node)
+    time.sleep(0.03)  # a few ticks of the file system's clock: nobody can mock it
+    overwrite(node.root / "d/f")
+    time.sleep(0.03)
+    node.stop()
+    assert keys(node.open()) == WHOLE_3
+
+
+# ---- so much is gone that a person is asked ----
+
+
+def test_a_person_is_asked_and_nothing_is_changed_meanwhile(node: Node) -> None:
+    filled(node)
+    node.stop()
+    kept = (node.root / "h").read_bytes()
+    shutil.rmtree(node.root / "d")
+    (node.root / "h").unlink()
+    with pytest.raises(VolumeError, match=r"4 of 5 files .*mirrorha accept-missing"):
+        node.open()
+    with pytest.raises(VolumeError, match="4 of 5 files"):
+        node.open()  # though it need not look again so soon
+    # Put back under another inode it is a new file; but not everything is gone any more.
+    (node.root / "h").write_bytes(kept)
+    (node.root / "d").mkdir()
+    asked_long_ago = (node.state / "missing.json").stat().st_mtime - LOOK_AGAIN_S
+    os.utime(node.state / "missing.json", (asked_long_ago, asked_long_ago))
+    with pytest.raises(VolumeError, match="4 of 5 files"):
+        node.open()
+    note = MissingNote(node.state)
+    asked = note.read()
+    assert asked is not None
+    note.accept(asked)
+    opened = node.open()
+    assert keys(opened) >= WHOLE_3 | {(ROOT_FID, NAMES), (fid(1), NAMES), (fid(5), tail(0))}
+    assert note.read() is None
+    node.stop()
+    node.open()
+
+
+def test_what_is_gone_after_the_answer_is_asked_anew(node: Node) -> None:
+    filled(node)
+    node.stop()
+    shutil.rmtree(node.root / "d")
+    with pytest.raises(VolumeError, match="3 of 5 files"):
+        node.open()
+    note = MissingNote(node.state)
+    asked = note.read()
+    assert asked is not None
+    note.accept(asked)
+    (node.root / "h").unlink()
+    with pytest.raises(VolumeError, match="4 of 5 files"):
+        node.open()
+
+
+def test_files_that_are_put_back_by_moving_them_back_need_no_answer(node: Node) -> None:
+    filled(node)
+    node.stop()
+    (node.root / "d").rename(node.root.with_name("away"))
+    with pytest.raises(VolumeError, match="3 of 5 files"):
+        node.open()
+    node.root.with_name("away").rename(node.root / "d")
+    asked_long_ago = (node.state / "missing.json").stat().st_mtime - LOOK_AGAIN_S
+    os.utime(node.state / "missing.json", (asked_long_ago, asked_long_ago))
+    assert not node.open().disk.found.unknown
+
+
+def test_what_the_node_itself_has_removed_is_not_missing(node: Node) -> None:
+    filled(node)
+    disk = node.open().disk
+    do(disk, Unlink(0, fid(1), "f", T0), Unlink(0, fid(1), "g", T0), Unlink(0, ROOT_FID, "h", T0))
+    node.kill()
+    node.open()
+
+
+# ---- whatever is edited, a resync of what the logs name makes both the same ----
+
+
+@final
+class Editor:
+    """People and programs, at work on a directory that is nobody's."""
+
+    def __init__(self, rng: random.Random, root: Path) -> None:
+        self._rng: Final = rng
+        self._root: Final = root
+        self._count = 0
+        self._edits: Final = [
+            self.write,
+            self.append,
+            self.truncate,
+            self.chmod,
+            self.xattr,
+            self.create,
+            self.create_deep,
+            self.remove,
+            self.remove_tree,
+            self.rename,
+            self.replace,
+            self.link,
+            self.symlink,
+            self.hide,
+        ]
+
+    def edit(self, count: int) -> None:
+        for _ in range(count):
+            # A name that is taken, a directory that is moved into itself: as it goes.
+            with contextlib.suppress(OSError):
+                self._rng.choice(self._edits)()
+
+    def _paths(self) -> tuple[list[Path], list[Path]]:
+        directories, files = [self._root], []
+        for where, names, others in os.walk(self._root):
+            if ".mirrorha-limbo" in names:
+                names.remove(".mirrorha-limbo")
+            directories += [Path(where, name) for name in names]
+            files += [Path(where, name) for name in others]
+        return [one for one in directories if not one.is_symlink()], files
+
+    def _file(self) -> Path:
+        files = [one for one in self._paths()[1] if one.is_file() and not one.is_symlink()]
+        if not files:
+            raise FileNotFoundError
+        return self._rng.choice(files)
+
+    def _any(self) -> Path:
+        directories, files = self._paths()
+        if not directories[1:] + files:
+            raise FileNotFoundError
+        return self._rng.choice(directories[1:] + files)
+
+    def _new(self) -> Path:
+        self._count += 1
+        return self._rng.choice(self._paths()[0]) / f"new{self._count}"
+
+    def write(self) -> None:
+        with self._file().open("r+b") as file:
+            file.write(self._rng.randbytes(9))
+
+    def append(self) -> None:
+        with self._file().open("ab") as file:
+            file.write(self._rng.randbytes(70_000))
+
+    def truncate(self) -> None:
+        os.truncate(self._file(), self._rng.choice((0, 5, 100_000)))
+
+    def hide(self) -> None:
+        hide_the_write(self._file())
+
+    def chmod(self) -> None:
+        path = self._any()
+        if not path.is_symlink():
+            path.chmod(self._rng.choice((0o700, 0o755, 0o750)))
+
+    def xattr(self) -> None:
+        os.setxattr(self._file(), "user.edited", self._rng.randbytes(4))
+
+    def create(self) -> None:
+        self._new().write_bytes(self._rng.randbytes(11))
+
+    def create_deep(self) -> None:
+        (self._new() / "deep").mkdir(parents=True)
+        self.create()
+
+    def remove(self) -> None:
+        self._file().unlink()
+
+    def remove_tree(self) -> None:
+        shutil.rmtree(self._rng.choice(self._paths()[0][1:] or [self._root / "none"]))
+
+    def rename(self) -> None:
+        self._any().rename(self._new())
+
+    def replace(self) -> None:
+        new, old = self._new(), self._file()
+        new.write_bytes(self._rng.randbytes(12))
+        os.utime(new, ns=(5, 5))
+        new.rename(old)
+
+    def link(self) -> None:
+        self._new().hardlink_to(self._file())
+
+    def symlink(self) -> None:
+        self._new().symlink_to("anywhere")
+
+
+def seen(disk: Disk) -> dict[str, Seen]:
+    """The tree, but for the times of access: whoever reads a file changes those, and no more."""
+    return {
+        path: replace(one, attributes=replace(one.attributes, atime_ns=None))
+        for path, one in snapshot(disk).items()
+    }
+
+
+def mirrored(nodes: list[Node], rng: random.Random) -> None:
+    """Two nodes that hold the same, and know it."""
+    source, target = (node.open().disk for node in nodes)
+    Application(rng, source, epoch=2, owner_bits=OWNER_BITS).live(30)
+    pair = Pair(rng, source, target, everything=True)
+    pair.begin()
+    pair.run()
+    assert difference(source, target) == []
+    for node in nodes:
+        node.stop()
+        node.remember()
+
+
+@settings(max_examples=20)
+@given(
+    seed=st.integers(0, 1 << 32),
+    ends=st.tuples(*[st.sampled_from(("stop", "kill", "lose_power"))] * 2),
+    edits=st.tuples(st.integers(0, 12), st.integers(0, 12)),
+)
+def test_a_resync_of_what_the_logs_name_makes_edited_directories_equal(
+    seed: int, ends: tuple[str, str], edits: tuple[int, int]
+) -> None:
+    rng = random.Random(seed)
+    with tempfile.TemporaryDirectory() as base:
+        nodes = [Node(Path(base, name), seed=seed) for name in ("source", "target")]
+        try:
+            mirrored(nodes, rng)
+            for epoch, (node, end, count) in enumerate(zip(nodes, ends, edits, strict=True), 3):
+                disk = node.open().disk
+                log: set[TouchKey] = set()
+                Application(rng, disk, epoch=epoch, owner_bits=OWNER_BITS).live(6, log)
+                disk.perform(RecordTouched(sorted(log)))
+                getattr(node, end)()
+                if end == "kill":
+                    let_pass(node, AHEAD_NS)
+                Editor(rng, node.root).edit(count)
+            opened = [node.open_whatever_is_gone() for node in nodes]
+            assert not any(one.touched.damaged for one in opened)
+            source, target = (one.disk for one in opened)
+            pair = Pair(rng, source, target, everything=False, epoch=6)
+            pair.source.log, pair.target.log = (keys(one) for one in opened)
+            pair.begin()
+            pair.run()
+            assert (pair.machine_s.failure, pair.machine_t.failure) == ("", "")
+            assert seen(source) == seen(target)
+        finally:
+            for node in nodes:
+                node.stop()
+
+
+def test_the_times_of_a_volume_are_not_changed_by_looking(node: Node) -> None:
+    filled(node)
+    disk = node.open().disk
+    before = snapshot(disk)
+    node.stop()
+    opened = node.open()
+    assert snapshot(opened.disk) == before
+    assert isinstance(opened.disk.perform(ReadAttributes(ROOT_FID)), Attributes)
+    assert isinstance(opened.disk.perform(LoadTouched()), TouchedState)
