@@ -29,13 +29,15 @@ _MNT_DETACH = 2
 class Mount:
     """A served mount. `path` is it, `raw` the directory behind it."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, user: int) -> None:
         self.home = home
         self.path = home / "mount"
         self.raw = home / "root"
         self.path.mkdir()
+        if user:
+            os.chown(home, user, user)
         self._server = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("serving.py")), home, self.path],
+            [sys.executable, Path(__file__).with_name("serving.py"), home, self.path, str(user)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -147,11 +149,15 @@ def finish(process: subprocess.Popen[str], *, timeout_s: float = 20.0) -> str:
 
 
 @contextlib.contextmanager
-def mounted(home: Path) -> Iterator[Mount]:
-    """A mount under `home`, gone again when the block ends, whatever happened in it."""
+def mounted(home: Path, *, user: int = 0) -> Iterator[Mount]:
+    """A mount under `home`, gone again when the block ends, whatever happened in it.
+
+    Args:
+        user: Who serves it.
+    """
     require_root()
     require_device("/dev/fuse")
-    mount = Mount(home)
+    mount = Mount(home, user)
     try:
         mount.wait_ready()
         yield mount

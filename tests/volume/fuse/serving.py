@@ -1,7 +1,8 @@
 """A process that serves a mount over a real disk, and makes changes at once. For the tests.
 
-    python serving.py HOME MOUNTPOINT
+    python serving.py HOME MOUNTPOINT USER
 
+As another user than root it serves what root has mounted for it.
 Told what to do in lines on its standard input, which it answers with one line each:
 freeze (nothing is applied), hold (nothing is answered), thaw (both end), serving 0|1, follow NAME
 TEXT (a change by the stream), invalidate, fail ERRNO, break, counts. It ends when its input does.
@@ -121,9 +122,11 @@ class Changes:
         then(Reply(1, Failure.NONE))
 
 
-def mount(device: int, path: str) -> None:
+def mount(device: int, path: str, user: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
-    options = f"fd={device},rootmode=40000,user_id=0,group_id=0,default_permissions,allow_other"
+    options = (
+        f"fd={device},rootmode=40000,user_id={user},group_id={user},default_permissions,allow_other"
+    )
     source, kind = b"mirrorha:test", b"fuse.mirrorha"
     flags = ctypes.c_ulong(0)
     if libc.mount(source, os.fsencode(path), kind, flags, options.encode()):
@@ -141,18 +144,22 @@ def connection_of(path: str) -> int:
 
 
 class Program:
-    def __init__(self, home: Path, path: str) -> None:
+    def __init__(self, home: Path, path: str, user: int) -> None:
         self.path = path
+        self.device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+        mount(self.device, self.path, user)
+        if user:
+            os.setgroups([])
+            os.setresgid(user, user, user)
+            os.setresuid(user, user, user)
         self.home = Home(home)
         self.disk = self.home.open()
         self.view = self.disk.view()
         self.changes = Changes(self.disk)
-        self.device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
         self.server = Server(self.device, self.view, self.changes)
         self.server.serving = True
 
     def run(self) -> None:
-        mount(self.device, self.path)
         self.say({"connection": connection_of(self.path)})
         poll = select.epoll()
         poll.register(self.device, select.EPOLLIN)
@@ -225,4 +232,4 @@ class Program:
 
 
 if __name__ == "__main__":
-    Program(Path(sys.argv[1]), sys.argv[2]).run()
+    Program(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])).run()
