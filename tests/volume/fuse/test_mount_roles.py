@@ -128,6 +128,14 @@ def test_a_node_that_does_not_serve_is_read_only(mount: Mount) -> None:
                 raise AssertionError((call, args))
         assert open("f").read() == "x"
         assert os.listdir("d") == []
+        with open("f", "rb") as file:
+            assert mmap.mmap(file.fileno(), 0, mmap.MAP_PRIVATE, mmap.PROT_READ)[:] == b"x"
+            try:
+                mmap.mmap(file.fileno(), 0, mmap.MAP_SHARED, mmap.PROT_READ)
+            except OSError as error:
+                assert error.errno == errno.ENODEV
+            else:
+                raise AssertionError
         refuses(open, "f", "w")
         refuses(open, "f", "a")
         refuses(open, "f", "r+")
