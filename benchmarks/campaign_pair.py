@@ -1,5 +1,5 @@
 """Many rounds with two real nodes: `python benchmarks/campaign_pair.py --rounds 20 --kind cut`,
-or of every kind if none is named: half an hour.
+or of every kind if none is named: half an hour. With `--mount` on mounted volumes.
 
 Prints every round, then the median and the maximum of each figure, and what was lost. Needs root,
 `ip` and `nft`. Ends with 1 if an acknowledged transaction was lost, a node acknowledged after the
@@ -65,14 +65,16 @@ def report(rows: list[dict[str, Any]], console: Console) -> None:
     console.print(table)
 
 
-def play_kind(harness: Any, kind: str, *, rounds: int, workers: int, console: Console) -> bool:
+def play_kind(
+    harness: Any, kind: str, *, rounds: int, workers: int, mount: bool, console: Console
+) -> bool:
     """Play the rounds of one kind and report them; whether all went well."""
     root = Path(tempfile.mkdtemp(prefix="mirrorha-campaign-"))
     rows: list[dict[str, Any]] = []
     failure = ""
     console.rule(kind)
     try:
-        for played in harness.play(kind, root=root, rounds=rounds, workers=workers):
+        for played in harness.play(kind, root=root, rounds=rounds, workers=workers, mount=mount):
             rows.append(attrs.asdict(played))
     except harness.PairError as error:
         failure = str(error)
@@ -96,11 +98,20 @@ def main() -> int:
     parser.add_argument("--kind", choices=kinds, action="append", help="all, if none is named")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--workers", type=int, default=4, help="connections that write at once")
+    parser.add_argument("--mount", action="store_true", help="on mounted volumes")
     options = parser.parse_args()
     console = Console(highlight=False, width=200 if not sys.stdout.isatty() else None)
     well = [
-        play_kind(harness, kind, rounds=options.rounds, workers=options.workers, console=console)
+        play_kind(
+            harness,
+            kind,
+            rounds=options.rounds,
+            workers=options.workers,
+            mount=options.mount,
+            console=console,
+        )
         for kind in options.kind or kinds
+        if not options.mount or harness.KINDS[kind].mountable
     ]
     return 0 if all(well) else 1
 

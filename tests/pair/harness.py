@@ -26,7 +26,7 @@ from typing import Final
 import attrs
 import trio
 
-from tests.pair import rounds, rounds_blocked, rounds_pairwise, rounds_paths
+from tests.pair import rounds, rounds_blocked, rounds_mounted, rounds_pairwise, rounds_paths
 from tests.pair.network import network
 from tests.pair.pair import STEP_S, Pair, PairError
 from tests.pair.place import TIMEOUT_S, Setup, prepare
@@ -43,6 +43,7 @@ class Kind:
     """What happens in a round, and to what pair.
 
     Attributes:
+        mountable: it is one of a mounted volume too. There the application's loop carries nothing.
         swaps: the roles would stay where they are: every other round begins with a swap, so that
             each node is tried in both.
     """
@@ -50,11 +51,13 @@ class Kind:
     play: Callable[[Pair, trio.Nursery], Awaitable[Round]]
     setup: Setup = attrs.field(factory=Setup)
     swaps: bool = False
+    mountable: bool = True
 
 
 CONSISTENT: Final = Setup(split_brain="consistent")
 AVAILABLE: Final = Setup(split_brain="available")
 TWO_NETWORKS: Final = Setup(networks=2)
+MOUNTED: Final = Setup(mount=True)
 KINDS: Final[dict[str, Kind]] = {
     "kill": Kind(rounds.kill),
     "cut": Kind(rounds.cut),
@@ -64,7 +67,7 @@ KINDS: Final[dict[str, Kind]] = {
     "isolate_peer": Kind(rounds.isolate_peer, swaps=True),
     "leave": Kind(rounds.leave),
     "block": Kind(rounds_blocked.block, swaps=True),
-    "block_second": Kind(rounds_blocked.block_second, swaps=True),
+    "block_second": Kind(rounds_blocked.block_second, swaps=True, mountable=False),
     "one_way": Kind(rounds_paths.one_way),
     "networks": Kind(rounds_paths.networks, TWO_NETWORKS, swaps=True),
     "one_way_path": Kind(rounds_paths.one_way_path, TWO_NETWORKS, swaps=True),
@@ -72,6 +75,9 @@ KINDS: Final[dict[str, Kind]] = {
     "consistent": Kind(rounds_pairwise.consistent, CONSISTENT, swaps=True),
     "goodbye": Kind(rounds_pairwise.goodbye, CONSISTENT),
     "available_one": Kind(rounds_pairwise.available_one, AVAILABLE),
+    "kill_worker": Kind(rounds_mounted.kill_worker, MOUNTED),
+    "kill_second_worker": Kind(rounds_mounted.kill_second_worker, MOUNTED, swaps=True),
+    "kill_all": Kind(rounds_mounted.kill_all, MOUNTED),
     "available_both": Kind(rounds_pairwise.available_both, AVAILABLE, swaps=True),
 }
 
@@ -80,6 +86,10 @@ async def run_inside(options: argparse.Namespace) -> None:
     """Play the rounds; print each as a line of JSON."""
     kind = KINDS[options.kind]
     setup = kind.setup
+    if options.mount:
+        if not kind.mountable:
+            raise PairError(f"{options.kind} is no kind for a mounted volume")
+        setup = attrs.evolve(setup, mount=True)
     if options.block_s is not None:
         setup = attrs.evolve(setup, block_s=options.block_s)
     place = prepare(options.root, setup)
@@ -102,6 +112,7 @@ async def run_inside(options: argparse.Namespace) -> None:
                 print(json.dumps(attrs.asdict(played)), flush=True)
         finally:
             await pair.close()
+        pair.check_ended()
         nursery.cancel_scope.cancel()
 
 
@@ -114,12 +125,14 @@ def play(
     at_most_s: float | None = None,
     broken: bool = False,
     block_s: float | None = None,
+    mount: bool = False,
 ) -> Iterator[Round]:
     """Play rounds in a network of their own; yield each as it ends.
 
     Args:
         broken: the ledger answers before it writes, so that transactions must be lost.
         block_s: for how long an event loop is blocked, if not for as long as in a campaign.
+        mount: the volume is mounted, whatever the kind.
 
     Raises:
         PairError: a round could not be played to its end; `root` has the logs.
@@ -129,6 +142,7 @@ def play(
         command += ["--inside", "--kind", kind, "--root", str(root)]
         command += ["--rounds", str(rounds), "--workers", str(workers)]
         command += ["--broken"] if broken else []
+        command += ["--mount"] if mount else []
         command += [] if block_s is None else ["--block-s", str(block_s)]
         paths = [str(CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
@@ -157,6 +171,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path)
     parser.add_argument("--broken", action="store_true", help="answer before the write")
     parser.add_argument("--block-s", type=float, help="for how long an event loop is blocked")
+    parser.add_argument("--mount", action="store_true", help="on a mounted volume")
     parser.add_argument("--inside", action="store_true", help="do not make a network")
     options = parser.parse_args()
     if options.inside:
@@ -170,6 +185,7 @@ def main() -> None:
         workers=options.workers,
         broken=options.broken,
         block_s=options.block_s,
+        mount=options.mount,
     ):
         print(json.dumps(attrs.asdict(played)), flush=True)
     if options.root is None:

@@ -21,6 +21,7 @@ from mirrorha.cli.demo import node as demo
 from mirrorha.cli.demo.ledger import Ledger
 from mirrorha.config import load_toml
 from mirrorha.errors import MirrorHAError
+from tests.pair.plain_ledger import PlainLedger
 
 
 async def obey(cluster: mirrorha.Cluster) -> None:
@@ -44,7 +45,11 @@ async def obey(cluster: mirrorha.Cluster) -> None:
 async def run(options: argparse.Namespace) -> None:
     cluster = mirrorha.Cluster(load_toml(options.config, node=options.node))
     (data,) = cluster.volumes.values()
-    ledger = Ledger(data, port=options.port, broken=options.broken)
+    ledger: Ledger | PlainLedger
+    if cluster.config.volumes[0].mount:
+        ledger = PlainLedger(Path(data.path), port=options.port, broken=options.broken)
+    else:
+        ledger = Ledger(data, port=options.port, broken=options.broken)
     cluster.serve(ledger.serve)
     cluster.probe(mirrorha.HealthProbe(port=options.probe_port, host="127.0.0.1"))
 

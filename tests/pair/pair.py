@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from typing import Any, Final, final
@@ -18,6 +19,7 @@ from mirrorha.cli.demo.place import CLUSTER, NODES
 from mirrorha.cli.demo.process import Speaker
 from mirrorha.net.keys import load_keys
 from mirrorha.net.tls import witness_server_context
+from mirrorha.volume.fuse.mount_table import read_mount_table
 from tests.pair import network
 from tests.pair.network import Way
 from tests.pair.place import GROUPS, ISOLATION_HOST, WITNESS_HOST, Place
@@ -25,6 +27,7 @@ from tests.pair.record import Record, Round
 
 STEP_S: Final = 30.0
 NODE_MODULE: Final = "tests.pair.node"
+READ_S: Final = 10.0
 STATUS_S: Final = 0.1  # a node tells its status this often
 
 
@@ -93,14 +96,28 @@ class Pair:
 
     async def close(self) -> None:
         with trio.CancelScope(shield=True):
-            for process in (self.client, *self.nodes.values()):
-                if process.is_running:
-                    os.kill(process.pid, signal.SIGCONT)
-            await self.client.finish()
-            for name, node in self.nodes.items():
-                await node.finish()
-                events = "".join(json.dumps(event) + "\n" for event in node.events)
-                (self.place.root / f"{name}.events").write_text(events)
+            await self._finish()
+
+    def check_ended(self) -> None:
+        """After an orderly end the directories are ordinary ones, and hold what was promised."""
+        entries = read_mount_table().entries.values()
+        left = [one for one in entries if one.mount_point.startswith(str(self.place.root))]
+        if left:
+            raise PairError(f"mounts were left behind: {left}")
+        ended = Round(kind="end", primary="")
+        self.count(ended)
+        if ended.lost and not self._broken:
+            raise PairError(f"{ended.lost} acknowledged transactions are not in the directories")
+
+    async def _finish(self) -> None:
+        for process in (self.client, *self.nodes.values()):
+            if process.is_running:
+                os.kill(process.pid, signal.SIGCONT)
+        await self.client.finish()
+        for name, node in self.nodes.items():
+            await node.finish()
+            events = "".join(json.dumps(event) + "\n" for event in node.events)
+            (self.place.root / f"{name}.events").write_text(events)
 
     # ---- the network ----
 
@@ -131,6 +148,10 @@ class Pair:
 
     def status(self, name: str) -> dict[str, Any]:
         return self.nodes[name].said.get("status") or {}
+
+    def worker(self, name: str) -> int:
+        """The process that serves the node's mount, or 0."""
+        return self.status(name)["volumes"][0]["worker_pid"] or 0
 
     def with_role(self, *roles: str) -> list[str]:
         return [
@@ -203,7 +224,10 @@ class Pair:
 
     def held(self, name: str) -> set[int]:
         """The transactions in this node's journal."""
-        return read_journal((self.place.data(name) / JOURNAL).read_bytes())
+        # By a process of its own: whoever looks at a mount that hangs, hangs.
+        path = str(self.place.data(name) / JOURNAL)
+        done = subprocess.run(["cat", path], capture_output=True, timeout=READ_S, check=True)
+        return read_journal(done.stdout)
 
     def count(self, played: Round) -> None:
         """Which acknowledged transactions the journals lack, while the nodes mirror."""

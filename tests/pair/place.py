@@ -28,11 +28,13 @@ class Setup:
         split_brain: "" has a witness; else there is none, and this says what its lack means.
         networks: 1 or 2: over how many the nodes reach each other.
         block_s: for how long SIGUSR1 blocks a node's event loop.
+        mount: the volume is mounted, and an ordinary program writes to it.
     """
 
     split_brain: str = ""
     networks: int = 1
     block_s: float = 10.0
+    mount: bool = False
 
 
 @attrs.frozen
@@ -107,7 +109,9 @@ def _config(place: Place) -> str:
         witness = f'address = "{WITNESS_HOST}:{place.witness_port}"'
         parts.append(_table("[arbiter]", 'kind = "witness"', witness))
     data = ", ".join(f'{node} = "{place.data(node)}"' for node in NODES)
-    parts.append(_table("[[volume]]", f"path = {{ {data} }}", "mount = false"))
+    parts.append(
+        _table("[[volume]]", f"path = {{ {data} }}", f"mount = {str(setup.mount).lower()}")
+    )
     return "\n".join(parts)
 
 

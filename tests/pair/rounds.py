@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from typing import Final
@@ -75,9 +76,12 @@ async def stop(pair: Pair, nursery: trio.Nursery) -> Round:
     await pair.wait("the woken node stepped down", lambda: name in pair.with_role("WAIT", "SECOND"))
     played.notes["stepped_down_s"] = round(time.monotonic() - woken_s, 3)
     await pair.wait("the writes in flight were refused", lambda: len(answers) == len(waiting))
-    played.notes["answers_after_waking"] = [answer.decode() for answer in answers if answer]
+    answered = {int(number) for number in re.findall(rb"ok (-\d+)", b"".join(answers))}
+    played.notes["answered"] = len(answered)
     pair.judge(played, at_s)
     await pair.wait("the nodes mirror again", pair.is_mirrored)
+    # On a mounted volume the worker went on, until the other node took over.
+    played.notes["answered_and_lost"] = len(answered - pair.held(survivor))
     played.mirrored_s = time.monotonic() - woken_s
     return played
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.pair.harness import TIMEOUT_S, Round, play
 from tests.pair.place import PEER_SLOW_MAX_S
-from tests.requirements import require_netns, require_program
+from tests.requirements import require_device, require_netns, require_program
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
 
@@ -24,10 +24,12 @@ ANSWER_S = 2.0
 BLOCK_S = 4.0
 
 
-def play_one(kind: str, root: Path, *, block_s: float | None = None) -> Round:
+def play_one(kind: str, root: Path, *, block_s: float | None = None, mount: bool = False) -> Round:
     require_netns()
     require_program("nft")
-    (played,) = play(kind, root=root, at_most_s=40, block_s=block_s)
+    if mount:
+        require_device("/dev/fuse")
+    (played,) = play(kind, root=root, at_most_s=40, block_s=block_s, mount=mount)
     assert played.acknowledged > 0
     assert played.lost == 0
     assert played.late == 0
@@ -49,7 +51,7 @@ def test_a_cut_leaves_exactly_one_that_serves(tmp_path: Path) -> None:
 def test_a_primary_that_was_stopped_acknowledges_nothing_more(tmp_path: Path) -> None:
     played = play_one("stop", tmp_path)
     assert played.served_by != played.primary
-    assert played.notes["answers_after_waking"] == []
+    assert played.notes["answered"] == 0
     assert played.notes["service_started_s"] < TAKEOVER_S + SLACK_S
     assert played.notes["stepped_down_s"] < 2
 
@@ -187,3 +189,33 @@ def test_a_ledger_that_answers_too_early_is_seen_to_lose(tmp_path: Path) -> None
     require_program("nft")
     (played,) = play("kill", root=tmp_path, at_most_s=40, broken=True)
     assert played.lost > 0
+
+
+# Mounted: an ordinary program writes, which knows nothing of us.
+
+
+@pytest.mark.parametrize("kind", ["kill", "kill_worker", "kill_all"])
+def test_whatever_of_a_mounted_primary_is_killed_the_other_takes_over(
+    kind: str, tmp_path: Path
+) -> None:
+    played = play_one(kind, tmp_path, mount=True)
+    assert played.served_by != played.primary
+    assert played.resumed_s < 5
+
+
+def test_a_mounted_second_whose_worker_is_killed_costs_a_moment(tmp_path: Path) -> None:
+    played = play_one("kill_second_worker", tmp_path, mount=True)
+    assert played.served_by == played.primary
+    assert played.resumed_s < 2
+
+
+@pytest.mark.parametrize("kind", ["swap", "stop", "leave"])
+def test_a_mounted_service_moves(kind: str, tmp_path: Path) -> None:
+    played = play_one(kind, tmp_path, mount=True)
+    assert played.served_by != played.primary
+    assert played.notes.get("answered_and_lost", 0) == 0
+
+
+def test_a_mounted_pair_that_is_cut_goes_on_where_it_was(tmp_path: Path) -> None:
+    played = play_one("cut", tmp_path, mount=True)
+    assert played.served_by == played.primary

@@ -67,14 +67,17 @@ class Performer:
         self._isolation: Final = tuple(isolation)
         self._clock_ms: Final = clock_ms
         self._told: Final = told
+        self._care: Final = care
+        self._volumes: Final = volumes
+        self._phase = 0  # the token of the service's latest start or stop
         start_soon = nursery.start_soon
         self._performers: Final[dict[type, Callable[..., object]]] = {
             e.SendPeer: lambda each: links.send(each.link, each.message),
             e.ReadRegister: lambda each: start_soon(authority.read, each),
             e.Cas: lambda each: start_soon(authority.swap, each),
             e.Give: lambda each: volumes.order(each.volume, each.order),
-            e.StartService: lambda each: start_soon(care.start, each),
-            e.StopService: lambda each: start_soon(care.stop, each),
+            e.StartService: self._start_service,
+            e.StopService: self._stop_service,
             e.SayGoodbye: lambda _: beats.say_goodbye(),
             e.ProbePort: lambda each: start_soon(self._probe, each),
             e.DropLink: lambda each: links.drop(each.link, each.why),
@@ -95,6 +98,20 @@ class Performer:
     def note(self, rule: str, text: str) -> None:
         """Tell of something that the core did not decide."""
         self._note(e.Note(rule=rule, text=text, alarm=True))
+
+    def _start_service(self, effect: e.StartService) -> None:
+        self._phase = effect.token
+        self._nursery.start_soon(self._start_on_open_volumes, effect)
+
+    def _stop_service(self, effect: e.StopService) -> None:
+        self._phase = effect.token
+        self._nursery.start_soon(self._care.stop, effect)
+
+    async def _start_on_open_volumes(self, effect: e.StartService) -> None:
+        """A worker hears of its orders a moment later: until then its mount is read-only."""
+        await self._volumes.settle()
+        if self._phase == effect.token:  # else it is to be stopped meanwhile, and was not started
+            await self._care.start(effect)
 
     async def _probe(self, effect: e.ProbePort) -> None:
         """Whether the peer's host says that nobody listens there any more."""

@@ -56,6 +56,8 @@ _log: Final = logging.getLogger(__name__)
 
 #: How often a directory that cannot be used is looked at again.
 LOOK_AGAIN_S: Final = 1.0
+#: A worker that does not answer in this time is in trouble; who waits for it, waits no longer.
+SETTLE_S: Final = 5.0
 #: How long after the end of a worker its volume is opened anew: longer each time, for what ends
 #: one after the other makes a node hand over and over.
 ANEW_S: Final = 0.2
@@ -187,6 +189,14 @@ class Volumes:
             await self._limiter.acquire_on_behalf_of(self)
             return not self.is_stuck
         return False
+
+    async def settle(self) -> None:
+        """Return once every driver has carried out the orders that it was given; bounded."""
+        with trio.move_on_after(SETTLE_S):
+            async with trio.open_nursery() as nursery:
+                for each in self._open.values():
+                    if isinstance(each.driver, WorkerEngine):
+                        nursery.start_soon(each.driver.ping)
 
     def end(self) -> None:
         """Let `run` end: nothing uses what is mounted any more, as far as can be known."""
