@@ -23,7 +23,18 @@ from mirrorha.volume.disk import (
     SyncFile,
     SyncTree,
 )
-from mirrorha.volume.ops import ROOT_FID, Link, Rename, SetAttributes, Unlink, Write
+from mirrorha.volume.ops import (
+    RENAME_EXCHANGE,
+    ROOT_FID,
+    Kind,
+    Link,
+    Mknod,
+    Rename,
+    SetAttributes,
+    Symlink,
+    Unlink,
+    Write,
+)
 from tests.volume.disk_support import T0, Home, create, do, fid, mkdir
 
 if TYPE_CHECKING:
@@ -98,6 +109,37 @@ def test_a_moved_file_is_synced_with_both_directories(home: Home) -> None:
     do(disk, Rename(0, ROOT_FID, "b", fid(1), "c", 0, T0))
     disk.perform(SyncFile(fid(3)))
     assert watched.taken() == {".", "a"}
+
+
+def test_exchanged_files_are_synced_with_both_directories(home: Home) -> None:
+    watched = Watched(home)
+    disk = home.open(fsync=watched.fsync)
+    do(disk, mkdir(1, "a"), mkdir(2, "b"), create(3, "f", fid(1)), create(4, "g", fid(2)))
+    disk.perform(SyncTree())
+    for _ in ("there", "and back again"):
+        watched.taken()
+        do(disk, Rename(0, fid(1), "f", fid(2), "g", 0, T0, RENAME_EXCHANGE))
+        disk.perform(SyncFile(fid(4)))
+        assert watched.taken() == {"a", "b"}
+
+
+@pytest.mark.parametrize("kind", [Kind.SYMLINK, Kind.FIFO])
+def test_what_is_not_opened_is_synced_with_its_directory(kind: Kind, home: Home) -> None:
+    watched = Watched(home)
+    disk = home.open(fsync=watched.fsync)
+    births = {
+        Kind.SYMLINK: Symlink(fid(2), fid(1), "s", "x", -1, -1, T0),
+        Kind.FIFO: Mknod(fid(2), fid(1), "s", Kind.FIFO, 0o600, 0, -1, -1, T0),
+    }
+    do(disk, mkdir(1, "a"), births[kind])
+    disk.perform(SyncTree())
+    watched.taken()
+    before_ns = os.stat(home.root / "a").st_ctime_ns
+    do(disk, SetAttributes(fid(2), None, None, None, T0 + 1))
+    # The directory has changed after it, and so goes to the journal with it or later.
+    assert os.stat(home.root / "a").st_ctime_ns > before_ns
+    disk.perform(SyncFile(fid(2)))
+    assert watched.taken() == {"a"}
 
 
 def test_a_directory_is_synced_with_what_it_holds(home: Home) -> None:

@@ -18,7 +18,7 @@ from mirrorha.errors import ensure
 from mirrorha.volume.access_lists import ACL_ACCESS
 from mirrorha.volume.disk import Kind, Outcome
 from mirrorha.volume.local_disk.handles import OPENED_KINDS, as_owner, place_of
-from mirrorha.volume.local_disk.syscalls import FATAL, NO_HOLES, mtime_setter
+from mirrorha.volume.local_disk.syscalls import FATAL, NO_HOLES
 from mirrorha.volume.names import bytes_of
 from mirrorha.volume.op_checks import (
     MTIME_NS_MAX,
@@ -94,7 +94,6 @@ class OpApplier:
         self._owners: Final = owners
         self._pwrite: Final = pwrite
         self._fallocate_fd: Final = fallocate
-        self._stamp: Final = mtime_setter()
         self._table: Final[dict[type, Callable[..., Outcome]]] = {
             Write: self._write,
             Truncate: self._truncate,
@@ -134,13 +133,13 @@ class OpApplier:
             written = self._pwrite(handle.fd, op.data, op.offset)
         except OSError:
             # The kernel may have set the time before it found that there was no room.
-            self._stamp(handle.fd, handle.mtime_ns)
+            os.utime(handle.fd, ns=(handle.atime_ns, handle.mtime_ns))
             raise
         if written < size_bytes:
             return self._finish_write(handle, op, written)
         if handle.fragile_mode:
             os.fchmod(handle.fd, handle.fragile_mode)
-        self._stamp(handle.fd, mtime_ns)
+        os.utime(handle.fd, ns=(handle.atime_ns, mtime_ns))
         handle.mtime_ns = mtime_ns
         if not handle.dirty:
             self._handles.mark_dirty(handle)
@@ -277,6 +276,8 @@ class OpApplier:
                 handle.note_mode(done.mode)
             if done.mtime_ns is not None:
                 handle.mtime_ns = done.mtime_ns
+            if done.atime_ns is not None:
+                handle.atime_ns = done.atime_ns
         self._handles.mark_dirty(handle)
         return outcome
 
@@ -322,6 +323,7 @@ class OpApplier:
             as_owner(handle.fd, lambda: _change_xattr(handle.fd, raw, op))
             mode = stat.S_IMODE(os.fstat(handle.fd).st_mode)
             handle.note_mode(mode)
+            handle.default_list = None
             self._handles.mark_dirty(handle)
         resulting = mode if op.name == ACL_ACCESS else None
         if (op.flags, op.mode) == (0, resulting):
@@ -348,7 +350,7 @@ class OpApplier:
     def _set_mtime(self, handle: Handle, mtime_ns: int) -> None:
         if handle.fragile_mode:
             os.fchmod(handle.fd, handle.fragile_mode)
-        self._stamp(handle.fd, mtime_ns)
+        os.utime(handle.fd, ns=(handle.atime_ns, mtime_ns))
         handle.mtime_ns = mtime_ns
         self._handles.mark_dirty(handle)
 

@@ -46,14 +46,31 @@ MANY: Final = 64
 
 @final
 class Handle:
-    """An open file or directory. `mtime_ns` is a file's, as it was last seen or set."""
+    """An open file or directory. The times are a file's, as they were last seen or set.
 
-    __slots__ = ("dirty", "fd", "fragile_mode", "is_owner", "mtime_ns", "node")
+    To read by `fd` changes neither (`open_quietly`). `default_list` is what new files in a
+    directory inherit, None as long as nobody has looked.
+    """
 
-    def __init__(self, node: Node, fd: int, *, mode: int, mtime_ns: int, is_owner: bool) -> None:
+    __slots__ = (
+        "atime_ns",
+        "default_list",
+        "dirty",
+        "fd",
+        "fragile_mode",
+        "is_owner",
+        "mtime_ns",
+        "node",
+    )
+
+    def __init__(
+        self, node: Node, fd: int, *, mode: int, mtime_ns: int, atime_ns: int, is_owner: bool
+    ) -> None:
         self.node = node
         self.fd = fd
         self.mtime_ns = mtime_ns
+        self.atime_ns = atime_ns
+        self.default_list: bytes | None = None
         self.is_owner = is_owner  # its times can be set
         self.dirty = False
         self.note_mode(mode)
@@ -103,7 +120,7 @@ class Handles:
         self._syncing: Final = threading.Lock()
         self._user: Final = os.geteuid()
         self.device: Final = os.fstat(root_fd).st_dev
-        self.root: Final = Handle(tree.root, root_fd, mode=0, mtime_ns=0, is_owner=True)
+        self.root: Final = Handle(tree.root, root_fd, mode=0, mtime_ns=0, atime_ns=0, is_owner=True)
         # Not among the idle ones, so never closed: everything else is reached through it.
         self.open[tree.root.fid] = self.root
 
@@ -324,7 +341,14 @@ class Handles:
             os.close(fd)
             raise
         is_owner = self._user in (0, status.st_uid)
-        return Handle(node, fd, mode=status.st_mode, mtime_ns=status.st_mtime_ns, is_owner=is_owner)
+        return Handle(
+            node,
+            fd,
+            mode=status.st_mode,
+            mtime_ns=status.st_mtime_ns,
+            atime_ns=status.st_atime_ns,
+            is_owner=is_owner,
+        )
 
     def _check_place(self, fd: int, node: Node) -> os.stat_result:
         status = os.fstat(fd)

@@ -233,7 +233,9 @@ class NameApplier:
     ) -> Outcome:
         parent, raw = self._free_place(op)
         directory = self._handles.get(parent)
-        default_list = _default_list(directory.fd)
+        default_list = directory.default_list
+        if default_list is None:
+            default_list = directory.default_list = _default_list(directory.fd)
         done = self._settled(op, directory, default_list)
         before_ns = os.fstat(directory.fd).st_mtime_ns
         make(raw, directory.fd)
@@ -257,7 +259,8 @@ class NameApplier:
         """Make the new file a part of the tree. Its descriptor is kept, or closed."""
         handle = None
         if node.kind in OPENED_KINDS:
-            handle = Handle(node, fd, mode=op.mode, mtime_ns=op.mtime_ns, is_owner=True)
+            times = {"mtime_ns": op.mtime_ns, "atime_ns": op.mtime_ns}
+            handle = Handle(node, fd, mode=op.mode, **times, is_owner=True)
             self._handles.adopt(handle)
         else:
             os.close(fd)

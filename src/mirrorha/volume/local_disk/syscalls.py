@@ -58,7 +58,7 @@ _syncfs: Final = _load("syncfs")
 # off_t is 64 bits in this one on every platform.
 _fallocate: Final = _load("fallocate64")
 _renameat2: Final = _load("renameat2")
-# On the hot path, where keeping the errno costs too much: a failure is looked into by Python's.
+# Often called, and keeping the errno costs: a failure is looked into by Python's.
 _futimens: Final = _load("futimens", use_errno=False)
 
 
