@@ -137,3 +137,22 @@ async def test_a_prim_that_could_not_write_back_does_not_go_alone_as_another_pro
         assert (status["role"], status["colour"]) == ("WAIT", "red")
         await stage.pair.start(second.name)
         assert await stage.pair.wait_mirrored() == (second.name, prim.name)
+
+
+async def test_what_was_lost_between_two_processes_is_found_by_the_second(tmp_path: Path) -> None:
+    async with open_failing(tmp_path, "data", wait_peer_s=3) as (stage, disks):
+        prim, second = stage.nodes
+        await prim.ask("append")
+        await stage.more_acks(prim)
+        os.kill(second.pid, signal.SIGSTOP)
+        os.kill(prim.pid, signal.SIGSTOP)
+        disks[prim.name].fail_writes()
+        await second.kill()
+        await prim.kill()
+        await stage.pair.start(prim.name)
+        await stage.why(prim, "while both were in sync: acknowledged writes may be missing")
+        assert "could not be written back" in prim.log
+        await prim.end()
+        disks[prim.name].make_well()
+        await stage.pair.start()
+        assert await stage.pair.wait_mirrored() == (second.name, prim.name)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import attrs
 import pytest
 
-from mirrorha.core.events import Gone, RegisterRead, Verb, VolumeReported
+from mirrorha.core.events import Gone, RegisterRead, Verb, VolumeReported, VolumesInspected
 from mirrorha.core.messages import Standing
 from mirrorha.core.orders import StopReason, Trouble
 from mirrorha.core.state import Stage
@@ -245,6 +245,29 @@ def failed_disk_and_a_clean_stop() -> None:
     play.run(20_000)
     assert play.role(play.lyon) == "WAIT"
     play.arbiter_open(play.paris, is_open=True)
+    play.start(play.paris)
+    play.until_mirrored()
+
+
+def writes_lost_between_two_processes() -> None:
+    """5.1.7: lyon's process was killed before it saw that its disk failed; the next sees it."""
+    play = Play()
+    acknowledge_many(play)
+    for node in (play.lyon, play.paris):
+        node.crash(power=False)
+    for platter in play.lyon.durable.platters.values():
+        platter.lose_power(play.world)
+    play.pair.os_crashed("lyon")
+    play.lyon.problem = "what was written before could not be written back"
+    play.start(play.lyon)
+    play.lyon.give(
+        VolumesInspected(has_files=False, ours=False, problem=play.lyon.problem, lost=True)
+    )
+    play.run(1_000)
+    play.lyon.problem = ""
+    play.lyon.inspect()
+    play.run(20_000)
+    assert play.role(play.lyon) == "WAIT"
     play.start(play.paris)
     play.until_mirrored()
 
@@ -644,6 +667,7 @@ HELD: list[tuple[Callable[[], None], str]] = [
     (failed_disk_on_the_second, "failure-forgotten"),
     (failed_disk_and_both_start_anew, "failure-forgotten"),
     (failed_disk_and_a_clean_stop, "failure-forgotten"),
+    (writes_lost_between_two_processes, "failure-forgotten"),
     (register_is_lost, "lost-register-alone"),
     (arbiter_returns_with_a_lower_epoch, "epoch-forgotten"),
     (power_lost_on_a_durable_prim, "durable-peer-only"),

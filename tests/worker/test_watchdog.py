@@ -73,7 +73,7 @@ def test_a_hung_disk_request_is_told_of_once(scene: Scene) -> None:
     scene.look_at(2_001 + DISK_MAX_MS)
     scene.look_at(9_000 + DISK_MAX_MS)
     (trouble,) = scene.told()
-    assert trouble.reason is StopReason.OWN_DISK
+    assert trouble.reason is StopReason.DISK_SLOW
     assert "10001 ms" in trouble.text
     assert scene.aborted == 0
     scene.loop.turn_since_ms = 30_000  # it went on, and hangs again

@@ -29,7 +29,7 @@ from mirrorha.core.orders import (
 )
 from mirrorha.core.state import ServiceState
 from mirrorha.errors import VolumeError
-from mirrorha.volume.disk import DiskError
+from mirrorha.volume.disk import DiskError, WritesLostError
 from mirrorha.volume.driver import DriverStatus
 from mirrorha.volume.engine import Engine
 from mirrorha.volume.fuse.mounting import clean_up
@@ -130,6 +130,7 @@ class Volumes:
         self._changed: Final = trio.lowlevel.ParkingLot()
         self._nursery: trio.Nursery | None = None
         self.is_closed = False
+        self._lost = False  # the latest attempt to open found that writes are
         self.is_stuck = False  # a thread hangs in the kernel, and has a directory open
 
     # ---- for the loop; never blocking ----
@@ -236,11 +237,14 @@ class Volumes:
         """Open all; one that cannot be used is told of, and looked at again."""
         told = ""
         while True:
+            self._lost = False
             problem = HUNG if self.is_stuck else await self._run_attempt()
             if problem != told:
                 told = problem
                 _log.warning("%s", problem)
-                self._give(VolumesInspected(has_files=False, ours=False, problem=problem))
+                self._give(
+                    VolumesInspected(has_files=False, ours=False, problem=problem, lost=self._lost)
+                )
             await trio.sleep(LOOK_AGAIN_S)
 
     async def _run_attempt(self) -> str:
@@ -252,6 +256,7 @@ class Volumes:
                     judged = await self._open_all(nursery)
                 except (VolumeError, DiskError) as error:
                     problem = str(error)
+                    self._lost = isinstance(error, WritesLostError)
                     nursery.cancel_scope.cancel()
                 else:
                     self._nursery = nursery

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mirrorha.core import serving, swap
+from mirrorha.core import acting, serving, swap
 from mirrorha.core.effects import CommandDone, DropLink
 from mirrorha.core.events import Command, Verb, VolumesInspected
 from mirrorha.core.messages import AskSwap, Standing
@@ -32,6 +32,8 @@ def on_inspected(turn: Turn, event: VolumesInspected) -> None:
     s.has_files = event.has_files
     s.ours = event.ours
     s.problem = event.problem
+    if event.lost:
+        acting.remember_failure(turn)
     if event.anew and s.sick:
         s.sick = ""
         if s.standing is Standing.WAITING:

@@ -158,12 +158,14 @@ class VolumesInspected:
         problem: why they cannot be used at all (missing, not mounted, foreign), else "".
         anew: what drove one of them had failed, and all were closed and opened again since: that
             failure is over.
+        lost: what was in the page cache of one could not be written back.
     """
 
     has_files: bool
     ours: bool
     problem: str = ""
     anew: bool = False
+    lost: bool = False
 
 
 @attrs.frozen

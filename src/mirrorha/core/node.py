@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, final
 import attrs
 
 from mirrorha.core import (
+    acting,
     alone,
     commands,
     evidence,
@@ -19,7 +20,7 @@ from mirrorha.core import (
     swap,
     watching,
 )
-from mirrorha.core.acting import give_up, remember_failure, step_down
+from mirrorha.core.acting import give_up, step_down
 from mirrorha.core.detector import Detector
 from mirrorha.core.effects import Batch, DropLink
 from mirrorha.core.events import (
@@ -417,7 +418,7 @@ def _on_trouble(turn: Turn, volume: str, report: Trouble) -> None:
     s = turn.s
     turn.note(report.reason.value, f"{volume}: {report.text}", alarm=True)
     if report.reason is StopReason.OWN_DISK:
-        remember_failure(turn)
+        acting.remember_failure(turn)
     if report.reason in (StopReason.OWN_DISK, StopReason.DISK_SLOW):
         give_up(turn, f"{volume}: {report.text}")
     elif report.reason in (StopReason.PEER_DISK, StopReason.PEER_STUCK) and s.is_mirrored:

@@ -27,6 +27,13 @@ class DiskError(MirrorHAError):
     """
 
 
+class WritesLostError(DiskError):
+    """What a process before this one left in the page cache could not be written back.
+
+    It is said once: whoever opens the directory after that finds a disk that answers.
+    """
+
+
 class Entry(msgspec.Struct, frozen=True, array_like=True):
     """One name in a directory, with what it stands for."""
 

@@ -379,7 +379,7 @@ BREAKAGES: Final[Mapping[str, Breakage]] = {
     ),
     "failure-forgotten": Breakage(
         "5.1.7 a failed disk counts for nothing once the process has ended",
-        node_module,
+        acting,
         "remember_failure",
         answer(value=None),
         wide=True,

@@ -38,6 +38,7 @@ from mirrorha.volume.disk import (
     SetAside,
     SyncFile,
     SyncTree,
+    WritesLostError,
 )
 from mirrorha.volume.local_disk.applying import OpApplier
 from mirrorha.volume.local_disk.handles import (
@@ -120,6 +121,7 @@ class RealDisk:
 
     Raises:
         VolumeError: the directory cannot be opened or read.
+        WritesLostError: what a process before us wrote is not on the disk.
         DiskError: the table of ids cannot be written.
     """
 
@@ -226,7 +228,11 @@ class RealDisk:
     def _load(self, draw: Callable[[], int]) -> Found:
         # A process before us may have left changes in the page cache only, and they would look
         # clean to us.
-        sync_file_system(self._handles.root.fd)
+        try:
+            sync_file_system(self._handles.root.fd)
+        except OSError as error:
+            text = f"{self._root}: what was written before could not be written back: {error}"
+            raise WritesLostError(text) from error
         was_known = self._ids.is_known
         offline = self._offline
         if offline is not None:
