@@ -12,6 +12,7 @@ from mirrorha.volume.local_disk.missing import MissingNote
 from mirrorha.volume.ops import ROOT_FID
 from mirrorha.volume.touched import NAMES, tail
 from tests.cluster.rig import TestNode, open_pair, start_pair, wait_mirrored, wait_until
+from tests.cluster.test_mounted import READ, mounts_below, needed, python
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -125,3 +126,41 @@ async def test_files_that_are_put_back_are_no_loss(tmp_path: Path) -> None:
         (volume_state(second) / "missing.json").unlink()  # it would look again in half a minute
         assert await wait_mirrored(pair) == (first, second)
         assert first.files() == second.files() == {name: name.encode() for name in FILES}
+
+
+def is_plain(node: TestNode) -> bool:
+    return not mounts_below(data(node))
+
+
+async def test_a_worker_notices_edits_too_and_asks_when_most_is_gone(tmp_path: Path) -> None:
+    needed()
+    async with open_pair(tmp_path, mount=True) as pair:
+        first, second = await filled(pair)
+        await second.cluster.stop()
+        await first.cluster.wait_role(Role.ALONE)
+        await first.cluster.stop()
+        await wait_until(lambda: is_plain(first) and is_plain(second))
+        edit(data(first))
+        await first.cluster.start()
+        await first.cluster.wait_role(Role.ALONE)
+        found = touched(first)
+        assert (ROOT_FID, NAMES) in found
+        assert len({fid for fid, part in found if part == tail(0)}) == 4
+        assert await python(READ, data(first) / "changed") == EDITED["changed"].decode()
+        await second.cluster.start()
+        assert await wait_mirrored(pair) == (first, second)
+        assert await python(READ, data(second) / "new") == EDITED["new"].decode()
+        await second.cluster.stop()
+        await wait_until(lambda: is_plain(second))
+        assert second.files() == EDITED
+        for name in EDITED:
+            (data(second) / name).unlink()
+        await second.cluster.start()
+        await wait_until(lambda: "5 of 5 files" in second.cluster.status()["why"])
+        assert second.cluster.role is Role.WAIT
+        note = MissingNote(volume_state(second))
+        asked = note.read()
+        assert asked is not None
+        note.accept(asked)
+        assert await wait_mirrored(pair) == (first, second)
+    assert first.files() == second.files() == EDITED

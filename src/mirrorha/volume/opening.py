@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Callable
     from pathlib import Path
+
+    from mirrorha.volume.disk import Found
+
+_log: Final = logging.getLogger(__name__)
 
 #: Files that the table of ids does not know get an id that no epoch gives out: these count from 1,
 #: and the register would have to change four million times to get here.
@@ -78,7 +83,15 @@ def open_volume(
         )
         stack.callback(disk.close)
         missing.withdraw()
+        _tell(root, disk.found)
         state = disk.perform(LoadTouched())
         if not isinstance(state, TouchedState):
             raise VolumeError(f"{state_dir}: the touched log cannot be read")
         return OpenVolume(disk=disk, touched=state, close=stack.pop_all().close)
+
+
+def _tell(root: Path, found: Found) -> None:
+    made = 0 if found.rebuilt else len(found.unknown)
+    if found.changed or made:
+        text = "%s: while this node did not run, %d files were changed or removed, and %d made"
+        _log.info(text, root, found.changed, made)

@@ -83,10 +83,6 @@ _BESIDE: Final = frozenset({SyncFile, SyncTree, RetireTouched, ConfirmCheckpoint
 _LOOKING: Final = frozenset(
     {ReadBytes, HashBlocks, ListDirectory, ReadAttributes, Resolve, LoadTouched}
 )
-# What changes the directory, or announces that.
-_CHANGING: Final = frozenset(
-    {Apply, ApplyAll, PunchHole, RecordTouched, SetAside, Place, ClearLimbo}
-)
 _DESCRIPTORS_MIN: Final = 16
 _DESCRIPTORS_MAX: Final = 4096
 _ZEROS: Final = bytes(BLOCK_BYTES)
@@ -203,7 +199,7 @@ class RealDisk:
         if kind in _BESIDE:
             return perform(request)
         self._handles.trim()
-        if kind not in _CHANGING or self._offline is None:
+        if kind in _LOOKING or self._offline is None:
             return perform(request)
         self._offline.renew()
         try:
