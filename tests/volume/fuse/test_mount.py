@@ -441,6 +441,44 @@ def test_listing_while_names_change(mount: Mount) -> None:
     assert_same(mount)
 
 
+def test_many_processes_in_one_directory(mount: Mount) -> None:
+    mount.run("os.makedirs('a/b')")
+    actor = """
+        import random
+        rng = random.Random(os.getpid())
+        places = ["a", "a/b", "."]
+        def name():
+            return f"{rng.choice(places)}/{rng.randrange(12)}"
+        def write():
+            with open(name(), "ab") as file:
+                file.write(rng.randbytes(rng.randrange(9000)))
+        def cut():
+            os.truncate(name(), rng.randrange(9000))
+        def hold():
+            with open(name(), "r+b", buffering=0) as file:
+                write(), remove()
+                file.write(b"held")
+                file.read()
+        def remove():
+            os.unlink(name())
+        acts = [write, write, cut, hold, remove, lambda: os.rename(name(), name()),
+                lambda: os.link(name(), name()), lambda: os.symlink("x", name()),
+                lambda: os.chmod(name(), rng.randrange(0o1000)), lambda: os.listdir("a"),
+                lambda: os.mkdir(name()), lambda: os.rmdir(name())]
+        for _ in range(400):
+            try:
+                rng.choice(acts)()
+            except OSError as error:
+                assert error.errno in {errno.ENOENT, errno.EEXIST, errno.EISDIR, errno.ENOTDIR,
+                                       errno.ENOTEMPTY, errno.EPERM, errno.EINVAL}, error
+    """
+    for process in [mount.start(actor) for _ in range(6)]:
+        finish(process, timeout_s=60)
+    state = mount.tell("counts")
+    assert (state["held"], state["orphans"]) == (0, 0)
+    assert_same(mount)
+
+
 def test_special_files(mount: Mount) -> None:
     mount.run("""
         import socket
