@@ -44,6 +44,13 @@ def require_program(name: str) -> str:
     return path
 
 
+def require_file(path: str, *, package: str) -> None:
+    """Go on only if the file at `path`, of a Debian package, is there."""
+    __tracebackhide__ = True
+    if not os.path.exists(path):
+        _lacking(f"needs {path}, of the Debian package {package}")
+
+
 def require_device(path: str) -> None:
     """Go on only if the device at `path` can be opened for reading and writing."""
     __tracebackhide__ = True

@@ -31,6 +31,12 @@ def test_a_device(outcome: type[BaseException], tmp_path: Path) -> None:
         requirements.require_device(str(tmp_path))
 
 
+def test_a_file(outcome: type[BaseException], tmp_path: Path) -> None:
+    requirements.require_file(__file__, package="none")
+    with pytest.raises(outcome, match="of the Debian package some-package"):
+        requirements.require_file(str(tmp_path / "none"), package="some-package")
+
+
 def test_root(outcome: type[BaseException]) -> None:
     if os.geteuid() == 0:
         requirements.require_root()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +11,7 @@ import pytest
 
 from mirrorha.volume.fuse import kernel
 from mirrorha.volume.fuse.kernel import LAYOUTS, Fattr, Init, Opcode
+from tests.requirements import require_file
 
 HEADER = Path("/usr/include/linux/fuse.h")
 SIZES = {"uint64_t": 8, "int64_t": 8, "uint32_t": 4, "int32_t": 4, "uint16_t": 2, "char": 1}
@@ -32,10 +32,7 @@ class Shape(NamedTuple):
 
 @functools.cache
 def header() -> str:
-    if not HEADER.exists():
-        if os.environ.get("MIRRORHA_REQUIRE_ALL") == "1":
-            pytest.fail("needs <linux/fuse.h>, of the package linux-libc-dev")
-        pytest.skip("needs <linux/fuse.h>")
+    require_file(str(HEADER), package="linux-libc-dev")
     return re.sub(r"/\*.*?\*/", "", HEADER.read_text(), flags=re.DOTALL)
 
 
