@@ -16,6 +16,7 @@ import os
 import select
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -50,11 +51,13 @@ class Allowance:
 
 
 @attrs.define
-class _Actor:
+class Actor:
+    """A process that does what it is told. See `actor.py`."""
+
     child: subprocess.Popen[bytes]
 
     @classmethod
-    def start(cls, root: Path, user: int) -> _Actor:
+    def start(cls, root: Path, user: int) -> Actor:
         return cls(
             subprocess.Popen(
                 [sys.executable, str(ACTOR), str(root), str(user)],
@@ -94,6 +97,7 @@ class Differential:
     Attributes:
         users: who the processes are; user 0 can only be had by root.
         allowances: known differences.
+        watch: called after each operation that did not differ, with it.
         after: called after each run whose trees were equal, with the name of the run's directory.
         ends: how often which operation ended how on the reference: `done` or `error`.
         allowed: how often which allowance was made use of.
@@ -104,15 +108,16 @@ class Differential:
     users: Sequence[int] = (0, 0, 1000)
     rules: TreeRules = attrs.field(factory=TreeRules)
     allowances: Sequence[Allowance] = ()
+    watch: Callable[[Operation], None] | None = None
     after: Callable[[str], None] | None = None
     runs: int = 0
     ends: Counter[tuple[str, str]] = attrs.field(factory=Counter, repr=False)
     allowed: Counter[str] = attrs.field(factory=Counter)
-    _actors: list[tuple[_Actor, _Actor]] = attrs.field(factory=list, repr=False)
+    _actors: list[tuple[Actor, Actor]] = attrs.field(factory=list, repr=False)
 
     def __enter__(self) -> Differential:
         self._actors = [
-            (_Actor.start(self.subject, user), _Actor.start(self.reference, user))
+            (Actor.start(self.subject, user), Actor.start(self.reference, user))
             for user in self.users
         ]
         return self
@@ -139,6 +144,8 @@ class Differential:
             if ours != theirs and not self._is_allowed(operation, ours, theirs):
                 raise DifferenceError(_report(done, [f"the subject answered {ours}"]))
             self.ends[operation[1], theirs[0]] += 1
+            if self.watch is not None:
+                self.watch(operation)
         self._compare(name, done)
         if self.after is not None:
             self.after(name)
@@ -177,7 +184,7 @@ class Differential:
             for pair in self._actors:
                 self._demand(pair[side], "reset", f"/{name}")
 
-    def _demand(self, actor: _Actor, *command: Any) -> None:
+    def _demand(self, actor: Actor, *command: Any) -> None:
         answer = actor.ask(*command)
         if answer[0] != "done":
             raise DifferenceError(f"{command}: {answer}")
@@ -201,6 +208,48 @@ class Differential:
         found = differences(ours, theirs)
         if found:
             raise DifferenceError(_report(done, [f"in the trees: {line}" for line in found]))
+
+
+def storm(place: Path, operations: Sequence[Sequence[Operation]], name: str) -> Counter[str]:
+    """Several processes at once, each with its operations, in a new directory of `place`.
+
+    Returns:
+        How many of them ended how.
+
+    Raises:
+        HangError: somebody got no answer.
+    """
+    actors = [Actor.start(place, 0) for _ in operations]
+    ends: Counter[str] = Counter()
+    failures: list[BaseException] = []
+
+    def act(actor: Actor, mine: Sequence[Operation]) -> None:
+        try:
+            for _, *command in mine:
+                ends[actor.ask(*command)[0]] += 1
+        except BaseException as error:
+            failures.append(error)
+
+    try:
+        for command in (("reset", "/"), ("mkdir", name, 0o777)):
+            actors[0].ask(*command)
+        for actor in actors:
+            actor.ask("reset", f"/{name}")
+        threads = [
+            threading.Thread(target=act, args=each) for each in zip(actors, operations, strict=True)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for actor in actors:
+            actor.ask("reset", "/")  # what is mapped and not written is written
+    finally:
+        for actor in actors:
+            actor.end()
+    if failures:
+        raise failures[0]
+    return ends
 
 
 def minimise(
