@@ -98,7 +98,7 @@ def pairs(session: nox.Session) -> None:
 
 @nox.session
 def suites(session: nox.Session) -> None:
-    """Run suites that others wrote on a mounted volume: half an hour. Needs root and /dev/fuse."""
+    """Run suites that others wrote on a mounted volume, for 15 minutes. Needs root, /dev/fuse."""
     install(session, "test")
     session.run("python", "benchmarks/suites_mount.py", *session.posargs)
 
