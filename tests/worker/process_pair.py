@@ -104,6 +104,7 @@ class ProcessPair:
         *,
         freeze_max_ms: int = 60_000,
         judge: Callable[[VolumeIdentity], str] = lambda found: "",
+        exclude: tuple[str, ...] = (),
         **settings: Any,
     ) -> WorkerNode:
         path = self.path / name
@@ -120,7 +121,7 @@ class ProcessPair:
                 settings=VolumeSettings(**settings),
                 freeze_max_ms=freeze_max_ms,
                 keys=self.keys[name],
-                mount=MountWish(),
+                mount=MountWish(exclude=exclude),
             ),
             report=send.send_nowait,
             judge=judge,

@@ -81,6 +81,12 @@ class MountPoint:
         """
         if self._wish is None:
             return
+        if self._wish.exclude:
+            raise VolumeError(
+                f"{self._root}: exclude = {list(self._wish.exclude)} cannot be carried out on a "
+                "mounted volume by this version: such files would be mirrored like all others. "
+                "Take it away, or keep them in a directory of their own"
+            )
         from mirrorha.volume.fuse import obstacles  # noqa: PLC0415 - not where nothing is mounted
 
         obstacles.refuse_obstacles(
