@@ -106,12 +106,14 @@ class OfflineChanges:
             self._touched.distrust("there is no stamp that says what was changed meanwhile")
         changed: list[Late] = []
         if self._before is not None:
-            changed = suspects(walked.late, self._before, logged)
+            new = {row.fid for row in walked.new}
+            late = [each for each in walked.late if each.fid not in new]
+            changed = suspects(late, self._before, logged)
         keys = [(fid, NAMES) for fid in sorted(walked.new_in)]
         for row in (*walked.new, *walked.gone):
             keys += entries_of(row.fid, row.kind)
-        for late in changed:
-            keys += entries_of(late.fid, late.kind)
+        for each in changed:
+            keys += entries_of(each.fid, each.kind)
         if keys:
             self._touched.record(keys)
         return len(changed) + gone
