@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
+import attrs
 import pytest
 import trio
 
-from mirrorha.core.words import Role
+from mirrorha.cluster.settings import VolumeName, Wish, volume_names
+from mirrorha.cluster.workers import choose
+from mirrorha.config import ServiceConfig, VolumeConfig
+from mirrorha.core.words import Ack, Role
+from mirrorha.errors import CommandRefusedError, StateError
+from mirrorha.testing.check_files import FILE_CASES
 from mirrorha.volume.fuse.mount_table import read_mount_table
-from tests.cluster.rig import TestNode, open_pair, start_pair, wait_mirrored, wait_until
+from mirrorha.volume.fuse.obstacles import Machine
+from tests.cluster.rig import Site, TestNode, open_pair, start_pair, wait_mirrored, wait_until
 from tests.requirements import require_device, require_root
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 WRITE: Final = """
 import os, sys
@@ -37,6 +43,32 @@ except OSError as error:
     print("ended", error.errno, flush=True)
 """
 
+#: Stores through a shared mapping, and is gone without msync: the kernel writes it when it likes.
+STORE: Final = """
+import mmap, os, sys
+fd = os.open(sys.argv[1], os.O_RDWR)
+shared = mmap.mmap(fd, 0)
+shared[:5] = sys.argv[2].encode()
+os._exit(0)
+"""
+
+EMPTY: Final = """
+import os, shutil, sys
+for each in os.scandir(sys.argv[1]):
+    shutil.rmtree(each) if each.is_dir(follow_symlinks=False) else os.unlink(each)
+"""
+TREE: Final = """
+import os, sys
+for at, directories, files in sorted(os.walk(sys.argv[1])):
+    directories.sort()
+    for name in sorted([*files, *directories]):
+        path = os.path.join(at, name)
+        is_file = os.path.isfile(path) and not os.path.islink(path)
+        seen = os.lstat(path)
+        content = hash(open(path, "rb").read()) if is_file else ""
+        print(os.path.relpath(path, sys.argv[1]), seen.st_mode, seen.st_mtime_ns, content)
+"""
+
 
 async def python(code: str, *arguments: object, limit_s: float = 10) -> str:
     """Run some Python in a process of its own: what touches a mount can hang."""
@@ -46,6 +78,7 @@ async def python(code: str, *arguments: object, limit_s: float = 10) -> str:
             capture_stdout=True,
             capture_stderr=True,
             check=False,
+            env={**os.environ, "PYTHONHASHSEED": "0"},
         )
     if done.returncode:
         raise OSError(done.stderr.decode().splitlines()[-1])
@@ -113,6 +146,18 @@ async def test_the_file_api_goes_through_the_mount(tmp_path: Path) -> None:
         assert await second.data.listdir() == ["a", "files"]
 
 
+async def test_the_file_api_of_a_mounted_volume_is_that_of_every_volume(tmp_path: Path) -> None:
+    needed()
+    async with open_pair(tmp_path, mount=True) as pair:
+        first, second = await start_pair(pair)
+        for case in FILE_CASES:
+            await case(first.data)
+            assert await python(TREE, first.site.data(first.name)) == await python(
+                TREE, second.site.data(second.name)
+            ), case.__name__
+            await python(EMPTY, first.site.data(first.name))
+
+
 async def test_a_killed_worker_hands_over_and_nothing_acknowledged_is_lost(
     tmp_path: Path,
 ) -> None:
@@ -159,6 +204,17 @@ async def test_a_killed_worker_of_a_second_is_replaced(tmp_path: Path) -> None:
         assert await python(READ, at(second, "a")) == "one two"
 
 
+async def test_a_node_that_is_stopped_after_its_worker_ended_starts_well(tmp_path: Path) -> None:
+    needed()
+    async with open_pair(tmp_path, mount=True) as pair:
+        first, second = await start_pair(pair)
+        os.kill(worker_pid(second), signal.SIGKILL)
+        await second.cluster.wait_role(Role.WAIT)
+        await second.cluster.stop()
+        await second.cluster.start()
+        assert await wait_mirrored(pair) == (first, second)
+
+
 async def test_a_directory_that_somebody_uses_is_waited_for(tmp_path: Path) -> None:
     needed()
     async with open_pair(tmp_path, mount=True) as pair:
@@ -176,3 +232,100 @@ async def test_a_directory_that_somebody_uses_is_waited_for(tmp_path: Path) -> N
             somebody.kill()
             await somebody.wait()
         await wait_mirrored(pair)
+
+
+@pytest.mark.parametrize("how", ["swap", "stop"])
+async def test_what_a_service_stored_in_a_mapping_is_on_both_when_it_was_stopped(
+    tmp_path: Path, how: str
+) -> None:
+    needed()
+    async with open_pair(tmp_path, mount=True) as pair:
+        first, second = await start_pair(pair)
+        await python(WRITE, at(first, "a"), "." * 10_000)
+        await python(STORE, at(first, "a"), "first")
+        if how == "swap":
+            await first.cluster.swap()
+            await wait_mirrored(pair)
+        else:
+            await first.cluster.stop()
+            await second.cluster.wait_role(Role.ALONE)
+        assert (await python(READ, at(second, "a")))[:5] == "first"
+
+
+async def test_a_node_that_stops_alone_keeps_what_was_stored_in_a_mapping(tmp_path: Path) -> None:
+    needed()
+    async with open_pair(tmp_path, mount=True) as pair:
+        first, second = await start_pair(pair)
+        await second.cluster.stop()
+        await first.cluster.wait_role(Role.ALONE)
+        await python(WRITE, at(first, "a"), "." * 10_000)
+        await python(STORE, at(first, "a"), "alone")
+        await first.cluster.stop()
+        await wait_until(lambda: not mounts_below(first.site.data(first.name)))
+        assert first.files()["a"][:5] == b"alone"
+
+
+async def test_several_volumes_mounted_or_not_move_together(tmp_path: Path) -> None:
+    needed()
+    async with open_pair(tmp_path) as pair:
+        mounted = {node.name: tmp_path / node.name / "mounted" for node in pair}
+        for node in pair:
+            mounted[node.name].mkdir(parents=True)
+            node.cluster.replicate(
+                str(mounted[node.name]), peer_path=str(mounted[node.other]), mount=True
+            )
+        first, second = await start_pair(pair)
+        assert [v["mounted"] for v in first.cluster.status()["volumes"]] == [False, True]
+        await first.write("a", b"1")
+        await python(WRITE, mounted[first.name] / "b", "2")
+        pid = first.cluster.status()["volumes"][1]["worker_pid"]
+        os.kill(pid, signal.SIGKILL)
+        await wait_until(lambda: second.cluster.role in (Role.ALONE, Role.PRIM))
+        await wait_until(lambda: second.is_serving)
+        await second.write("a2", b"3")
+        await python(WRITE, mounted[second.name] / "b", "4")
+        await wait_mirrored(pair)
+        assert first.files() == second.files() == {"a": b"1", "a2": b"3"}
+        assert await python(READ, mounted[first.name] / "b") == "24"
+    assert not mounts_below(tmp_path)
+
+
+async def test_a_node_that_must_not_go_on_leaves_no_worker_and_no_mount(tmp_path: Path) -> None:
+    needed()
+    async with open_pair(tmp_path, mount=True) as pair:
+        first, second = await start_pair(pair)
+        worker = worker_pid(first)
+
+        def full(path: Path, raw: bytes) -> None:
+            raise OSError(errno.EIO, "I/O error")
+
+        first.cluster._runtime._store._write = full
+        with pytest.raises(CommandRefusedError):
+            await first.cluster.pause()  # has to be written down
+        await first.ended.wait()
+        assert isinstance(first.error, StateError)
+        with pytest.raises(ProcessLookupError):
+            os.kill(worker, 0)
+        assert not mounts_below(first.site.data(first.name))
+        await wait_until(lambda: second.is_serving)
+        await python(WRITE, at(second, "a"), "1")
+
+
+def test_what_is_mounted_is_chosen_by_what_was_said_and_what_this_machine_can(
+    tmp_path: Path,
+) -> None:
+    lacking = Machine(device=tmp_path / "no-fuse")
+    name = VolumeName(name="v", path="/srv/v", ack=Ack.APPLIED)
+    for wish, is_mounted in ((Wish.NEVER, False), (Wish.IF_POSSIBLE, False), (Wish.ALWAYS, True)):
+        found = choose(attrs.evolve(name, mount=wish), machine=lacking)
+        assert found[0] is is_mounted, wish
+        assert ("NOT mirrored" in found[1]) is (wish is Wish.IF_POSSIBLE)
+    config = Site(tmp_path).config(
+        "lyon", volumes=[VolumeConfig(path="/srv/v", peer_path="/srv/w")]
+    )
+    assert volume_names(config)[0].mount is Wish.IF_POSSIBLE
+    commands = ServiceConfig(start=["/bin/true"], stop=["/bin/true"])
+    assert volume_names(attrs.evolve(config, service=commands))[0].mount is Wish.ALWAYS
+    for said, wish in ((True, Wish.ALWAYS), (False, Wish.NEVER)):
+        volumes = [VolumeConfig(path="/srv/v", peer_path="/srv/w", mount=said)]
+        assert volume_names(attrs.evolve(config, volumes=volumes))[0].mount is wish

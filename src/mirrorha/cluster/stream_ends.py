@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, Protocol, final
 import trio
 
 from mirrorha.cluster.spoken import CODEC
-from mirrorha.errors import PeerRefusedError
+from mirrorha.errors import PeerLostError, PeerRefusedError
 from mirrorha.net.session import Session
 from mirrorha.net.session_dial import HANDSHAKE_S, greet
 from mirrorha.net.session_server import answer_caller
@@ -111,9 +111,13 @@ class WorkerEnd:
     async def carry(
         self, raw: RawStream, *, peer_incarnation: str, admitted: Callable[[], None]
     ) -> None:
-        # trio's own socket cannot be given away: its loop would go on knowing it.
+        try:
+            # trio's own socket cannot be given away: its loop would go on knowing it.
+            copy = socket.socket(fileno=os.dup(raw.stream.socket.fileno()))
+        except OSError as error:
+            raise PeerLostError(f"{raw.whom} cannot be handed to the worker: {error}") from error
         handed = StreamSocket(
-            socket=socket.socket(fileno=os.dup(raw.stream.socket.fileno())),
+            socket=copy,
             dials=raw.dials,
             hello=encode_hello(self._hello()),
             peer_incarnation=peer_incarnation,

@@ -61,7 +61,7 @@ SETTLE_S: Final = 5.0
 #: How long after the end of a worker its volume is opened anew: longer each time, for what ends
 #: one after the other makes a node hand over and over.
 ANEW_S: Final = 0.2
-ANEW_S_MAX: Final = 60.0
+ANEW_S_MAX: Final = 10.0
 #: One that lived so long is no part of such a row.
 LIVED_S: Final = 120.0
 CLOSED: Final = "the volumes are closed"
@@ -128,6 +128,7 @@ class Volumes:
         self._wanted = True
         self._life = 0  # rises with each stop
         self._changed: Final = trio.lowlevel.ParkingLot()
+        self._marking: Final = trio.Lock()
         self._nursery: trio.Nursery | None = None
         self.is_closed = False
         self._lost = False  # the latest attempt to open found that writes are
@@ -339,12 +340,12 @@ class Volumes:
 
     async def _open_anew(self, why: str, *, lived_s: float) -> None:
         """Nothing drives a volume any more, and the core knows. Once that can be, begin again."""
+        self._is_anew = True  # whoever opens them next: perhaps a person stops the node first
         self._deaths = 1 if lived_s > LIVED_S else self._deaths + 1
         await trio.sleep(min(ANEW_S_MAX, ANEW_S * 2**self._deaths))
         # Whoever still runs must not get to see the directory itself.
         while self._state().service is not ServiceState.OFF:  # noqa: ASYNC110 - the core's event
             await trio.sleep(ANEW_S)
-        self._is_anew = True
         problem = f"{why}; the volumes are opened anew"
         self._give(VolumesInspected(has_files=False, ours=False, problem=problem))
         self._life += 1
@@ -363,6 +364,10 @@ class Volumes:
                 await self._in_thread(_close, name, each.close)
 
     async def _mark(self, cluster_id: str) -> None:
+        async with self._marking:  # each volume that becomes a target asks for it
+            await self._mark_all(cluster_id)
+
+    async def _mark_all(self, cluster_id: str) -> None:
         for each in self.names:
             volume_id, driver = each.volume_id(cluster_id), self.driver(each.name)
             try:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mirrorha.config import ClusterConfig
     from mirrorha.core.orders import AnyReport
     from mirrorha.net.keys import NodeKeys
+    from mirrorha.volume.fuse.obstacles import Machine
     from mirrorha.volume.local_disk.identity import VolumeIdentity
 
 
@@ -97,14 +98,14 @@ def is_for_all() -> bool:
     return os.geteuid() == 0
 
 
-def choose(name: VolumeName) -> tuple[bool, str]:
+def choose(name: VolumeName, *, machine: Machine | None = None) -> tuple[bool, str]:
     """Whether to mount a volume, and what a person should know of that, or "". Blocks shortly.
 
     One that must be mounted is tried in any case: what stands in the way is told then.
     """
     if name.mount is Wish.NEVER:
         return False, ""
-    lacking = missing_means(is_for_all=is_for_all())
+    lacking = missing_means(is_for_all=is_for_all(), machine=machine)
     if name.mount is Wish.IF_POSSIBLE and lacking:
         return False, (
             f"{name.path} is not mounted: what programs write there is NOT mirrored, only what "

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, final
 import trio
 
 from mirrorha.errors import NotPrimaryError
+from mirrorha.volume.files.modes import FileMode
 from mirrorha.volume.files.mounted import MountedFiles
 from mirrorha.volume.files.open_file import Opening
 from mirrorha.volume.files.streamed import Files
@@ -51,6 +52,8 @@ class Replicator:
         return f"Replicator({self.path!r})"
 
     def open(self, path: Path, mode: str = "rb", *, permissions: int = 0o644) -> Opening:
+        FileMode(mode)  # what is written wrong is said at once, whatever carries the file
+
         async def begin() -> MirroredFile:
             return await (await self._files()).open(path, mode, permissions=permissions)
 
