@@ -5,8 +5,8 @@
 Each suite runs in a plain directory first: only what goes well there, and not on the mount, counts
 (also what was tried there, and not on the mount). Afterwards the processes of the nodes must be the
 same, and both copies equal. Needs root, /dev/fuse, and Debian's fio, stress-ng and
-libpython3.11-testsuite. In full about a quarter of an hour. With --directory nothing is mirrored: the
-suites run there instead. Ends with 1 if anything is wrong.
+libpython3.11-testsuite. In full about a quarter of an hour. With --directory nothing is mirrored:
+the suites run there instead. Ends with 1 if anything is wrong.
 """
 
 from __future__ import annotations
