@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import typing
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -9,7 +11,23 @@ from hypothesis import strategies as st
 
 from mirrorha.errors import PeerProtocolError
 from mirrorha.volume.codec import BULK_BYTES_MIN, BULK_KIND, STREAM_KIND, decode, encode
-from mirrorha.volume.ops import Truncate, Write
+from mirrorha.volume.ops import (
+    AnyOp,
+    Create,
+    Fallocate,
+    Kind,
+    Link,
+    Mkdir,
+    Mknod,
+    Rename,
+    Rmdir,
+    SetAttributes,
+    SetXattr,
+    Symlink,
+    Truncate,
+    Unlink,
+    Write,
+)
 from mirrorha.volume.stream.messages import Ack, Ops, chain
 from mirrorha.wire.frames import Frame
 
@@ -18,7 +36,7 @@ def write(size: int, offset: int = 8192) -> Write:
     return Write(fid=7, offset=offset, data=bytes(range(256)) * (size // 256), mtime_ns=5)
 
 
-def ops(*made: Write | Truncate) -> Ops:
+def ops(*made: AnyOp) -> Ops:
     return Ops(epoch=3, generation="g", first_seq=9, prev=11, ops=list(made))
 
 
@@ -66,6 +84,55 @@ def test_the_chain_tells_writes_apart(bit: int, by: int) -> None:
 
 def test_the_chain_tells_a_write_of_nothing_from_other_ops() -> None:
     assert chain(Write(7, 0, b"", 5), 1) != chain(Truncate(7, 0, 5), 1)
+
+
+EVERY_OP: tuple[AnyOp, ...] = (
+    write(256),
+    Truncate(7, 1, 5),
+    Create(7, 1, "a", 0o600, 0, 0, 5, None, {"user.a": b"1", "system.posix_acl_access": b"\0\xff"}),
+    Mkdir(7, 1, "a", 0o700, -1, -1, 5),
+    Symlink(7, 1, "é", "\U0010ff80", 0, 0, 5, 0o22),
+    Link(7, 1, "a", 5),
+    Unlink(7, 1, "a", 5),
+    Rmdir(7, 1, "a", 5),
+    Rename(7, 1, "a", 2, "b", 8, 5, 2),
+    SetAttributes(7, None, 3, None, None, -1),
+    SetXattr(7, "user.a", None, 1, 0o7777),
+    Mknod(7, 1, "a", Kind.BLOCK_DEVICE, 0o600, (1 << 32) - 1, 0, 0, 5, 0o77),
+    Fallocate(7, 17, 1 << 62, 1, 5),
+)
+
+
+def test_every_op_is_among_them() -> None:
+    assert {type(op) for op in EVERY_OP} == set(typing.get_args(AnyOp))
+
+
+@pytest.mark.parametrize("op", EVERY_OP, ids=lambda op: type(op).__name__)
+def test_an_op_arrives_as_it_was_sent(op: AnyOp) -> None:
+    _, arrived = carried(Ops(epoch=3, generation="g", first_seq=9, prev=11, ops=[op, op]))
+    assert isinstance(arrived, Ops)
+    assert arrived.ops == [op, op]
+    assert chain(arrived.ops[0], 77) == chain(op, 77)
+
+
+@pytest.mark.parametrize("op", EVERY_OP, ids=lambda op: type(op).__name__)
+def test_an_op_of_before_its_last_fields_is_read(op: AnyOp) -> None:
+    """Fields are only appended: what an older node sends has the defaults."""
+    fields = msgspec.msgpack.decode(msgspec.msgpack.encode(op))
+    names, defaults = type(op).__struct_fields__, type(op).__struct_defaults__
+    kept = len(names) - len(defaults)
+    older = msgspec.msgpack.encode(fields[: 1 + kept])  # the tag is the first
+    found = msgspec.msgpack.decode(older, type=AnyOp)
+    assert type(found) is type(op)
+    assert all(getattr(found, name) == getattr(op, name) for name in names[:kept])
+    assert found == type(op)(*(getattr(op, name) for name in names[:kept]))
+
+
+def test_a_kind_that_nobody_knows_is_refused() -> None:
+    made = ops(Mknod(7, 1, "a", Kind.FIFO, 0o600, 0, 0, 0, 5))
+    body = msgspec.msgpack.encode(made).replace(b"a\x04\xcd", b"a\x09\xcd")
+    with pytest.raises(PeerProtocolError, match="9"):
+        decode(Frame(STREAM_KIND, memoryview(body)))
 
 
 def bulk(head: bytes, data: bytes = b"x" * 9, length: int | None = None) -> Frame:

@@ -11,14 +11,19 @@ import pytest
 from mirrorha.core.orders import Trouble
 from mirrorha.testing.check_disk_steps import take_snapshot
 from mirrorha.testing.memory_disk import MemoryDisk
+from mirrorha.volume.access_lists import ACL_ACCESS, ACL_DEFAULT, packed_list
 from mirrorha.volume.disk import LoadTouched
 from mirrorha.volume.events import Change, Failure, Flush
 from mirrorha.volume.ops import (
     ROOT_FID,
     AnyOp,
+    Birth,
     Create,
+    Fallocate,
+    Kind,
     Link,
     Mkdir,
+    Mknod,
     Rename,
     Rmdir,
     SetAttributes,
@@ -40,6 +45,7 @@ if TYPE_CHECKING:
     from mirrorha.volume.disk import Disk
 
 NAMES = ("a", "b", "c", "é")
+LIST = packed_list((1, 7, 0), (2, 6, 7), (4, 5, 0), (16, 3, 0), (32, 4, 0))
 
 
 class Callers:
@@ -53,19 +59,29 @@ class Callers:
     def told(self, op: AnyOp | None) -> None:
         if isinstance(op, Mkdir):
             self.directories.append(op.fid)
-        if isinstance(op, Mkdir | Create | Symlink):
+        if isinstance(op, Birth):
             self.files.append(op.fid)
 
     def op(self, stamp: int) -> AnyOp:
         chance = self.chance
         fid, parent = chance.choice(self.files), chance.choice(self.directories)
         name, other = chance.choice(NAMES), chance.choice(NAMES)
+        other_parent, flags = chance.choice(self.directories), chance.choice((0, 0, 1, 2, 2))
+        umask, condition = chance.choice((None, 0o22, 0o77)), chance.choice((0, 0, 1, 2))
+        range_mode = chance.choice((0, 1, 3, 3, 16, 17))
         return chance.choice(
             [
                 Create(0, parent, name, 0o640, -1, -1, stamp),
-                Create(0, parent, name, 0o640, -1, -1, stamp),
-                Mkdir(0, parent, name, 0o750, -1, -1, stamp),
-                Symlink(0, parent, name, "nowhere", -1, -1, stamp),
+                Create(0, parent, name, 0o766, -1, -1, stamp, umask),
+                Mkdir(0, parent, name, 0o750, -1, -1, stamp, umask),
+                Symlink(0, parent, name, "nowhere", -1, -1, stamp, umask),
+                Mknod(0, parent, name, Kind.FIFO, 0o666, 0, -1, -1, stamp, umask),
+                Rename(0, parent, name, other_parent, other, 0, stamp, flags),
+                Fallocate(fid, range_mode, chance.randrange(9000), 5000, stamp),
+                SetXattr(fid, ACL_DEFAULT, chance.choice([None, LIST])),
+                SetXattr(fid, ACL_ACCESS, chance.choice([None, LIST])),
+                SetXattr(fid, "user.y", b"1", condition),
+                SetAttributes(fid, None, None, None, None, stamp),
                 Link(fid, parent, name, stamp),
                 Unlink(0, parent, name, stamp),
                 Rmdir(0, parent, name, stamp),
@@ -99,7 +115,7 @@ def live(pair: Pair, chance: random.Random, changes: int) -> int:
         if chance.random() < 0.1:
             pair.give(source, Flush(number + changes, chance.choice(callers.files)))
         if chance.random() < 0.05:
-            pair.tick(chance.randrange(60))
+            pair.tick(chance.randrange(10))
         for _ in range(chance.randrange(12)):
             if moves := pair.busy():
                 chance.choice(moves)()
