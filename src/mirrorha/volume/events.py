@@ -32,6 +32,9 @@ class Lane(enum.IntEnum):
     SYNC = 1
     BULK = 2
 
+    # On the way of every write it is looked up; enum's own hash is a call in Python.
+    __hash__ = int.__hash__
+
 
 class Event(msgspec.Struct, frozen=True):
     """Base of all events."""

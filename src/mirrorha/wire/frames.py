@@ -65,6 +65,8 @@ def encode_frame(
     changed before they are sent. A frame of smaller parts is one buffer.
     """
     ensure(0 < kind <= KIND_MAX, "a kind is one byte, and not zero")
+    if len(parts) == 1 and type(parts[0]) is bytes and 0 < len(parts[0]) <= JOIN_BYTES_MAX:
+        return [_small_frame(kind, parts[0], frame_bytes_max)]
     sizes = [_size_of(part) for part in parts]
     length = sum(sizes)
     ensure(FRAME_HEADER_BYTES + length <= frame_bytes_max, "a frame is no longer than the limit")
@@ -82,6 +84,14 @@ def encode_frame(
     if small:
         buffers.append(b"".join(small))
     return [buffer for buffer in buffers if len(buffer)]
+
+
+def _small_frame(kind: int, body: bytes, frame_bytes_max: int) -> bytes:
+    """The hot path: the frame of a page's write, or of an acknowledgement."""
+    length = len(body)
+    ensure(FRAME_HEADER_BYTES + length <= frame_bytes_max, "a frame is no longer than the limit")
+    checked = _CHECKED.pack(MAGIC, FORMAT, kind, length, xxhash.xxh3_64_intdigest(body))
+    return checked + _CHECK.pack(xxhash.xxh3_64_intdigest(checked)) + body
 
 
 def _size_of(part: bytes | memoryview) -> int:

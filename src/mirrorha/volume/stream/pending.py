@@ -86,6 +86,9 @@ class Stance(enum.Enum):
     FOLLOW = "follow"
     TARGET = "target"
 
+    # On the way of every write it is looked up in sets; enum's own hash is a call in Python.
+    __hash__ = object.__hash__
+
 
 MIRRORING: Final = frozenset({Stance.MIRROR, Stance.DRAIN})
 # A source has the changes of its callers in hand: it answers them, now or after further orders.
