@@ -17,6 +17,7 @@ import trio
 from mirrorha.cluster.settings import VolumeName, Wish, volume_names
 from mirrorha.cluster.workers import choose
 from mirrorha.config import ServiceConfig, VolumeConfig
+from mirrorha.core.orders import StopReason, Trouble
 from mirrorha.core.words import Ack, Role
 from mirrorha.errors import CommandRefusedError, StateError
 from mirrorha.testing.check_files import FILE_CASES
@@ -202,6 +203,34 @@ async def test_a_killed_worker_of_a_second_is_replaced(tmp_path: Path) -> None:
         await wait_mirrored(pair)
         assert first.cluster.role is Role.PRIM
         assert await python(READ, at(second, "a")) == "one two"
+
+
+async def test_a_worker_that_says_it_is_of_no_use_is_replaced(tmp_path: Path) -> None:
+    """It held its callers for too long, say, while this process was stopped."""
+    needed()
+    async with open_pair(tmp_path, mount=True) as pair:
+        first, second = await start_pair(pair)
+        before = worker_pid(first)
+        volumes = first.cluster._runtime.parts.volumes
+        volumes._report(volumes.names[0].name, Trouble(StopReason.NOT_DRIVEN, "held for too long"))
+        await wait_until(lambda: second.is_serving)
+        assert await wait_mirrored(pair) == (second, first)
+        assert worker_pid(first) != before
+
+
+async def test_the_only_copy_serves_again_once_its_worker_is_replaced(tmp_path: Path) -> None:
+    needed()
+    async with open_pair(tmp_path, mount=True) as pair:
+        first, second = await start_pair(pair)
+        await second.cluster.stop()
+        await first.cluster.wait_role(Role.ALONE)
+        await python(WRITE, at(first, "a"), "one")
+        os.kill(worker_pid(first), signal.SIGKILL)
+        await first.cluster.wait_role(Role.WAIT)
+        await first.cluster.wait_role(Role.ALONE)
+        await wait_until(lambda: first.is_serving)
+        await python(WRITE, at(first, "a"), " two")
+        assert await python(READ, at(first, "a")) == "one two"
 
 
 async def test_a_node_that_is_stopped_after_its_worker_ended_starts_well(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ def test_a_worker_that_ended_costs_a_hand_over_and_no_more(failing: str) -> None
     other = play.lyon if node is play.paris else play.paris
     before = play.state(node).meta.incarnation
     (volume, *_) = node.volumes
-    node.give(v.VolumeReported(volume, Trouble(StopReason.OWN_DISK, "the worker was killed")))
+    node.give(v.VolumeReported(volume, Trouble(StopReason.NOT_DRIVEN, "the worker was killed")))
     play.until(lambda: play.state(other).is_alone)
     assert play.state(node).standing is Standing.WAITING
     play.run(2_000)
@@ -30,5 +30,6 @@ def test_a_worker_that_ended_costs_a_hand_over_and_no_more(failing: str) -> None
     node.give(v.VolumesInspected(has_files=True, ours=True, anew=True))
     play.until_mirrored()
     assert not play.state(node).sick
+    assert not play.state(node).meta.unclean, "nothing of a disk was lost"
     # The one that gave up has said goodbye for ever.
     assert play.state(node).meta.incarnation > before

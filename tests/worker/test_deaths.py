@@ -197,7 +197,7 @@ def test_when_the_worker_is_killed_the_application_knows_and_nobody_hangs(
     time.sleep(0.3)
     os.kill(parent.worker, signal.SIGKILL)
     began_s = time.monotonic()
-    assert "Trouble(reason=<StopReason.OWN_DISK: 'own_disk'>, text='the worker was killed" in (
+    assert "Trouble(reason=<StopReason.NOT_DRIVEN: 'not_driven'>, text='the worker was killed" in (
         parent.line()
     )
     assert time.monotonic() - began_s < SOON_S

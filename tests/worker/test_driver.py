@@ -271,7 +271,7 @@ def test_changes_that_are_held_too_long_are_answered_with_an_error(tmp_path: Pat
         paris.order(Freeze(1))
         asked = paris.write(fid, 0, b"never")
         assert asked.reply().failure is Failure.NOT_PRIMARY
-        assert paris.wait_report(Trouble).reason is StopReason.OWN_DISK
+        assert paris.wait_report(Trouble).reason is StopReason.NOT_DRIVEN
         later = paris.write(fid, 0, b"never").reply()
         assert later.failure is Failure.NOT_PRIMARY
         assert (paris.root / "journal").read_bytes() == b""

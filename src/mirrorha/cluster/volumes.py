@@ -156,7 +156,7 @@ class Volumes:
         driver = self.driver(name)
         if driver is None:
             if not isinstance(order, Close):
-                self._report(name, Trouble(StopReason.OWN_DISK, "the volume is not open"))
+                self._report(name, Trouble(StopReason.NOT_DRIVEN, "the volume is not open"))
             return
         if isinstance(order, BecomeTarget):
             self.mark(self._state().meta.cluster_id)
@@ -429,8 +429,15 @@ class Volumes:
 
     def _report(self, name: str, report: AnyReport) -> None:
         self._give(VolumeReported(name, report))
-        if isinstance(report, Trouble) and report.reason is StopReason.STREAM_SLOW:
+        if not isinstance(report, Trouble):
+            return
+        if report.reason is StopReason.STREAM_SLOW:
             self._slow(name)
+        elif report.reason is StopReason.NOT_DRIVEN:
+            # One that is still there, and of no use: as if it had ended.
+            driver = self.driver(name)
+            if isinstance(driver, WorkerEngine):
+                driver.kill()
 
 
 def volume_state_dir(state_dir: Path, name: VolumeName) -> Path:

@@ -192,6 +192,16 @@ def step_down(turn: Turn, why: str) -> None:
         turn.move(Trigger.STEPPED_DOWN, why)
 
 
+def hand_over(turn: Turn, why: str) -> None:
+    """Nothing drives a volume: nothing is acknowledged from now on, and the peer need not wait.
+
+    Until the volumes were opened anew.
+    """
+    turn.s.sick = why
+    turn.do(SayGoodbye(why))
+    step_down(turn, why)
+
+
 def give_up(turn: Turn, why: str) -> None:
     """This node's disk failed: nothing is acknowledged from now on, and the peer need not wait."""
     s = turn.s

@@ -150,7 +150,7 @@ def explain(turn: Turn, found: Register, why: Bar) -> str:
             f"acknowledged writes may be missing here. Waiting for {s.other}; to serve with what "
             'is here, set after_power_loss = "serve" and start this node again'
         ),
-        Bar.SICK: f"this node's disk failed: {s.sick}",
+        Bar.SICK: f"a volume of this node has failed: {s.sick}",
         Bar.NO_VOLUME: s.problem,
     }
     return texts.get(why, f"{where}; waiting for {s.other}")

@@ -421,6 +421,8 @@ def _on_trouble(turn: Turn, volume: str, report: Trouble) -> None:
         acting.remember_failure(turn)
     if report.reason in (StopReason.OWN_DISK, StopReason.DISK_SLOW):
         give_up(turn, f"{volume}: {report.text}")
+    elif report.reason is StopReason.NOT_DRIVEN:
+        acting.hand_over(turn, f"{volume}: {report.text}")
     elif report.reason in (StopReason.PEER_DISK, StopReason.PEER_STUCK) and s.is_mirrored:
         turn.note_frozen()
         s.excluded = f"{s.other}: {report.text}"

@@ -123,6 +123,7 @@ class StopReason(enum.Enum):
 
     OWN_DISK = "own_disk"  # EIO, fsync failure: what was not written back may be lost
     DISK_SLOW = "disk_slow"  # a disk operation longer than disk_max: nothing is known to be lost
+    NOT_DRIVEN = "not_driven"  # its worker is of no use or gone: nothing is known to be lost
     PEER_DISK = "peer_disk"  # the follower answered ENOSPC, EIO or a checksum error
     PEER_STUCK = "peer_stuck"  # nothing acknowledged for peer_slow_max
     STREAM_SLOW = "stream_slow"  # half of that: try another address pair

@@ -122,7 +122,7 @@ class WorkerEngine:
     """One mounted volume of one node, served by a process of its own.
 
     When that process ends without having been told to, this is reported at once as
-    `Trouble(OWN_DISK)`, `run` raises, and orders are void: callers have got EIO or ENOTCONN.
+    `Trouble(NOT_DRIVEN)`, `run` raises, and orders are void: callers have got EIO or ENOTCONN.
 
     Args:
         opening: what the worker is told first.
@@ -195,7 +195,7 @@ class WorkerEngine:
             return
         if not self.is_alive and not isinstance(order, Close):
             text = self._why_over or "the worker of this volume is not running"
-            self._report(Trouble(StopReason.OWN_DISK, text))
+            self._report(Trouble(StopReason.NOT_DRIVEN, text))
             return
         self._send(Give(order))
 
@@ -481,7 +481,7 @@ class WorkerEngine:
             call.done.set()
         if not self._is_ending:
             _log.error("%s: %s", self.name, self._why_over)
-            self._report(Trouble(StopReason.OWN_DISK, self._why_over))
+            self._report(Trouble(StopReason.NOT_DRIVEN, self._why_over))
 
     def _take(self, message: FromWorker) -> None:
         match message:

@@ -323,7 +323,7 @@ class Driver:
         if self._front is not None:
             self._front.fail_pending(errno.EIO)
         self.order(Close(why=why, primary=None))
-        self._report(Trouble(StopReason.OWN_DISK, why))
+        self._report(Trouble(StopReason.NOT_DRIVEN, why))
 
     def _break(self, error: Exception) -> None:
         """A bug: whatever the machine would say now means nothing. Nothing is acknowledged."""
@@ -373,7 +373,7 @@ class Driver:
 
     def _say_overdue(self) -> None:
         text = f"the kernel has not let go of its caches for {INVALIDATE_MAX_MS} ms"
-        self._report(Trouble(StopReason.OWN_DISK, text))
+        self._report(Trouble(StopReason.NOT_DRIVEN, text))
 
     def _forgotten(self) -> None:
         self._has_served = False
