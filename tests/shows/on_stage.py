@@ -36,6 +36,14 @@ class Stage:
             while (await node.ask("appended"))["acks"] < before + more:  # noqa: ASYNC110
                 await trio.sleep(0.02)
 
+    async def write_for_good(self, node: NodeProcess) -> None:
+        """Files that are on both disks, and then some that are perhaps not: the fewer."""
+        await node.ask("append", synced=True)
+        await self.more_acks(node, 80)
+        await self.end_client(node)
+        await node.ask("append", first=40_000)
+        await self.more_acks(node, 16)
+
     async def refused(self, node: NodeProcess, what: str, times: int = 10) -> None:
         """Until its client was refused so often with this."""
         with trio.fail_after(STEP_S):

@@ -13,7 +13,7 @@ from typing import Final, final
 from tests.requirements import require_device, require_program, require_root
 
 MIB: Final = 1 << 20
-CLOSED_S: Final = 5.0
+CLOSED_S: Final = 20.0
 _CHUNKS: Final = (MIB, 4096, 1)
 
 
@@ -77,7 +77,7 @@ class LoopDisk:
     def __init__(self, path: Path, medium: SmallDisk, image: Path) -> None:
         self.path: Final = path
         self._medium: Final = medium
-        self._image: Final = image
+        self._image = image
 
     def mount(self) -> None:
         run("mount", "-o", "loop,errors=remount-ro", str(self._image), str(self.path))
@@ -97,12 +97,18 @@ class LoopDisk:
         self._medium.fill()
 
     def make_well(self) -> None:
-        """Mount it anew, checked. Nobody may use it."""
+        """Mount it anew, checked, as it is on its medium. Nobody may use it."""
         self._medium.make_room()
         # A node that was stopped closes its directory a moment after it has said that it stopped.
         until_s = time.monotonic() + CLOSED_S
-        while time.monotonic() < until_s and self._is_busy():
+        while self._is_busy():
+            if time.monotonic() > until_s:
+                raise TimeoutError(f"{self.path} is still in use")
             time.sleep(0.05)
+        # A copy: in another mount namespace of this machine the old one may still be mounted.
+        old, self._image = self._image, self._image.with_suffix(".copy")
+        run("cp", "--sparse=always", str(old), str(self._image))
+        old.unlink()
         # It says by its exit code that there was something to mend.
         check = [require_program("e2fsck"), "-fy", str(self._image)]
         subprocess.run(check, capture_output=True, timeout=30, check=False)

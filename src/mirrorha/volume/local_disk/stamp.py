@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, final
 import xxhash
 
 from mirrorha.state.atomic import remove_leftovers, write_atomically
+from mirrorha.state.reserve import FULL
 from mirrorha.volume.offline import AHEAD_NS, RENEW_NS, Stamp
 
 if TYPE_CHECKING:
@@ -108,7 +109,16 @@ class StampFile:
             OSError: the stamp cannot be written.
         """
         remove_leftovers(self._path)
-        write_atomically(self._path, encode(self._running()), mode=0o600)
+        raw = encode(self._running())
+        try:
+            write_atomically(self._path, raw, mode=0o600)
+        except OSError as error:
+            if error.errno not in FULL or not self._path.exists():
+                raise
+            # Over the old one: torn by a crash, it is none, and everything is compared.
+            with self._path.open("r+b") as file:
+                file.write(raw)
+                os.fsync(file.fileno())
         self._fd = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
         self._changed_ns = time.monotonic_ns()
         self._renew_at_ns = self._changed_ns + RENEW_NS
