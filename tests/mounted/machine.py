@@ -106,7 +106,9 @@ class Machine:
         with self._turn:
             self._drawn += 1
             number = self._drawn
-            log = self._logs / f"{self.name}-{number:03}-{Path(argv[0]).name}.log"
+            # A machine of this name may have run here before: its logs are not to be added to.
+            place = f"{self.name}-{self._shepherd.pid}-{number:03}-{Path(argv[0]).name}.log"
+            log = self._logs / place
             program = self._programs[number] = Program(argv, log)
         asked: dict[str, Any] = {"id": number, "argv": argv, "log": str(log)}
         asked["env"] = {**environment(), **(env or {})}

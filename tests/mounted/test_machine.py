@@ -62,6 +62,13 @@ def test_a_machine_dies_with_everything_that_ran_on_it(machine: Machine, tmp_pat
         machine.start("true")
 
 
+def test_a_machine_that_begins_anew_says_nothing_of_the_one_before(tmp_path: Path) -> None:
+    for text in ("first", "second"):
+        again = Machine("paris", tmp_path / "logs")
+        assert again.run("echo", text) == f"{text}\n"
+        again.close()
+
+
 def test_a_machine_stands_still(machine: Machine, tmp_path: Path) -> None:
     beats = tmp_path / "beats"
     machine.start(sys.executable, "-c", DAEMON, str(beats))
