@@ -170,6 +170,7 @@ class Node:
         self.loop.from_thread(self.loop.stop)
         self._thread.join(WAIT_S)
         assert self.driver.end(WAIT_S)
+        self.loop.close()
         self.opened.close()
 
 

@@ -67,6 +67,7 @@ class Loop:
         self._calls: list[Callable[[], None]] = []
         self._wakeup: Final = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._is_stopped = False
+        self._is_closed = False
         self.watch(self._wakeup, self._woken)
 
     def watch(self, fd: int, handler: Callable[[int], None], events: int = IN) -> None:
@@ -96,10 +97,11 @@ class Loop:
     def from_thread(self, call: Callable[[], None]) -> None:
         """Have `call` called in the loop's thread. Any thread may ask; after the end it is void."""
         with self._lock:
+            if self._is_closed:
+                return
             self._calls.append(call)
-            is_first = len(self._calls) == 1
-        if is_first:
-            os.eventfd_write(self._wakeup, 1)
+            if len(self._calls) == 1:
+                os.eventfd_write(self._wakeup, 1)
 
     def stop(self) -> None:
         """End `run` after the present turn."""
@@ -122,8 +124,12 @@ class Loop:
             self.turn_since_ms = 0
 
     def close(self) -> None:
-        """After `run`. Descriptors that were watched stay open."""
-        self._epoll.close()
+        """After `run`. Descriptors that were watched stay open. Idempotent."""
+        with self._lock:  # a thread that comes late must not wake who has the number by then
+            if not self._is_closed:
+                self._is_closed = True
+                self._epoll.close()
+                os.close(self._wakeup)
 
     def _wait_s(self) -> float:
         if self._soon:
