@@ -92,6 +92,8 @@ class ModelVolume:
     # ---- a client ----
 
     def write(self, value: int) -> None:
+        if self.dead:
+            return
         if self.mode in ("log", "mirror"):
             self._apply(value)
         elif self.mode in ("frozen", "paused", "replaying"):
@@ -135,6 +137,8 @@ class ModelVolume:
 
     def fsync(self) -> None:
         """A client wants what it was acknowledged so far on the disks."""
+        if self.dead:
+            return
         values = set(self.platter.cache[: self.replied])
         if self.mode == "log":
             self._fsync_alone(self.epoch, values)
