@@ -204,6 +204,6 @@ def test_two_clusters_of_one_name_refuse_each_other(pair: Pair) -> None:
         pair.wait_until(lambda name=name: "the id differs" in pair.status(name)["peer"]["refused"])
     pair.wait("lyon", "ALONE")
     assert pair.status("paris")["role"] == "WAIT"
-    assert "another cluster" in pair.status("paris")["why"]
+    pair.wait_until(lambda: "another cluster" in pair.status("paris")["why"])
     for name in ("paris", "lyon"):
         assert (pair.root / f"data-{name}" / f"of-{name}").read_text() == name

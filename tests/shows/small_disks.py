@@ -88,7 +88,11 @@ class LoopDisk:
         )
 
     def turn_read_only(self) -> None:
-        """As an error in its structures does it."""
+        """As an error in its structures does it. What was written before is on the medium.
+
+        Else half of the files may be gone, and a node asks a person before it goes on with that.
+        """
+        run("sync", "-f", str(self.path))
         device = run("findmnt", "-n", "-o", "SOURCE", str(self.path)).rpartition("/")[2]
         Path(f"/sys/fs/ext4/{device}/trigger_fs_error").write_text("x")
 

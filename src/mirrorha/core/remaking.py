@@ -36,6 +36,8 @@ def _can(turn: Turn, found: Register | Gone) -> bool:
     s = turn.s
     if found is Gone.CORRUPT or s.peer is None or not s.link or s.meta.held is None:
         return False
+    if not s.inspected or s.problem or s.sick:
+        return False  # who makes it goes on by it, and this node cannot, or cannot yet
     if isinstance(found, Register) and found.cluster_id != s.meta.cluster_id:
         return False  # the arbiter keeps another cluster's register: an address is wrong
     return s.decision is None or s.decision.kind is Kind.ALONE
