@@ -78,6 +78,7 @@ class SimNode:
         self._inbox: deque[v.AnyEvent] = deque()
         self._busy = False
         self.fail_service = 0.0
+        self._has_lost = False  # its disk, what no process has been told of
         self.kill_stop = 0.0  # how often a stop of the service misses its deadline
         self.heard: dict[str, tuple[int, int]] = {}  # by path: incarnation, sequence of a beat
         self.image: Durable | None = None
@@ -137,7 +138,11 @@ class SimNode:
     def inspect(self) -> None:
         """Tell the core what its directories are."""
         has_files = any(platter.cache for platter in self.durable.platters.values())
-        self.give(v.VolumesInspected(has_files=has_files, ours=True, problem=self.problem))
+        # The system tells whoever opens a directory next of what it could not write back.
+        lost, self._has_lost = self._has_lost, False
+        self.give(
+            v.VolumesInspected(has_files=has_files, ours=True, problem=self.problem, lost=lost)
+        )
 
     def _make_volume(self, name: str) -> ModelVolume | ProductionVolume:
         life = self.life
@@ -213,6 +218,7 @@ class SimNode:
     def replace_disk(self, durable: Durable) -> None:
         """Put another disk in. The process must be down; the old one is kept by somebody."""
         self.put_away.append(self.durable)
+        self._has_lost = False
         self.durable = durable
         self.boot_number += 1
 
@@ -436,6 +442,7 @@ class SimNode:
             volume.dead = True
         for platter in self.durable.platters.values():
             platter.lose_power(self.world)
+        self._has_lost = True
         self.hub.os_crashed(self.name)
         report = Trouble(reason=StopReason.OWN_DISK, text="simulated EIO")
         self.give(v.VolumeReported(self.settings.volumes[0], report))
