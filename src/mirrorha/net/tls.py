@@ -16,7 +16,8 @@ from mirrorha.net.certificates import (
     server_side_context,
 )
 from mirrorha.net.keys import NodeKeys
-from mirrorha.net.tls_stream import RECORDS_MAX, TlsStream
+from mirrorha.net.tls_stream import TlsStream
+from mirrorha.wire.limits import TLS_RECORDS_MAX
 
 if TYPE_CHECKING:
     import trio
@@ -38,7 +39,7 @@ class PeerTls:
         ensure(peer not in {keys.node, WITNESS}, "the peer is the other node")
         self.keys: Final = keys
         self.peer: Final = peer
-        self.records_max = RECORDS_MAX  # of each stream made from now on
+        self.records_max = TLS_RECORDS_MAX  # of each stream made from now on
         self._server: Final = server_context(keys)
         self._client: Final = client_context(keys)
 

@@ -15,7 +15,12 @@ from typing import TYPE_CHECKING, Final, NoReturn, final
 import trio
 
 from mirrorha.errors import LocalUsageError
-from mirrorha.wire.limits import RECEIVE_BYTES_MAX, SEND_BATCH_BYTES
+from mirrorha.wire.limits import (
+    RECEIVE_BYTES_MAX,
+    SEND_BATCH_BYTES,
+    TLS_RECORD_BYTES,
+    TLS_RECORDS_MAX,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -24,11 +29,6 @@ if TYPE_CHECKING:
 _HANDSHAKE_RECEIVE_BYTES: Final = 16 * 1024
 # For the last record, so that the other side learns that, or why, we leave. Nothing depends on it.
 _FAREWELL_S: Final = 1.0
-# TLS 1.3 limits what may be encrypted under one key: 2**24.5 records (RFC 8446, 5.5), 388 GB at the
-# most. OpenSSL does not change keys by itself, and Python cannot ask it to: the connection is left
-# well before, and made anew.
-RECORDS_MAX: Final = 1 << 24
-_RECORD_BYTES: Final = 16 * 1024
 # Elsewhere a socket is no file descriptor.
 _CAN_WRITE_TO_SOCKETS: Final = os.name == "posix"
 
@@ -104,7 +104,7 @@ class TlsStream(trio.abc.Stream):
         *,
         server_side: bool = False,
         server_hostname: str | None = None,
-        records_max: int = RECORDS_MAX,
+        records_max: int = TLS_RECORDS_MAX,
     ) -> None:
         self._records_left = records_max
         self.transport: Final = transport
@@ -359,7 +359,7 @@ class TlsStream(trio.abc.Stream):
             while at < end:
                 written_bytes = write(data[at:end])
                 at += written_bytes
-                self._records_left -= -(-written_bytes // _RECORD_BYTES)
+                self._records_left -= -(-written_bytes // TLS_RECORD_BYTES)
         except ssl.SSLError as error:
             self._send_fault = error
             raise trio.BrokenResourceError("TLS refused to send") from error

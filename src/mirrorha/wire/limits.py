@@ -54,6 +54,12 @@ SEND_BATCH_BYTES: Final = 256 * KIB
 SEND_QUEUE_BYTES_MAX: Final = 4 * MIB
 SEND_QUEUE_FRAMES_MAX: Final = 1024
 
+# TLS 1.3 limits what may be encrypted under one key: 2**24.5 records (RFC 8446, 5.5), 388 GB at the
+# most. OpenSSL does not change keys by itself, and Python cannot ask it to: the connection is left
+# well before, and made anew.
+TLS_RECORDS_MAX: Final = 1 << 24
+TLS_RECORD_BYTES: Final = 16 * KIB
+
 # Connections of strangers that are served at the same time.
 UNKNOWN_CONNECTIONS_MAX: Final = 16
 

@@ -17,7 +17,13 @@ from mirrorha.net.certificates import peer_error_of
 from mirrorha.net.keepalive import keep_socket_alive
 from mirrorha.volume.worker.loop import IN, OUT
 from mirrorha.wire.frames import encode_frame
-from mirrorha.wire.limits import FRAME_BYTES_MAX, MIB, RECEIVE_BYTES_MAX
+from mirrorha.wire.limits import (
+    FRAME_BYTES_MAX,
+    MIB,
+    RECEIVE_BYTES_MAX,
+    TLS_RECORD_BYTES,
+    TLS_RECORDS_MAX,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,10 +36,6 @@ if TYPE_CHECKING:
 _TURN_BYTES_MAX: Final = 2 * MIB
 #: More can only be kept if the windows do not hold: then rather no stream than no memory.
 UNSENT_BYTES_MAX: Final = 256 * MIB
-#: TLS 1.3 limits what may be encrypted under one key to 2**24.5 records (RFC 8446, 5.5), and
-#: OpenSSL does not change keys by itself: the connection is left well before, and made anew.
-RECORDS_MAX: Final = 1 << 24
-_RECORD_BYTES: Final = 16 * 1024
 # What one system call takes: IOV_MAX is 1024.
 _BUFFERS_MAX: Final = 512
 
@@ -59,7 +61,7 @@ class PeerStream:
         on_frame: Callable[[Frame], None],
         on_end: Callable[[PeerError], None],
         whom: str,
-        records_max: int = RECORDS_MAX,
+        records_max: int = TLS_RECORDS_MAX,
     ) -> None:
         self._socket: Final = shaken.connection
         self._tls: Final = shaken.tls
@@ -210,7 +212,7 @@ class PeerStream:
             return
         for buffer in buffers if len(buffers) == 1 else _joined(buffers):
             tls.object.write(buffer)
-            self._records_left -= -(-len(buffer) // _RECORD_BYTES)
+            self._records_left -= -(-len(buffer) // TLS_RECORD_BYTES)
         if tls.outgoing.pending:
             self._queue([tls.outgoing.read()])
 
@@ -261,7 +263,7 @@ def _joined(buffers: list[_Buffer]) -> list[_Buffer]:
     joined: list[_Buffer] = []
     small: list[_Buffer] = []
     for buffer in buffers:
-        if len(buffer) <= _RECORD_BYTES:
+        if len(buffer) <= TLS_RECORD_BYTES:
             small.append(buffer)
             continue
         if small:
