@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import trio
 
-from mirrorha.containment import TEXT_CHARS_MAX, Raised, Returned, contain, describe
-from mirrorha.errors import CheckFailedError
+from mirrorha.containment import Raised, Returned, contain
+from mirrorha.errors import TEXT_CHARS_MAX, CheckFailedError, describe
 
 
 async def raise_it(error: BaseException) -> None:

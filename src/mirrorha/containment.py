@@ -15,15 +15,12 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar
 import attrs
 import trio
 
-from mirrorha.errors import MirrorHAError
+from mirrorha.errors import describe
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 T = TypeVar("T")
-
-#: A message is shown in a status document and logged; a page of text belongs in neither.
-TEXT_CHARS_MAX: Final = 500
 
 _PASSING: Final = (trio.Cancelled, KeyboardInterrupt, GeneratorExit)
 _log: Final = logging.getLogger(__name__)
@@ -46,17 +43,6 @@ class Raised:
     def text(self) -> str:
         """One bounded line for people."""
         return describe(self.error)
-
-
-def describe(error: BaseException) -> str:
-    """Say in one bounded line what was raised; the first leaf of a group speaks for it."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    said = " ".join(str(error).split())
-    kind = type(error).__name__
-    if said and isinstance(error, MirrorHAError):
-        kind = ""  # ours are written for people; of others the kind may say more than the text
-    return ": ".join(part for part in (kind, said) if part)[:TEXT_CHARS_MAX]
 
 
 async def contain(call: Callable[[], Awaitable[T]]) -> Returned[T] | Raised:

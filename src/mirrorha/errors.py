@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from typing import Final, NoReturn
 
+#: A message is shown in a status document and logged; a page of text belongs in neither.
+TEXT_CHARS_MAX: Final = 500
+
 
 class MirrorHAError(Exception):
     """Base of every error that mirrorha raises on purpose."""
@@ -118,6 +121,17 @@ class NotRunningError(MirrorHAError):
 
 class InvariantViolation(Exception):  # noqa: N818 - it is not an error to handle but a verdict
     """A bug in mirrorha. The node fences itself: it stops serving before anything else."""
+
+
+def describe(error: BaseException) -> str:
+    """Say in one bounded line what was raised; the first leaf of a group speaks for it."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    said = " ".join(str(error).split())
+    kind = type(error).__name__
+    if said and isinstance(error, MirrorHAError):
+        kind = ""  # ours are written for people; of others the kind may say more than the text
+    return ": ".join(part for part in (kind, said) if part)[:TEXT_CHARS_MAX]
 
 
 def ensure(condition: bool, claim: str) -> None:

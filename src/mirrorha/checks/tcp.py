@@ -8,8 +8,7 @@ import attrs
 import trio
 
 from mirrorha.abc import Check
-from mirrorha.containment import describe
-from mirrorha.errors import CheckFailedError, LocalUsageError
+from mirrorha.errors import CheckFailedError, LocalUsageError, describe
 from mirrorha.net import dial
 
 

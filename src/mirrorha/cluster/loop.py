@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Final, Never, final
 import trio
 
 from mirrorha.cluster.inbox import Inbox
-from mirrorha.containment import describe
 from mirrorha.core.events import AnyEvent, Tick
-from mirrorha.errors import InvariantViolation, StateError
+from mirrorha.errors import InvariantViolation, StateError, describe
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -18,8 +18,7 @@ import attrs
 import h11
 import trio
 
-from mirrorha.containment import describe
-from mirrorha.errors import HttpError, LocalUsageError
+from mirrorha.errors import HttpError, LocalUsageError, describe
 from mirrorha.net import dial
 
 RECEIVE_BYTES: Final = 64 * 1024
