@@ -28,6 +28,7 @@ from mirrorha.core.orders import (
 )
 from mirrorha.volume.codec import decode, encode
 from mirrorha.volume.disk import RecordTouched, RetireTouched
+from mirrorha.volume.disk_thread import DiskThread, perform_one
 from mirrorha.volume.events import (
     AnyEffect,
     AnyEvent,
@@ -49,7 +50,6 @@ from mirrorha.volume.events import (
     Withdraw,
 )
 from mirrorha.volume.stream.pending import SOURCE, Stance
-from mirrorha.volume.worker.lane import SyncLane, perform_one
 from mirrorha.volume.worker.messages import Status
 
 if TYPE_CHECKING:
@@ -123,7 +123,9 @@ class Driver:
         self._has_served = False  # since the kernel last forgot everything
         #: Since when changes are held; None while they flow, or are refused.
         self.held_since_ms: int | None = None
-        self._lane: Final = SyncLane(loop, perform=disk.perform, deliver=self._take_done)
+        self._lane: Final = DiskThread(
+            "sync", perform=disk.perform, deliver=self._take_done, hand_over=loop.from_thread
+        )
         self._performers: Final[dict[type, Callable[[Any], None]]] = {
             Send: self._send,
             DiskCall: self._call,
@@ -208,7 +210,7 @@ class Driver:
     def end(self, wait_s: float) -> bool:
         """After `close`: end the thread. Whether nothing uses the disk any more."""
         self._lane.stop()
-        return self._lane.wait_ended(wait_s)
+        return self._lane.join(wait_s)
 
     def status(self, *, faults: int, turn_ms_max: int) -> Status:
         """How the volume is now."""
