@@ -25,6 +25,15 @@ FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _CHUNK_BYTES: Final = 1 << 20
 
 
+def give_up_room(path: Path) -> bool:
+    """Make the room of the reserve `path` free. True if there was any."""
+    try:
+        path.unlink()
+    except OSError:
+        return False
+    return True
+
+
 @final
 class Reserve:
     """A file `path` of `size_bytes` that holds nothing but room. Threads may share it."""
@@ -102,11 +111,7 @@ class Reserve:
         return write()
 
     def _remove(self) -> bool:
-        try:
-            self._path.unlink()
-        except OSError:
-            return False
-        return True
+        return give_up_room(self._path)
 
     def _allocate(self) -> None:
         self._remove()

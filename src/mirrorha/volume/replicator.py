@@ -177,12 +177,12 @@ class _Mount:
         return self._found[1]
 
     def _open(self) -> MountedFiles:
-        from mirrorha.volume.fuse.mount_table import read_mount_table  # noqa: PLC0415
+        from mirrorha.volume.fuse.mount_table import mount_id_of, read_mount_table  # noqa: PLC0415
         from mirrorha.volume.fuse.mounting import is_ours  # noqa: PLC0415 - only where one is
 
         fd = os.open(self._path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            entry = read_mount_table().entries.get(_mount_id(fd))
+            entry = read_mount_table().entries.get(mount_id_of(fd))
             if entry is None or not entry.is_fuse or not is_ours(entry):
                 raise NotPrimaryError(primary=None, why=_NOT_MOUNTED)
             files = MountedFiles(self._path, place=f"/proc/self/fd/{fd}")
@@ -192,12 +192,6 @@ class _Mount:
         # Whoever still uses the files of an earlier worker must not get to another place.
         weakref.finalize(files, os.close, fd)
         return files
-
-
-def _mount_id(fd: int) -> int:
-    with open(f"/proc/self/fdinfo/{fd}") as lines:
-        facts = dict(line.split(":", 1) for line in lines if ":" in line)
-    return int(facts["mnt_id"])
 
 
 @final

@@ -15,7 +15,13 @@ from typing import Final, final
 import attrs
 
 from mirrorha.errors import VolumeError
-from mirrorha.volume.fuse.mount_table import MountEntry, MountTable, Spot, read_mount_table
+from mirrorha.volume.fuse.mount_table import (
+    MountEntry,
+    MountTable,
+    Spot,
+    mount_id_of,
+    read_mount_table,
+)
 
 #: 90 processes take some 10 ms. A process stuck in the kernel may keep its list of mappings locked.
 _SCAN_S: Final = 5.0
@@ -178,8 +184,7 @@ def _mount_of(link: str) -> int:
     # O_PATH: nothing is asked of the file system, and a device or a pipe is not opened.
     fd = os.open(link, os.O_PATH | os.O_CLOEXEC)
     try:
-        with open(f"/proc/self/fdinfo/{fd}", "rb") as lines:
-            return next(int(line.split()[1]) for line in lines if line.startswith(b"mnt_id:"))
+        return mount_id_of(fd)
     finally:
         os.close(fd)
 

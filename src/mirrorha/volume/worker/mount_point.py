@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, final
 
 from mirrorha.errors import VolumeError
 from mirrorha.volume.local_disk import identity
+from mirrorha.volume.local_disk.handles import OPEN_DIRECTORY
 
 if TYPE_CHECKING:
     from mirrorha.volume.fuse.mounting import Mounted
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 _log: Final = logging.getLogger(__name__)
 
-_OPEN_RAW: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 #: The directory is this process's own working directory: named so, it is found below any mount.
 _HERE: Final = Path(".")
 
@@ -143,6 +143,6 @@ class MountPoint:
 
             return mounting.open_raw(self._root, volume=self._volume)
         try:
-            return os.open(self._root, _OPEN_RAW)
+            return os.open(self._root, OPEN_DIRECTORY)
         except OSError as error:
             raise VolumeError(f"{self._root}: cannot be opened: {error.strerror}") from error

@@ -15,7 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast, final
 
-from mirrorha.errors import MirrorHAError, VolumeError
+from mirrorha.errors import MirrorHAError, VolumeError, describe
+from mirrorha.state.reserve import give_up_room
 from mirrorha.volume.disk import DiskError
 from mirrorha.volume.fuse.server import Server
 from mirrorha.volume.opening import OpenVolume, open_volume
@@ -108,7 +109,7 @@ class Worker:
             self._loop.run()
         except Exception as error:
             _log.exception("a bug in mirrorha ends this worker")
-            self._finish(f"a bug in mirrorha: {type(error).__name__}: {error}", is_bug=True)
+            self._finish(f"a bug in mirrorha: {describe(error)}", is_bug=True)
 
     # ---- what it is told ----
 
@@ -255,17 +256,7 @@ class Worker:
 
     @staticmethod
     def _make_room(reserve: str) -> Callable[[], bool] | None:
-        if not reserve:
-            return None
-
-        def give_up() -> bool:
-            try:
-                os.unlink(reserve)
-            except OSError:
-                return False
-            return True
-
-        return give_up
+        return partial(give_up_room, Path(reserve)) if reserve else None
 
     # ---- serving ----
 
@@ -328,7 +319,7 @@ class Worker:
 
     def _fault(self, error: Exception) -> None:
         _log.error("a bug in mirrorha stopped this volume", exc_info=error)
-        text = f"a bug in mirrorha: {type(error).__name__}: {error}"
+        text = f"a bug in mirrorha: {describe(error)}"
         self._loop.soon(lambda: self._finish(text, is_bug=True))
 
     def _finish(
