@@ -21,8 +21,9 @@ import msgspec
 import trio
 
 from mirrorha.net.frame_link import FrameLink
+from mirrorha.net.handshake import answer, handshake
 from mirrorha.net.keys import create_keys, load_keys, node_dns_name
-from mirrorha.net.session import Session, answer, handshake
+from mirrorha.net.session import Session
 from mirrorha.net.tls import client_context, server_context
 from mirrorha.net.tls_stream import TlsStream
 from mirrorha.wire.codec import Codec

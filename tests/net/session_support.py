@@ -15,8 +15,9 @@ import trio
 import trio.testing
 
 from mirrorha.net.frame_link import FrameLink
+from mirrorha.net.handshake import answer, handshake
 from mirrorha.net.keys import NodeKeys, create_keys, load_keys
-from mirrorha.net.session import Session, answer, handshake
+from mirrorha.net.session import Session
 from mirrorha.net.tls import PeerTls
 from mirrorha.net.tls_stream import TlsStream
 from mirrorha.wire.codec import Codec

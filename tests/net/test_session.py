@@ -15,7 +15,8 @@ import trio.testing
 
 from mirrorha.errors import PeerError, PeerLostError, PeerProtocolError, PeerRefusedError
 from mirrorha.net.frame_link import FrameLink
-from mirrorha.net.session import Session, answer, handshake
+from mirrorha.net.handshake import answer, handshake
+from mirrorha.net.session import Session
 from mirrorha.wire.frames import CONTROL_KIND, HELLO_KIND, STREAM_KIND_MIN, encode_frame
 from mirrorha.wire.hello import HELLO_CODEC, Agreed, Hello, Refused, Welcome
 from mirrorha.wire.limits import (

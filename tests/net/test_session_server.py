@@ -24,7 +24,7 @@ from mirrorha.errors import (
 )
 from mirrorha.net.certificates import WITNESS
 from mirrorha.net.frame_link import FrameLink
-from mirrorha.net.session import handshake
+from mirrorha.net.handshake import handshake
 from mirrorha.net.session_dial import AddressPair, dial
 from mirrorha.net.session_server import ServeCounts, open_listeners, serve_sessions
 from mirrorha.net.tls import client_context

@@ -11,10 +11,11 @@ import trio
 from mirrorha.cluster.spoken import CODEC
 from mirrorha.errors import PeerLostError, PeerRefusedError
 from mirrorha.net.session import Session
-from mirrorha.net.session_dial import HANDSHAKE_S, greet
+from mirrorha.net.session_dial import greet
 from mirrorha.net.session_server import answer_caller
 from mirrorha.volume.driver import StreamSocket
 from mirrorha.volume.engine import Engine
+from mirrorha.wire.greeting import HANDSHAKE_S
 from mirrorha.wire.hello import STREAM, Hello, encode_hello
 
 if TYPE_CHECKING:

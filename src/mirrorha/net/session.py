@@ -1,13 +1,8 @@
-"""A session: two nodes that have told each other who they are, and exchange messages since.
-
-TLS alone is not enough to call two nodes connected: in TLS 1.3 a client whose certificate was
-refused learns it only when it first receives. Hence the hello in both directions.
-"""
+"""A session: two nodes that have told each other who they are, and exchange messages since."""
 
 from __future__ import annotations
 
 import collections
-import contextlib
 from typing import TYPE_CHECKING, Final, Generic, TypeVar, final
 
 import trio
@@ -16,38 +11,25 @@ from mirrorha.errors import (
     PeerError,
     PeerLostError,
     PeerProtocolError,
-    PeerRefusedError,
     ensure,
 )
-from mirrorha.wire.frames import CONTROL_KIND, HELLO_KIND, Frame, encode_frame
+from mirrorha.wire.frames import CONTROL_KIND, Frame, encode_frame
 from mirrorha.wire.hello import (
     CONTROL,
-    HELLO_CODEC,
     STREAM,
     Agreed,
-    Disagreement,
-    Hello,
-    Refused,
-    Welcome,
-    compare,
-    encode_hello,
-    printable,
-    shortened,
 )
 from mirrorha.wire.limits import (
     CONTROL_FRAME_BYTES_MAX,
     FRAME_BYTES_MAX,
-    HELLO_FRAME_BYTES_MAX,
     JOIN_BYTES_MAX,
     KIB,
-    REASON_LENGTH_MAX,
     SEND_BATCH_BYTES,
     SEND_QUEUE_BYTES_MAX,
     SEND_QUEUE_FRAMES_MAX,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
     from types import TracebackType
     from typing import Self
 
@@ -61,136 +43,6 @@ _DRAIN_S: Final = 2.0
 # A frame up to here is sent at once if there is no line: a turn of the writer takes longer.
 _AT_ONCE_BYTES_MAX: Final = 64 * KIB
 _FRAME_BYTES_MAX_OF: Final = {CONTROL: CONTROL_FRAME_BYTES_MAX, STREAM: FRAME_BYTES_MAX}
-
-
-async def handshake(link: FrameLink, *, hello: Hello, deadline_s: float) -> Agreed:
-    """Say hello on a connection that this node made, and hear the other side's.
-
-    Args:
-        link: TLS, if any, has shaken hands already.
-        hello: What this node says.
-        deadline_s: Seconds, from now, for all of it.
-
-    Raises:
-        PeerRefusedError: the two do not belong together; both sides learn why.
-        PeerProtocolError: the other side does not say hello as it should.
-        PeerLostError: the connection ended or broke, or the deadline passed.
-        LocalUsageError: this node's hello holds something too long.
-    """
-    with deadline(deadline_s, whom=link.whom):
-        await _send_or_hear_why_not(link, hello)
-        verdict = compare(hello, await _receive_hello(link))
-        # The two take turns: nobody ever waits for the other to take what it says.
-        await _send(link, _word_for(verdict))
-        await _hear_verdict(link, verdict)
-        return _conclude(verdict)
-
-
-async def answer(
-    link: FrameLink, *, hello_for: Callable[[Hello], Hello], deadline_s: float
-) -> Agreed:
-    """Hear the caller's hello on a connection that was made to this node, and say ours.
-
-    Args:
-        link: TLS, if any, has shaken hands already.
-        hello_for: Says this node's hello, given the caller's: kind and volume are the caller's
-            choice. It may raise PeerRefusedError, whose reason the caller is told.
-        deadline_s: Seconds, from now, for all of it.
-
-    Raises:
-        PeerError: as `handshake`.
-    """
-    with deadline(deadline_s, whom=link.whom):
-        theirs = await _receive_hello(link)
-        try:
-            mine = hello_for(theirs)
-        except PeerRefusedError as refusal:
-            await refuse(link, refusal)
-            raise
-        await _send(link, mine)
-        verdict = compare(mine, theirs)
-        await _hear_verdict(link, verdict)
-        await _send(link, _word_for(verdict))
-        return _conclude(verdict)
-
-
-async def refuse(link: FrameLink, refusal: PeerRefusedError) -> None:
-    """Tell the other side why it is refused. The caller bounds it, then closes."""
-    await _send(link, Refused(reason=shortened(refusal.reason, REASON_LENGTH_MAX)))
-
-
-def _word_for(verdict: Agreed | Disagreement) -> Welcome | Refused:
-    if isinstance(verdict, Disagreement):
-        return verdict.as_refused()
-    return Welcome(version=verdict.version)
-
-
-def _conclude(verdict: Agreed | Disagreement) -> Agreed:
-    if isinstance(verdict, Disagreement):
-        raise PeerRefusedError(verdict.reason)
-    return verdict
-
-
-async def _hear_verdict(link: FrameLink, verdict: Agreed | Disagreement) -> None:
-    """Hear what the other side makes of the two hellos, which should be what we make of them."""
-    if isinstance(verdict, Disagreement):
-        # Ours will be the reason. But closing before its word has come in could cut ours off.
-        with contextlib.suppress(PeerError):
-            await link.receive_frame()
-        return
-    match await _receive(link):
-        case Welcome(version=version) if version != verdict.version:
-            raise PeerProtocolError(
-                f"{link.whom} welcomes us in version {version}, not {verdict.version}"
-            )
-        case Hello():
-            raise PeerProtocolError(f"{link.whom} says hello twice")
-
-
-async def _receive_hello(link: FrameLink) -> Hello:
-    message = await _receive(link)
-    if isinstance(message, Hello):
-        return message
-    raise PeerProtocolError(f"{link.whom} welcomes us before it says hello")
-
-
-async def _receive(link: FrameLink) -> Hello | Welcome:
-    frame = await link.receive_frame()
-    if frame.kind != HELLO_KIND:
-        raise PeerProtocolError(f"{link.whom} sends frames of kind {frame.kind} before a hello")
-    message = HELLO_CODEC.decode(frame.body)
-    if isinstance(message, Refused):
-        raise PeerRefusedError(f"{link.whom} refuses the connection: {printable(message.reason)}")
-    return message
-
-
-async def _send_or_hear_why_not(link: FrameLink, message: Hello) -> None:
-    try:
-        await _send(link, message)
-    except PeerLostError:
-        # Whoever refuses us has said so before it closed: TLS's alert, or a `Refused`.
-        with contextlib.suppress(PeerLostError, PeerProtocolError):
-            await _receive(link)
-        raise
-
-
-async def _send(link: FrameLink, message: Hello | Welcome | Refused) -> None:
-    encoded = encode_hello(message) if isinstance(message, Hello) else HELLO_CODEC.encode(message)
-    await link.send(encode_frame(HELLO_KIND, encoded, frame_bytes_max=HELLO_FRAME_BYTES_MAX))
-
-
-@contextlib.contextmanager
-def deadline(seconds: float, *, whom: str) -> Iterator[None]:
-    """Give what is done to get to know `whom` so long.
-
-    Raises:
-        PeerLostError: it took longer.
-    """
-    try:
-        with trio.fail_after(seconds):
-            yield
-    except trio.TooSlowError as error:
-        raise PeerLostError(f"{whom} did not say hello within {seconds:g} s") from error
 
 
 @final

@@ -8,10 +8,12 @@ import trio
 
 from mirrorha.errors import PeerError, PeerLostError, PeerProtocolError, PeerRefusedError, ensure
 from mirrorha.net.frame_link import FrameLink, hang_up
+from mirrorha.net.handshake import deadline, handshake
 from mirrorha.net.keepalive import keep_alive
 from mirrorha.net.raw_stream import RawStream
-from mirrorha.net.session import Session, deadline, handshake
+from mirrorha.net.session import Session
 from mirrorha.net.tls import peer_error_from
+from mirrorha.wire.greeting import HANDSHAKE_S
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,8 +26,6 @@ T = TypeVar("T")
 
 # A host that is there answers within one round trip; one that is not costs this for each address.
 CONNECT_S: Final = 2.0
-# TLS and hello together are a few round trips and some milliseconds of arithmetic.
-HANDSHAKE_S: Final = 5.0
 
 
 class AddressPair(NamedTuple):

@@ -18,11 +18,12 @@ from mirrorha.errors import (
     PeerRefusedError,
 )
 from mirrorha.net.frame_link import FrameLink, hang_up
+from mirrorha.net.handshake import answer, deadline, refuse
 from mirrorha.net.keepalive import keep_alive
 from mirrorha.net.raw_stream import RawStream, take_preface
-from mirrorha.net.session import Session, answer, deadline, refuse
-from mirrorha.net.session_dial import HANDSHAKE_S
+from mirrorha.net.session import Session
 from mirrorha.net.tls import peer_error_from
+from mirrorha.wire.greeting import HANDSHAKE_S
 from mirrorha.wire.limits import UNKNOWN_CONNECTIONS_MAX
 
 if TYPE_CHECKING:

@@ -137,6 +137,7 @@ class HelloRule(enum.Enum):
     OTHER_KIND = "other-kind"
     OTHER_VOLUME = "other-volume"
     SETTING_DIFFERS = "setting-differs"
+    LEFT_OVER = "left-over"
 
 
 @attrs.frozen

@@ -1,7 +1,7 @@
 """Getting to know the other worker on a new TCP connection: TLS, and the two hellos.
 
-It blocks, so it runs in a thread of its own that lives as long, bounded. What is said and in which
-order is `mirrorha.net.session`'s; a plain link is authenticated the same way, and then leaves TLS.
+It blocks, so it runs in a thread of its own that lives as long, bounded. A plain link is
+authenticated the same way, and then leaves TLS.
 """
 
 from __future__ import annotations
@@ -10,13 +10,12 @@ import contextlib
 import socket
 import ssl
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar, final
 
 import attrs
 
-from mirrorha.errors import PeerError, PeerLostError, PeerProtocolError, PeerRefusedError, ensure
+from mirrorha.errors import PeerError, PeerLostError, PeerRefusedError, ensure
 from mirrorha.net.certificates import (
     check_peer_names,
     client_side_context,
@@ -24,28 +23,29 @@ from mirrorha.net.certificates import (
     peer_error_of,
     server_side_context,
 )
-from mirrorha.wire.frames import HELLO_KIND, FrameReader, encode_frame
+from mirrorha.wire.frames import FrameReader
+from mirrorha.wire.greeting import HANDSHAKE_S, Hear, be_greeted, greet, refuse
 from mirrorha.wire.hello import (
     HELLO_CODEC,
     Agreed,
+    Difference,
     Disagreement,
     Hello,
-    Refused,
-    Welcome,
+    HelloRule,
     compare,
-    encode_hello,
     printable,
-    shortened,
 )
-from mirrorha.wire.limits import HELLO_FRAME_BYTES_MAX, REASON_LENGTH_MAX
+from mirrorha.wire.limits import HELLO_FRAME_BYTES_MAX
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from mirrorha.volume.worker.messages import Connection, KeysAt
+    from mirrorha.wire.frames import Frame
+    from mirrorha.wire.greeting import Greeting, Step
 
 T = TypeVar("T")
 
-#: For all of it. A few round trips, and milliseconds of arithmetic.
-HANDSHAKE_S: Final = 5.0
 _RECEIVE_BYTES: Final = 16 * 1024
 
 
@@ -118,100 +118,68 @@ class _Talk:
         )
 
     def run(self) -> Shaken:
-        try:
+        with self._translated():
             self._drive(self._tls.do_handshake)
-            agreed = self._say_hello() if self._asked.dialled else self._answer_hello()
-            tls: TlsEnds | None = TlsEnds(self._tls, self._incoming, self._outgoing)
-            if self._asked.plain:
+        agreed = self._carry_out(self._greeting())
+        tls: TlsEnds | None = TlsEnds(self._tls, self._incoming, self._outgoing)
+        if self._asked.plain:
+            with self._translated():
                 self._drive(self._tls.unwrap)
-                tls = None
-                self._reader.feed(self._incoming.read())  # of what follows already
-        except ssl.SSLError as error:
-            with contextlib.suppress(OSError):
-                self._flush()  # the alert that says why
-            raise peer_error_of(error, whom=self._asked.whom, else_=str(error)) from error
-        except TimeoutError as error:
-            raise self._too_slow() from error
-        except OSError as error:
-            raise PeerLostError(f"the connection to {self._asked.whom} broke: {error}") from error
+            tls = None
+            self._reader.feed(self._incoming.read())  # of what follows already
         self._connection.settimeout(0)
         return Shaken(self._connection, tls, self._reader, agreed)
 
     # ---- hellos ----
 
-    def _say_hello(self) -> Agreed:
-        self._check_names()
+    def _greeting(self) -> Greeting:
+        mine, whom = self._mine, self._asked.whom
         try:
-            self._send(self._mine)
-        except OSError:
-            # Whoever refuses us has said so before it closed: TLS's alert, or a `Refused`.
-            with contextlib.suppress(OSError, PeerLostError, PeerProtocolError):
-                self._receive()
-            raise
-        verdict = self._judge(self._receive_hello())
-        self._send(_word_for(verdict))
-        self._hear_verdict(verdict)
-        return _conclude(verdict)
-
-    def _answer_hello(self) -> Agreed:
-        try:
-            self._check_names()
+            check_peer_names(self._tls, cluster=mine.cluster, node=mine.node, peer=mine.peer)
         except PeerRefusedError as refusal:
-            # It is of our cluster: so it deserves to know.
-            self._send(Refused(reason=shortened(refusal.reason, REASON_LENGTH_MAX)))
+            if not self._asked.dialled:  # it is of our cluster: so it deserves to know
+                self._perform(refuse(refusal))
             raise
-        theirs = self._receive_hello()
-        self._send(self._mine)
-        verdict = self._judge(theirs)
-        self._hear_verdict(verdict)
-        self._send(_word_for(verdict))
-        return _conclude(verdict)
+        if self._asked.dialled:
+            return greet(mine, whom=whom, judge=self._judge)
+        return be_greeted(lambda _theirs: mine, whom=whom, judge=self._judge)
 
-    def _check_names(self) -> None:
-        mine = self._mine
-        check_peer_names(self._tls, cluster=mine.cluster, node=mine.node, peer=mine.peer)
-
-    def _judge(self, theirs: Hello) -> Agreed | Disagreement | PeerRefusedError:
-        verdict = compare(self._mine, theirs)
+    def _judge(self, mine: Hello, theirs: Hello) -> Agreed | Disagreement:
+        verdict = compare(mine, theirs)
         wanted = self._asked.incarnation
         if isinstance(verdict, Agreed) and wanted and theirs.incarnation != wanted:
-            return PeerRefusedError(
+            text = (
                 f"this stream is of incarnation {printable(theirs.incarnation)}, the control "
                 f"session of {printable(wanted)}: one of them is left over"
             )
+            return Disagreement((Difference(HelloRule.LEFT_OVER, text),))
         return verdict
 
-    def _hear_verdict(self, verdict: Agreed | Disagreement | PeerRefusedError) -> None:
-        if not isinstance(verdict, Agreed):
-            # Ours will be the reason. But closing before its word has come in could cut ours off.
-            with contextlib.suppress(PeerError, OSError):
-                self._receive()
-            return
-        message = self._receive()
-        if isinstance(message, Hello):
-            raise PeerProtocolError(f"{self._asked.whom} says hello twice")
-        if message.version != verdict.version:
-            raise PeerProtocolError(
-                f"{self._asked.whom} welcomes us in version {message.version}, "
-                f"not {verdict.version}"
-            )
+    def _carry_out(self, words: Greeting) -> Agreed:
+        with contextlib.closing(words):
+            try:
+                step = next(words)
+                while True:
+                    try:
+                        heard = self._perform(step)
+                    except PeerError as error:
+                        step = words.throw(error)
+                    else:
+                        step = words.send(heard)
+            except StopIteration as end:
+                agreed: Agreed = end.value
+                return agreed
 
-    def _receive_hello(self) -> Hello:
-        message = self._receive()
-        if isinstance(message, Hello):
-            return message
-        raise PeerProtocolError(f"{self._asked.whom} welcomes us before it says hello")
+    def _perform(self, step: Step) -> Frame | None:
+        with self._translated():
+            if isinstance(step, Hear):
+                return self._receive()
+            for buffer in step.buffers:
+                self._tls.write(buffer)
+            self._flush()
+            return None
 
-    # ---- messages ----
-
-    def _send(self, message: Hello | Welcome | Refused) -> None:
-        is_hello = isinstance(message, Hello)
-        encoded = encode_hello(message) if is_hello else HELLO_CODEC.encode(message)  # type: ignore[arg-type]
-        for buffer in encode_frame(HELLO_KIND, encoded, frame_bytes_max=HELLO_FRAME_BYTES_MAX):
-            self._tls.write(buffer)
-        self._flush()
-
-    def _receive(self) -> Hello | Welcome:
+    def _receive(self) -> Frame:
         frame = self._reader.next_frame()
         while frame is None:
             data = self._drive(lambda: self._tls.read(_RECEIVE_BYTES))
@@ -219,17 +187,23 @@ class _Talk:
                 raise PeerLostError(f"{self._asked.whom} closed the connection before a hello")
             self._reader.feed(data)
             frame = self._reader.next_frame()
-        if frame.kind != HELLO_KIND:
-            raise PeerProtocolError(
-                f"{self._asked.whom} sends frames of kind {frame.kind} before a hello"
-            )
-        message = HELLO_CODEC.decode(frame.body)
-        if isinstance(message, Refused):
-            reason = printable(message.reason)
-            raise PeerRefusedError(f"{self._asked.whom} refuses the connection: {reason}")
-        return message
+        return frame
 
     # ---- bytes ----
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        whom = self._asked.whom
+        try:
+            yield
+        except ssl.SSLError as error:
+            with contextlib.suppress(OSError, PeerLostError):
+                self._flush()  # the alert that says why
+            raise peer_error_of(error, whom=whom, else_=str(error)) from error
+        except TimeoutError as error:
+            raise self._too_slow() from error
+        except OSError as error:
+            raise PeerLostError(f"the connection to {whom} broke: {error}") from error
 
     def _drive(self, action: Callable[[], T]) -> T:
         """Do something with TLS, moving bytes both ways until it is done."""
@@ -265,19 +239,3 @@ class _Talk:
 
     def _too_slow(self) -> PeerLostError:
         return PeerLostError(f"{self._asked.whom} did not say hello within {HANDSHAKE_S:g} s")
-
-
-def _word_for(verdict: Agreed | Disagreement | PeerRefusedError) -> Welcome | Refused:
-    if isinstance(verdict, Disagreement):
-        return verdict.as_refused()
-    if isinstance(verdict, PeerRefusedError):
-        return Refused(reason=shortened(verdict.reason, REASON_LENGTH_MAX))
-    return Welcome(version=verdict.version)
-
-
-def _conclude(verdict: Agreed | Disagreement | PeerRefusedError) -> Agreed:
-    if isinstance(verdict, Disagreement):
-        raise PeerRefusedError(verdict.reason)
-    if isinstance(verdict, PeerRefusedError):
-        raise verdict
-    return verdict
