@@ -442,6 +442,13 @@ BREAKAGES: Final[Mapping[str, Breakage]] = {
         _accepts_unasked,
         wide=True,
     ),
+    "undriven-goes-on": Breakage(
+        "7 a node whose volume nothing drives goes on",
+        acting,
+        "hand_over",
+        answer(value=None),
+        wide=True,
+    ),
     **OF_PAIR,
     **OF_VOLUME,
 }

@@ -6,6 +6,7 @@ hides, its absence shows.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Final, final
 
@@ -31,6 +32,9 @@ RARE: Final = {
     "disk slow",
     "disk dies",
 }
+
+# In so many seeds, of kinds that came later.
+APART: Final = 0.15
 
 
 def _without_arbiter(kinds: dict[str, Callable[[], None]]) -> dict[str, Callable[[], None]]:
@@ -92,7 +96,13 @@ class Faults:
         pair.net.beat_loss = world.rng.choice([0.0, 0.0, 0.05, 0.3])
         if self.wide is not None:
             self.wide.begin(self.kinds)
+            self._draw_apart(self.wide.later_kinds())
         world.after(world.between(0, 3_000), self._loop)
+
+    def _draw_apart(self, kinds: dict[str, Callable[[], None]]) -> None:
+        self.every += tuple(kinds)
+        apart = random.Random(f"{self.world.seed} apart")
+        self.kinds |= {name: act for name, act in kinds.items() if apart.random() < APART}
 
     def _loop(self) -> None:
         if not self.going:

@@ -14,7 +14,7 @@ from mirrorha.core.detector import PeerBeat
 from mirrorha.core.messages import AnyMessage, Standing
 from mirrorha.core.meta import Meta, begin_incarnation
 from mirrorha.core.node import Node
-from mirrorha.core.orders import StopReason, Trouble
+from mirrorha.core.orders import AnyOrder, Close, StopReason, Trouble
 from mirrorha.core.settings import Settings
 from mirrorha.core.words import Boot, Role
 from mirrorha.testing.sim.clock import Clock
@@ -71,6 +71,7 @@ class SimNode:
         self.clock = Clock(world)
         self.node: Node | None = None
         self.volumes: dict[str, ModelVolume | ProductionVolume] = {}
+        self._undriven: set[str] = set()  # volumes whose driver ended
         self.life = 0  # rises at each start and crash: what an earlier life left behind is void
         self.running = False  # the service
         self.service_token = 0
@@ -107,6 +108,7 @@ class SimNode:
         self.sequence = 0
         self.heard = {}
         self.volumes = {name: self._make_volume(name) for name in self.settings.volumes}
+        self._undriven.clear()
         self.world.say(f"{self.name} starts, incarnation {meta.incarnation} after {boot.value}")
         self.inspect()
         self.give(v.Command(operation="", verb=v.Verb.START))
@@ -131,17 +133,22 @@ class SimNode:
         failed = self._lose_what_failed()
         failed |= {name for name, volume in self.volumes.items() if volume.dead}
         for name in sorted(failed):
-            self.volumes[name].dead = True
-            self.hub.break_stream(name)
-            self.volumes[name] = self._make_volume(name)
+            self._replace(name)
 
-    def inspect(self) -> None:
+    def _replace(self, name: str) -> None:
+        self.volumes[name].dead = True
+        self.hub.break_stream(name)
+        self.volumes[name] = self._make_volume(name)
+
+    def inspect(self, *, anew: bool = False) -> None:
         """Tell the core what its directories are."""
         has_files = any(platter.cache for platter in self.durable.platters.values())
         # The system tells whoever opens a directory next of what it could not write back.
         lost, self._has_lost = self._has_lost, False
         self.give(
-            v.VolumesInspected(has_files=has_files, ours=True, problem=self.problem, lost=lost)
+            v.VolumesInspected(
+                has_files=has_files, ours=True, problem=self.problem, lost=lost, anew=anew
+            )
         )
 
     def _make_volume(self, name: str) -> ModelVolume | ProductionVolume:
@@ -330,7 +337,7 @@ class SimNode:
                 )
             case e.Give():
                 self.hub.given(self, effect.order)
-                self.volumes[effect.volume].order(effect.order)
+                self._order(effect.volume, effect.order)
             case e.StartService():
                 self._start_service(effect)
             case e.StopService():
@@ -446,6 +453,36 @@ class SimNode:
         self.hub.os_crashed(self.name)
         report = Trouble(reason=StopReason.OWN_DISK, text="simulated EIO")
         self.give(v.VolumeReported(self.settings.volumes[0], report))
+
+    def driver_ends(self, name: str, text: str) -> None:
+        """What drives a volume is gone; a while later all of them are closed and opened again."""
+        if self.node is None or self.node.state.role is Role.STOP or self.volumes[name].dead:
+            return
+        self.volumes[name].dead = True
+        self._undriven.add(name)
+        self.hub.break_stream(name)
+        self.give(v.VolumeReported(name, Trouble(StopReason.NOT_DRIVEN, text)))
+        life = self.life
+        self.world.after(self.world.between(500, 8_000), lambda: self._drive_anew(life))
+
+    def _drive_anew(self, life: int) -> None:
+        if self.life != life or not self._undriven:
+            return
+        if self.running:  # whoever still runs must not get to see the directories themselves
+            self.world.after(500, lambda: self._drive_anew(life))
+            return
+        for name in self.settings.volumes:
+            self._replace(name)
+        self._undriven.clear()
+        self.inspect(anew=True)
+
+    def _order(self, name: str, order: AnyOrder) -> None:
+        if name in self._undriven:
+            if not isinstance(order, Close):
+                trouble = Trouble(StopReason.NOT_DRIVEN, "the volume is not open")
+                self.give(v.VolumeReported(name, trouble))
+            return
+        self.volumes[name].order(order)
 
     @property
     def boot(self) -> Boot | None:

@@ -102,6 +102,10 @@ class WideFaults:
             kinds["crash when alone"] = self._crash_when_alone
         return kinds
 
+    def later_kinds(self) -> Kinds:
+        """Kinds that came later. They are drawn apart: most seeds stay the runs that they were."""
+        return {"driver ends": self._driver_ends, "disk hangs": self._disk_hangs}
+
     def begin(self, kinds: Container[str]) -> None:
         """What takes a whole pair, and leave to go on, comes first where it is drawn.
 
@@ -185,6 +189,11 @@ class WideFaults:
     def _clock_drifts(self) -> None:
         self._node().clock.run_at(self.world.rng.choice([0.96, 1.0, 1.04]))
 
+    def _driver_ends(self) -> None:
+        """What drives a volume is killed."""
+        node = self._node()
+        node.driver_ends(self.world.rng.choice(node.settings.volumes), "simulated")
+
     # ---- disks ----
 
     def _disk_full(self) -> None:
@@ -211,6 +220,13 @@ class WideFaults:
             store.disk.fail("simulated EIO", after=self.world.between(0, 30))
         else:
             node.disk_fails()
+        self._later(500, 8_000, lambda: self._restart_if_sick(node))
+
+    def _disk_hangs(self) -> None:
+        """One request takes so long that the disk is held to be sick, and then ends after all."""
+        node = self._node()
+        volume = self.world.rng.choice(node.settings.volumes)
+        node.give(v.VolumeReported(volume, Trouble(StopReason.DISK_SLOW, "simulated")))
         self._later(500, 8_000, lambda: self._restart_if_sick(node))
 
     def _restart_if_sick(self, node: SimNode) -> None:
