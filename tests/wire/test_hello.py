@@ -105,7 +105,8 @@ def test_what_differs_is_named(what: str) -> None:
 
 
 def test_every_rule_has_its_case() -> None:
-    assert {rule for _, rule, _ in DIFFERENT.values()} == set(HelloRule)
+    found_elsewhere = {HelloRule.LEFT_OVER}  # by a volume's worker, which knows what it waits for
+    assert {rule for _, rule, _ in DIFFERENT.values()} == set(HelloRule) - found_elsewhere
 
 
 @pytest.mark.parametrize("what", [what for what in DIFFERENT if what != "magic"])
