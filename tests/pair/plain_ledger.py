@@ -2,9 +2,10 @@
 
     python -m tests.pair.plain_ledger JOURNAL PORT [broken]
 
-appends each line that a client sends to JOURNAL and answers `ok ID` once `write` has returned. It
-ends with its input, and at the first error of the journal: what could not be written was not
-answered. A broken one answers first, and writes when it has the time.
+takes off what is there of a last line that is not whole, as a log does after any crash; appends
+each line that a client sends to JOURNAL and answers `ok ID` once `write` has returned. It ends with
+its input, and at the first error of the journal: what could not be written was not answered. A
+broken one answers first, and writes when it has the time.
 """
 
 from __future__ import annotations
@@ -79,6 +80,13 @@ def serve_client(client: socket.socket, journal: int, is_broken: bool) -> None:
                 client.sendall(b"ok " + line.split(b" ")[0] + b"\n")
 
 
+def take_off_torn_line(path: str) -> None:
+    """A write that nobody was told of may be there in part."""
+    with contextlib.suppress(FileNotFoundError):
+        held = Path(path).read_bytes()
+        os.truncate(path, held.rfind(b"\n") + 1)
+
+
 def end_with_input() -> None:
     sys.stdin.read()
     os._exit(0)
@@ -87,6 +95,7 @@ def end_with_input() -> None:
 def main() -> None:
     path, port, *words = sys.argv[1:]
     threading.Thread(target=end_with_input, daemon=True).start()
+    take_off_torn_line(path)
     journal = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
     with socket.create_server(("127.0.0.1", int(port))) as listener:
         print("ready", flush=True)

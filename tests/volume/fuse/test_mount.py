@@ -307,6 +307,17 @@ def test_large_writes_arrive_whole(mount: Mount) -> None:
     assert_same(mount)
 
 
+def test_a_write_across_the_border_of_a_page_may_be_two(mount: Mount) -> None:
+    """The kernel's own doing, where the first page is not cached whole: see `docs/promises.md`."""
+    mount.run("open('log', 'wb').write(bytes(8190))")
+    mount.tell("invalidate")
+    before = mount.tell("counts")["write_sizes"]
+    mount.run("os.write(os.open('log', os.O_WRONLY | os.O_APPEND), b'1038 100\\n')")
+    after = mount.tell("counts")["write_sizes"]
+    assert {size: after[size] - before.get(size, 0) for size in ("2", "7")} == {"2": 1, "7": 1}
+    assert_same(mount)
+
+
 def test_copies_are_made_by_the_server(mount: Mount) -> None:
     mount.run("""
         data = os.urandom(3_000_000)
