@@ -126,6 +126,7 @@ class TestNode:
     name: str
     nursery: trio.Nursery
     mount: bool | None = False
+    exclude: tuple[str, ...] = ()
     cluster: Cluster = attrs.field(init=False)
     data: Replicator = attrs.field(init=False)
     told: list[tuple[str, RoleChange]] = attrs.field(factory=list)
@@ -156,6 +157,7 @@ class TestNode:
             str(self.site.data(self.name)),
             peer_path=str(self.site.data(self.other)),
             mount=self.mount,
+            exclude=self.exclude,
         )
         self.cluster = cluster
 
@@ -223,13 +225,18 @@ def read_tree(root: Path) -> dict[str, bytes]:
 
 @contextlib.asynccontextmanager
 async def open_pair(
-    base: Path, *, mount: bool | None = False, limit_s: float = LIMIT_S, **changes: Any
+    base: Path,
+    *,
+    mount: bool | None = False,
+    exclude: tuple[str, ...] = (),
+    limit_s: float = LIMIT_S,
+    **changes: Any,
 ) -> AsyncGenerator[tuple[TestNode, TestNode]]:
     """Two nodes that are not started; whatever still runs is ended with the block."""
     site = Site(base, changes=changes)
     with trio.fail_after(limit_s):
         async with trio.open_nursery() as nursery:
-            pair = tuple(TestNode(site, name, nursery, mount) for name in NAMES)
+            pair = tuple(TestNode(site, name, nursery, mount, exclude) for name in NAMES)
             yield pair  # type: ignore[misc]
             for node in pair:
                 if node.scope is not None:

@@ -75,12 +75,29 @@ OTHER = ArbiterConfig(kind="witness", options={"address": "10.0.3.6:9600"})
         ({"arbiter": WITNESS}, {"arbiter": OTHER}, {"arbiter"}),
         ({"split_brain": "consistent"}, {}, {"split_brain"}),
         ({}, {"link": "plain", "trusted_network": True}, {"link"}),
+        (
+            {"volumes": [VolumeConfig(path="/srv/orders", exclude=["tmp/**"])]},
+            {"volumes": [VolumeConfig(path="/srv/orders", exclude=["tmp/**", "*.lock"])]},
+            {"exclude"},
+        ),
     ],
 )
 def test_what_must_agree(mine: dict[str, Any], theirs: dict[str, Any], named: set[str]) -> None:
     one, other = must_agree(cluster(**mine)), must_agree(cluster(**theirs))
     assert {key for key in one if one[key] != other[key]} == named
     assert one.keys() == other.keys()
+
+
+def test_what_stays_local_is_compared_where_there_is_any() -> None:
+    assert "exclude" not in must_agree(cluster(volumes=[VolumeConfig(path="/srv")]))
+
+    def text(*patterns: str) -> str:
+        return must_agree(cluster(volumes=[VolumeConfig(path="/srv", exclude=patterns)]))["exclude"]
+
+    assert text("tmp/**", "*.lock") == text("*.lock", "tmp/**") == "*.lock, tmp/** in /srv"
+    many = [f"{'x' * 900}{number}" for number in range(60)]
+    assert len(text(*many)) < 1000
+    assert text(*many) != text(*many, "one more")
 
 
 def test_the_order_of_volumes_is_no_difference() -> None:

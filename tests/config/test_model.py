@@ -366,6 +366,11 @@ WRONG_ALONE: dict[str, tuple[dict[str, Any], str]] = {
         {"volumes": [VolumeConfig(path="/srv", exclude=["a", "../b"])]},
         "volume[0].exclude[1]: expected a pattern relative to the volume",
     ),
+    "exclude of another tool": (
+        {"volumes": [VolumeConfig(path="/srv", exclude=["tmp/"])]},
+        "volume[0].exclude[0]: expected a pattern relative to the volume, such as 'tmp/**', "
+        "not 'tmp/': it ends with a '/': leave that out",
+    ),
     "no address": ({"nodes": [paris(addresses=[]), lyon()]}, "node[0].addresses: expected a list"),
     "a name as address": (
         {"nodes": [paris(addresses=["paris.example"]), lyon()]},

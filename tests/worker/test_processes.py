@@ -238,12 +238,6 @@ async def test_what_may_not_be_used_is_not_mounted(tmp_path: Path) -> None:
         assert not (tmp_path / "paris" / "state" / "ids.sqlite").exists()
 
 
-async def test_what_cannot_stay_local_is_not_mirrored_unasked(tmp_path: Path) -> None:
-    async with open_processes(tmp_path) as pair:
-        with pytest.raises(VolumeError, match="would be mirrored like all others"):
-            await pair.start("paris", exclude=("tmp/**",))
-
-
 async def line_of(child: subprocess.Popen[str]) -> str:
     assert child.stdout is not None
     with trio.fail_after(15):

@@ -299,6 +299,7 @@ class Volumes:
             clock_ms=self._clock_ms,
             report=partial(self._report, name.name),
             primary=lambda: primary_of(self._state()),
+            excludes=bool(name.exclude),
         )
         self._open[name.name] = _Open(engine, disk.close)
         await nursery.start(self._drive, engine)
@@ -406,7 +407,11 @@ class Volumes:
 
     def _open_disk(self, name: VolumeName) -> OpenVolume:
         return open_volume(
-            Path(name.path), self._directory(name), rng=self._rng, make_room=self._make_room
+            Path(name.path),
+            self._directory(name),
+            rng=self._rng,
+            make_room=self._make_room,
+            exclude=name.exclude,
         )
 
     def _directory(self, name: VolumeName) -> Path:

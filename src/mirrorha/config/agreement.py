@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+from typing import Final
+
 from mirrorha.config.model import ClusterConfig, VolumeConfig
 from mirrorha.config.writer import document, toml_text
 
@@ -9,8 +12,9 @@ from mirrorha.config.writer import document, toml_text
 _AGREED_TABLES = frozenset({"[[node]]", "[arbiter]"})
 _AGREED_KEYS = frozenset(
     {("[cluster]", "name"), ("[cluster]", "split_brain"), ("[[volume]]", "path")}
-    | {("[[volume]]", "ack"), ("[cluster]", "link")}
+    | {("[[volume]]", "ack"), ("[[volume]]", "exclude"), ("[cluster]", "link")}
 )
+_TEXT_CHARS_MAX: Final = 1024
 
 
 def must_agree(config: ClusterConfig, *, arbiter: str | None = None) -> dict[str, str]:
@@ -27,7 +31,9 @@ def must_agree(config: ClusterConfig, *, arbiter: str | None = None) -> dict[str
     acks: set[str] = {each.ack for each in config.volumes}
     if len(acks) > 1:  # else one word: where the volumes differ, this is not to look as if it did
         acks = {f"{_volume_text(config, each)}: {each.ack}" for each in config.volumes}
+    excluded = _excluded_text(config)
     return {
+        **({"exclude": excluded} if excluded else {}),  # else an older node would refuse us
         "cluster": config.name,
         "nodes": "; ".join(
             f"{node.name} at {', '.join(node.addresses)} port {node.port}" for node in config.nodes
@@ -60,6 +66,20 @@ def may_differ(config: ClusterConfig) -> dict[str, str]:
             if (header, key) not in _AGREED_KEYS:
                 flat[f"{name}.{key}"] = toml_text(value)
     return flat
+
+
+def _excluded_text(config: ClusterConfig) -> str:
+    """What stays on each node, whatever the order of the patterns; "" if nothing does."""
+    text = "; ".join(
+        sorted(
+            f"{', '.join(sorted({*volume.exclude}))} in {_volume_text(config, volume)}"
+            for volume in config.volumes
+            if volume.exclude
+        )
+    )
+    if len(text) <= _TEXT_CHARS_MAX:
+        return text
+    return f"{text[:80]}… ({hashlib.sha256(text.encode()).hexdigest()[:16]})"
 
 
 def _volume_text(config: ClusterConfig, volume: VolumeConfig) -> str:

@@ -18,6 +18,7 @@ import attrs
 
 from mirrorha.config.durations import format_duration, parse_duration
 from mirrorha.config.findings import Finding, Where
+from mirrorha.config.patterns import pattern_flaw
 
 TEXT_CHARS_MAX: Final = 1024
 ITEMS_MAX: Final = 64
@@ -260,8 +261,12 @@ def _is_url(value: str) -> bool:
 
 
 def _is_pattern(value: str) -> bool:
-    inside = not value.startswith("/") and ".." not in value.split("/")
-    return _is_line(value) and inside
+    return _is_line(value) and not pattern_flaw(value)
+
+
+def _pattern_hint(value: object) -> str:
+    flaw = pattern_flaw(value) if isinstance(value, str) else ""
+    return f": {flaw}" if flaw else ""
 
 
 PORT_MAX: Final = 65_535
@@ -296,7 +301,9 @@ ISOLATION: Final = Form(
 URL: Final = Form(expected="a URL of http or https", accepts=_is_url)
 INTERFACE: Final = text("a network interface, such as 'eth0'", pattern=r"[^\s/]{1,15}")
 PATTERN: Final = Form(
-    expected="a pattern relative to the volume, such as 'tmp/**'", accepts=_is_pattern
+    expected="a pattern relative to the volume, such as 'tmp/**'",
+    accepts=_is_pattern,
+    hint=_pattern_hint,
 )
 ARGUMENT: Final = Form(
     expected="text without a NUL",

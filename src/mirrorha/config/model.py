@@ -140,7 +140,9 @@ class VolumeConfig:
         mount: True: any program may use the directory, through a mount; a node that cannot mount
             it waits, and says why. False: only the file API of this library writes. None: True
             where the service is made of commands; else it is mounted if this node can.
-        exclude: Patterns of what stays local, relative to the directory.
+        exclude: Patterns of what stays on each node: never sent, compared or deleted. "*.lock" is a
+            name at any depth, "tmp/**" what is in one directory, "cache" whatever is called so,
+            with all below.
     """
 
     path: str = attrs.field(metadata=in_toml("path", forms.PATH, peer_field="peer_path"))
@@ -152,7 +154,7 @@ class VolumeConfig:
     exclude: tuple[str, ...] = attrs.field(
         default=(),
         converter=_as_tuple,
-        metadata=in_toml("exclude", forms.items("a list of patterns", forms.PATTERN)),
+        metadata=in_toml("exclude", forms.items("a list of patterns", forms.PATTERN), is_same=True),
     )
 
     @property

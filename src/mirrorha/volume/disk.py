@@ -105,6 +105,16 @@ class Apply(Request, frozen=True):
     op: AnyOp
 
 
+class ApplyHere(Request, frozen=True):
+    """Apply one op on this node alone, if it is about what stays here (`exclude`). Result: Outcome.
+
+    None: it is not, and is to be mirrored. EXDEV: it would move something from one side to the
+    other. In what is made, the fid is drawn.
+    """
+
+    op: AnyOp
+
+
 class ApplyAll(Request, frozen=True):
     """A follower's: apply `ops` in order, and stop at the first that does not turn out exactly as
     it says (its Outcome has an errno, or another `done`). Result: Applied.
@@ -159,9 +169,13 @@ class HashBlocks(Request, frozen=True):
 
 
 class ListDirectory(Request, frozen=True):
-    """Result: list[Entry], in no order; None if the fid is gone or no directory."""
+    """Result: list[Entry], in no order; None if the fid is gone or no directory.
+
+    What stays on this node is left out, unless `with_local`.
+    """
 
     fid: int
+    with_local: bool = False
 
 
 class ReadAttributes(Request, frozen=True):
@@ -275,6 +289,7 @@ class Many(Request, frozen=True):
 
 AnyRequest = (
     Apply
+    | ApplyHere
     | ApplyAll
     | SyncFile
     | SyncTree

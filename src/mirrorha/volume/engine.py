@@ -23,6 +23,7 @@ from mirrorha.errors import (
     ensure,
 )
 from mirrorha.volume.codec import decode, encode
+from mirrorha.volume.disk import ApplyHere, Outcome, SyncFile
 from mirrorha.volume.driver import DriverStatus
 from mirrorha.volume.events import (
     AnyEvent,
@@ -44,6 +45,8 @@ from mirrorha.volume.events import (
     outcome,
 )
 from mirrorha.volume.lane_thread import LaneThread
+from mirrorha.volume.op_rules import NAMING
+from mirrorha.volume.ops import is_local
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -101,6 +104,7 @@ class Engine:
         clock_ms: the clock of everything that the machine is told.
         report: takes what the node must know. Never blocks.
         primary: the node that may write now, as far as is known, for who came to the wrong one.
+        excludes: some of the volume stays on this node: its disk knows what.
         end_s: how long the end waits for the threads.
     """
 
@@ -113,6 +117,7 @@ class Engine:
         clock_ms: Callable[[], int],
         report: Callable[[AnyReport], None],
         primary: Callable[[], str | None] = lambda: None,
+        excludes: bool = False,
         end_s: float = END_S,
     ) -> None:
         self.name: Final = name
@@ -121,6 +126,7 @@ class Engine:
         self._clock_ms: Final = clock_ms
         self._report: Final = report
         self._primary: Final = primary
+        self._excludes: Final = excludes
         self._end_s: Final = end_s
         self._tokens = 0
         self._waiters: dict[int, _Waiter] = {}
@@ -215,10 +221,17 @@ class Engine:
             NotPrimaryError: this node does not serve; nothing was changed.
             OutcomeUnknownError: it may or may not survive.
         """
+        if self._excludes and (is_local(op.fid) or type(op) in NAMING):
+            here = await self._change_here(op)
+            if here is not None:
+                return outcome(here, primary=self._primary())
         return outcome(await self._ask(lambda token: Change(token, op)), primary=self._primary())
 
     async def flush(self, fid: int) -> None:
         """Return once `fid` is durable, on both disks where there are two. Raises as `change`."""
+        if is_local(fid):
+            await self._request(Lane.SYNC, SyncFile(fid))
+            return
         outcome(await self._ask(lambda token: Flush(token, fid)), primary=self._primary())
 
     async def query(self, request: AnyRequest) -> object:
@@ -227,13 +240,28 @@ class Engine:
         Raises:
             OSError: the disk failed, or the volume is closed.
         """
+        return await self._request(Lane.TREE, request)
+
+    async def _change_here(self, op: AnyOp) -> Reply | None:
+        """Make a change on this node alone; None if it is to be mirrored."""
+        if self._closed or self._machine.mode is None:
+            why = self._closed or "this volume does not serve here"
+            raise NotPrimaryError(primary=self._primary(), why=why)
+        done = await self._request(Lane.TREE, ApplyHere(op))
+        if done is None:
+            return None
+        ensure(isinstance(done, Outcome), "what is applied has an outcome")
+        failure = Failure.ERRNO if done.errno else Failure.NONE  # type: ignore[attr-defined]
+        return Reply(0, failure, done.errno, done.done)  # type: ignore[attr-defined]
+
+    async def _request(self, lane: Lane, request: AnyRequest) -> object:
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._closed or not self._lanes:
             raise OSError(errno.EIO, self._closed or "the volume is not open yet")
         self._tokens -= 1
         token = self._tokens
         waiter = self._waiters[token] = _Waiter()
-        self._lanes[Lane.TREE].submit(token, request)
+        self._lanes[lane].submit(token, request)
         await self._wait(token, waiter)
         if waiter.failure:
             raise OSError(errno.EIO, waiter.failure)

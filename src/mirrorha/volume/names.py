@@ -16,9 +16,11 @@ from mirrorha.wire.limits import NAME_BYTES_MAX, PATH_BYTES_MAX, XATTR_NAME_BYTE
 
 MARKER_NAME: Final = ".mirrorha-volume"
 LIMBO_NAME: Final = ".mirrorha-limbo"
+#: Excluded files out of directories that the other node has removed.
+KEPT_NAME: Final = ".mirrorha-kept"
 #: Of what a disk is making and has not given its name yet.
 HALF_MADE_PREFIX: Final = ".mirrorha-new-"
-HIDDEN_NAMES: Final = frozenset({MARKER_NAME, LIMBO_NAME})
+HIDDEN_NAMES: Final = frozenset({MARKER_NAME, LIMBO_NAME, KEPT_NAME})
 
 # The kernel's PATH_MAX counts the terminating zero.
 TARGET_BYTES_MAX: Final = PATH_BYTES_MAX - 1

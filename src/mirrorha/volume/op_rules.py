@@ -45,6 +45,8 @@ _INT63_MAX: Final = (1 << 63) - 1
 
 SOUND: Final = 0
 MAKING: Final = frozenset({Create, Mkdir, Symlink, Mknod})
+#: About a name. All others are about the file that they say.
+NAMING: Final = MAKING | {Link, Unlink, Rmdir, Rename}
 
 
 def flaw(op: AnyOp) -> int:

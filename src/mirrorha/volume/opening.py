@@ -19,7 +19,7 @@ from mirrorha.volume.touched import TouchedState
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from mirrorha.volume.disk import Found
@@ -48,6 +48,7 @@ def open_volume(
     rng: random.Random,
     make_room: Callable[[], bool] | None = None,
     raw: int | None = None,
+    exclude: Sequence[str] = (),
 ) -> OpenVolume:
     """Open a directory and what this node knows of it. Blocks while every name is looked at.
 
@@ -57,6 +58,7 @@ def open_volume(
         rng: draws ids for the files that the table does not know.
         make_room: called when the disk of `state_dir` is full; True: try once more.
         raw: a descriptor of the directory, where its path leads to what is mounted over it.
+        exclude: patterns of what stays on this node.
 
     Raises:
         VolumeError: it, or its state, cannot be used; or so much of it is gone that a person is
@@ -80,6 +82,7 @@ def open_volume(
             draw=lambda: _DRAWN | rng.getrandbits(_DRAWN_BITS),
             raw=raw,
             offline=OfflineChanges(state_dir / "stamp", touched, missing, gone_max=may_be_gone),
+            exclude=exclude,
         )
         stack.callback(disk.close)
         missing.withdraw()

@@ -35,6 +35,8 @@ import msgspec
 from mirrorha.errors import ensure
 
 ROOT_FID: Final = 1
+#: From here on: files that are on one node alone. No message, log or table can hold such a number.
+LOCAL_FID_MIN: Final = 1 << 63
 FID_COUNTER_BITS: Final = 40
 EPOCH_MAX: Final = (1 << 23) - 1  # a fid stays a positive signed 64-bit integer
 
@@ -44,6 +46,11 @@ def make_fid(*, epoch: int, counter: int) -> int:
     ensure(0 < epoch <= EPOCH_MAX, "the epoch fits in a file id")
     ensure(0 < counter < 1 << FID_COUNTER_BITS, "the counter fits in a file id")
     return epoch << FID_COUNTER_BITS | counter
+
+
+def is_local(fid: int) -> bool:
+    """Whether it is the id of a file that stays on this node (`mirrorha.volume.exclusion`)."""
+    return fid >= LOCAL_FID_MIN
 
 
 class Kind(enum.IntEnum):

@@ -21,7 +21,7 @@ from mirrorha.errors import MirrorHAError, NotPrimaryError, ensure
 from mirrorha.volume.disk import Attributes, Kind
 from mirrorha.volume.files.modes import FileMode
 from mirrorha.volume.files.open_file import MirroredFile, Opening
-from mirrorha.volume.files.paths import parts_below
+from mirrorha.volume.files.paths import parts_below, temporary_name
 from mirrorha.volume.ops import DEVICE_KINDS
 from mirrorha.wire.limits import WRITE_BYTES_MAX
 
@@ -180,10 +180,18 @@ class MountedFiles:
             await file.write(data)
 
     async def replace_atomically(self, path: Path, data: Buffer) -> None:
-        at = self._at(path)
         whole = bytes(data)
+        try:
+            await self._replace(path, whole, is_alike=False)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            await self._replace(path, whole, is_alike=True)
+
+    async def _replace(self, path: Path, whole: bytes, *, is_alike: bool) -> None:
+        at = self._at(path)
         self._temporaries += 1
-        name = f".mirrorha-{os.getpid()}-{self._temporaries}.tmp"
+        tag = f"{os.getpid()}-{self._temporaries}"
 
         def target() -> tuple[PurePosixPath, int]:
             real = self._end_of_links(at)
@@ -196,7 +204,7 @@ class MountedFiles:
             return real, stat.S_IMODE(mode)
 
         real, permissions = await self._run(target, path)
-        temporary = real.with_name(name)
+        temporary = real.with_name(temporary_name(tag, real.name, is_alike=is_alike))
         try:
             await self._run(lambda: _write_new(temporary, whole, permissions), path)
             await self._run(lambda: os.replace(temporary, real), path)

@@ -57,6 +57,20 @@ def parts_below(root: PurePosixPath, path: Path) -> tuple[str, ...]:
     return pure.parts
 
 
+def temporary_name(tag: str, name: str, *, is_alike: bool) -> str:
+    """What is written before it replaces `name`.
+
+    Args:
+        tag: what no other one has.
+        is_alike: it begins and ends as `name`, so that patterns of `exclude` are mostly about both
+            or none: where they are about one of them, it cannot replace the other (EXDEV).
+    """
+    if not is_alike:
+        return f".mirrorha-{tag}.tmp"
+    stem, dot, suffix = name.rpartition(".")
+    return f"{stem}.mirrorha-{tag}{dot}{suffix}" if dot else f"{name}.mirrorha-{tag}"
+
+
 @final
 class PathFinder:
     """Follows paths below `root`.

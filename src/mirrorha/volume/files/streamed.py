@@ -19,7 +19,7 @@ from mirrorha.errors import MirrorHAError, ensure
 from mirrorha.volume.disk import Attributes, Entry, Kind, ListDirectory, ReadAttributes, ReadBytes
 from mirrorha.volume.files.modes import FileMode
 from mirrorha.volume.files.open_file import MirroredFile, Opening
-from mirrorha.volume.files.paths import PathFinder
+from mirrorha.volume.files.paths import PathFinder, Spot, temporary_name
 from mirrorha.volume.names import from_python, to_python
 from mirrorha.volume.op_checks import OWN_USER
 from mirrorha.volume.ops import (
@@ -144,7 +144,7 @@ class Files:
 
     async def listdir(self, path: Path = ".") -> list[str]:
         attributes = await self._paths.existing(path)
-        entries = await self._engine.query(ListDirectory(attributes.fid))
+        entries = await self._engine.query(ListDirectory(attributes.fid, with_local=True))
         if not isinstance(entries, list):
             is_directory = attributes.kind is Kind.DIRECTORY
             raise _error(errno.ENOENT if is_directory else errno.ENOTDIR, path)
@@ -230,8 +230,16 @@ class Files:
         spot = await self._paths.find(path)
         if spot.is_directory:
             raise _error(errno.EISDIR, path)
+        try:
+            await self._replace(spot, path, data, is_alike=False)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            await self._replace(spot, path, data, is_alike=True)
+
+    async def _replace(self, spot: Spot, path: Path, data: Buffer, *, is_alike: bool) -> None:
         permissions = 0o644 if spot.attributes is None else spot.attributes.mode
-        fid, name = await self._create_temporary(spot.parent, permissions, path)
+        fid, name = await self._create_temporary(spot, permissions, path, is_alike=is_alike)
         try:
             handle = _StreamHandle(self._engine, fid, path, self._clock_ns, _Appending())
             await MirroredFile(handle, FileMode("wb"), path).write(data)
@@ -291,12 +299,15 @@ class Files:
             raise TypeError(f"creating {path} gave {done!r}")
         return done.fid
 
-    async def _create_temporary(self, parent: int, permissions: int, path: Path) -> tuple[int, str]:
+    async def _create_temporary(
+        self, spot: Spot, permissions: int, path: Path, *, is_alike: bool
+    ) -> tuple[int, str]:
         while True:
             self._temporaries += 1
-            name = f".mirrorha-{self._clock_ns():x}-{self._temporaries}.tmp"
+            tag = f"{self._clock_ns():x}-{self._temporaries}"
+            name = temporary_name(tag, spot.name, is_alike=is_alike)
             try:
-                return await self._create(parent, name, permissions, path), name
+                return await self._create(spot.parent, name, permissions, path), name
             except FileExistsError:
                 continue
 

@@ -11,10 +11,12 @@ import xxhash
 
 from mirrorha.errors import VolumeError
 from mirrorha.volume.disk import (
+    LIMBO_FID,
     AnyRequest,
     Applied,
     Apply,
     ApplyAll,
+    ApplyHere,
     Attributes,
     ClearLimbo,
     ConfirmCheckpoint,
@@ -40,7 +42,9 @@ from mirrorha.volume.disk import (
     SyncTree,
     WritesLostError,
 )
+from mirrorha.volume.exclusion import Exclusion
 from mirrorha.volume.local_disk.applying import OpApplier
+from mirrorha.volume.local_disk.excluded import Excluded, LocalFids
 from mirrorha.volume.local_disk.handles import (
     OPEN_DIRECTORY,
     OPENED_KINDS,
@@ -61,20 +65,21 @@ from mirrorha.volume.local_disk.syscalls import (
 )
 from mirrorha.volume.local_disk.tree import Tree
 from mirrorha.volume.local_disk.view import DiskView
-from mirrorha.volume.local_disk.walk import load_tree
+from mirrorha.volume.local_disk.walk import ExcludedHere, load_tree
 from mirrorha.volume.names import bytes_of, is_mirrored_xattr, text_of
-from mirrorha.volume.ops import DEVICE_KINDS
+from mirrorha.volume.ops import DEVICE_KINDS, Rmdir, is_local
 from mirrorha.volume.touched import NAMES
 from mirrorha.wire.limits import BLOCK_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from mirrorha.volume.local_disk.ids import IdTable
     from mirrorha.volume.local_disk.offline_changes import OfflineChanges
     from mirrorha.volume.local_disk.touched_store import TouchedStore
     from mirrorha.volume.local_disk.tree import Node
+    from mirrorha.volume.ops import AnyOp
     from mirrorha.volume.touched import TouchedState
 
 # What may be performed in another thread, beside the rest. Of many, each speaks for itself.
@@ -114,6 +119,7 @@ class RealDisk:
         raw: A descriptor of the directory, where `root` leads to what is mounted over it; not
             closed by `close`. By default `root` is opened.
         offline: Finds what was changed while nobody of ours ran. By default nobody looks.
+        exclude: Patterns of what stays on this node (`mirrorha.volume.exclusion`).
 
     Raises:
         VolumeError: the directory cannot be opened or read.
@@ -136,6 +142,7 @@ class RealDisk:
         fallocate: Callable[[int, int, int, int], None] = fallocate,
         raw: int | None = None,
         offline: OfflineChanges | None = None,
+        exclude: Sequence[str] = (),
     ) -> None:
         self._root: Final = root
         self._ids: Final = ids
@@ -152,8 +159,10 @@ class RealDisk:
             fsync=fsync,
             syncfs=syncfs,
         )
+        exclusion = Exclusion(exclude)
+        local_fids = LocalFids()
         try:
-            self._found: Final = self._load(draw)
+            self._found: Final = self._load(draw, exclusion, local_fids)
         except OSError as error:
             self._let_go(in_order=False)
             raise VolumeError(f"{root}: cannot be read: {error}") from error
@@ -165,7 +174,14 @@ class RealDisk:
         self._ops: Final = OpApplier(
             self._tree, self._handles, names, self._owners, pwrite=pwrite, fallocate=fallocate
         )
-        self._limbo: Final = Limbo(self._tree, self._handles, ids)
+        excluded = Excluded(
+            exclusion, self._tree, self._handles, draw=local_fids, apply=self._ops.apply
+        )
+        #: None where everything is mirrored.
+        self._excluded: Final = excluded if exclusion else None
+        self._limbo: Final = Limbo(
+            self._tree, self._handles, ids, set_apart=excluded.set_apart if exclusion else None
+        )
         self._table: Final = self._performers()
 
     @property
@@ -221,7 +237,9 @@ class RealDisk:
         if self._offline is not None:
             self._offline.close(in_order=in_order)
 
-    def _load(self, draw: Callable[[], int]) -> Found:
+    def _load(
+        self, draw: Callable[[], int], exclusion: Exclusion, local_fids: Callable[[], int]
+    ) -> Found:
         # A process before us may have left changes in the page cache only, and they would look
         # clean to us.
         try:
@@ -245,6 +263,13 @@ class RealDisk:
             settle=lambda walked: (
                 offline.settle(self._root, walked, touched.keys) if offline is not None else 0
             ),
+            excluded=ExcludedHere(
+                exclusion=exclusion,
+                draw=local_fids,
+                was_cut_off=offline is not None and offline.was_cut_off,
+            )
+            if exclusion
+            else None,
         )
         if not was_known and len(self._tree.nodes) == 1:
             # Else a log that is new was lost: the directory was a volume before.
@@ -256,8 +281,9 @@ class RealDisk:
     def _performers(self) -> dict[type, Callable[..., object]]:
         return {
             Many: self._perform_many,
-            Apply: self._apply,
+            Apply: self._apply if self._excluded is None else self._apply_mirrored,
             ApplyAll: self._apply_all,
+            ApplyHere: self._apply_here,
             PunchHole: self._punch_hole,
             RecordTouched: self._record_touched,
             RetireTouched: self._retire_touched,
@@ -284,10 +310,43 @@ class RealDisk:
                 raise
             return Outcome(None, error.errno)
 
+    def _apply_here(self, request: ApplyHere) -> Outcome | None:
+        if self._excluded is None:
+            return None
+        try:
+            return self._excluded.apply(request.op)
+        except OSError as error:
+            if error.errno is None or error.errno in FATAL:
+                raise
+            return Outcome(None, error.errno)
+
+    def _apply_mirrored(self, request: Apply) -> Outcome:
+        """Apply an op where something is excluded. What a resync deletes may hold some of it."""
+        op = request.op
+        is_deletion = type(op) is Rmdir and op.parent == LIMBO_FID
+        return self._apply_bordered(op, makes_way=is_deletion)
+
+    def _apply_bordered(self, op: AnyOp, *, makes_way: bool) -> Outcome:
+        excluded = self._excluded
+        if excluded is None:
+            return self._apply(Apply(op))
+        try:
+            excluded.check_mirrored(op)
+        except OSError as error:
+            return Outcome(None, error.errno or errno.EXDEV)
+        outcome = self._apply(Apply(op))
+        if makes_way and outcome.errno == errno.ENOTEMPTY and excluded.make_way(op):
+            return self._apply(Apply(op))
+        return outcome
+
     def _apply_all(self, request: ApplyAll) -> Applied:
+        is_plain = self._excluded is None
         for count, op in enumerate(request.ops):
             self._handles.trim()
-            outcome = self._apply(Apply(op))
+            if is_plain:
+                outcome = self._apply(Apply(op))
+            else:
+                outcome = self._apply_bordered(op, makes_way=True)
             if outcome.errno or outcome.done != op:
                 return Applied(count, outcome.errno)
         return Applied(len(request.ops))
@@ -337,7 +396,11 @@ class RealDisk:
         node = self._tree.listed(request.fid)
         if node is None:
             return None
-        return [Entry(name, child.fid, child.kind) for name, child in node.children.items()]
+        return [
+            Entry(name, child.fid, child.kind)
+            for name, child in node.children.items()
+            if request.with_local or not is_local(child.fid)
+        ]
 
     def _file(self, fid: int) -> Node | None:
         node = self._tree.nodes.get(fid)

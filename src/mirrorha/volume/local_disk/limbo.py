@@ -18,7 +18,7 @@ from mirrorha.volume.names import LIMBO_NAME, bytes_of, checked_name
 from mirrorha.volume.op_checks import RESERVED_FID_MAX
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from mirrorha.volume.disk import Place, Relabel, SetAside
     from mirrorha.volume.local_disk.handles import Handle, Handles
@@ -30,9 +30,22 @@ _RAW: Final = LIMBO_NAME.encode()
 
 @final
 class Limbo:
-    """Moves names of one disk. All methods block, and raise OSError for what failed."""
+    """Moves names of one disk. All methods block, and raise OSError for what failed.
 
-    def __init__(self, tree: Tree, handles: Handles, ids: IdTable) -> None:
+    Args:
+        set_apart: Takes out of a directory that is to be deleted what is excluded; None: nothing
+            is.
+    """
+
+    def __init__(
+        self,
+        tree: Tree,
+        handles: Handles,
+        ids: IdTable,
+        *,
+        set_apart: Callable[[Node], None] | None = None,
+    ) -> None:
+        self._set_apart: Final = set_apart
         self._tree: Final = tree
         self._handles: Final = handles
         self._ids: Final = ids
@@ -67,7 +80,7 @@ class Limbo:
             return True
         source = self._handles.get(name.parent)
         target = self._handles.get(parent)
-        with _keeping_times(target):
+        with keeping_times(target):
             os.link(
                 bytes_of(name.name),
                 raw,
@@ -99,6 +112,7 @@ class Limbo:
         while todo:
             self._handles.trim()
             directory = todo[-1]
+            self._set_excluded_apart(directory)
             inner = [
                 node
                 for node in directory.children.values()
@@ -109,13 +123,21 @@ class Limbo:
                 continue
             deleted += self._empty(directory)
             todo.pop()
-        with _keeping_times(self._handles.root):
+        with keeping_times(self._handles.root):
             os.rmdir(_RAW, dir_fd=self._handles.root.fd)
         with self._handles.lock:
             self._handles.forget_locked(self._tree.limbo.fid)
             self._handles.mark_dirty_locked(self._handles.root)
         self._tree.limbo.inode = 0
         return deleted
+
+    def _set_excluded_apart(self, directory: Node) -> None:
+        if self._set_apart is None:
+            return
+        self._set_apart(directory)
+        for node in directory.children.values():
+            if node.kind is Kind.DIRECTORY:
+                self._set_apart(node)
 
     def _empty(self, directory: Node) -> int:
         """Delete everything in a directory, whose directories are empty already."""
@@ -147,7 +169,7 @@ class Limbo:
         if self._tree.limbo.inode:
             return
         root = self._handles.root
-        with _keeping_times(root):
+        with keeping_times(root):
             os.mkdir(_RAW, 0o700, dir_fd=root.fd)
         self._tree.limbo.inode = os.stat(_RAW, dir_fd=root.fd, follow_symlinks=False).st_ino
         self._tree.limbo.synced_through = 0
@@ -156,7 +178,7 @@ class Limbo:
     def _move(self, parent: Node, name: str, new_parent: Node, new_name: str) -> None:
         source = self._handles.get(parent)
         target = self._handles.get(new_parent)
-        with _keeping_times(source), _keeping_times(target):
+        with keeping_times(source), keeping_times(target):
             os.rename(
                 bytes_of(name), bytes_of(new_name), src_dir_fd=source.fd, dst_dir_fd=target.fd
             )
@@ -167,7 +189,8 @@ class Limbo:
 
 
 @contextlib.contextmanager
-def _keeping_times(directory: Handle) -> Iterator[None]:
+def keeping_times(directory: Handle) -> Iterator[None]:
+    """Have the directory look afterwards as if nothing had come or gone."""
     before_ns = os.fstat(directory.fd).st_mtime_ns
     yield
     set_mtime(directory.fd, before_ns)

@@ -34,13 +34,14 @@ from mirrorha.volume.op_checks import (
     HALF_MADE_DIRECTORY_MODE,
     HALF_MADE_MODE,
     OWN_USER,
+    RESERVED_FID_MAX,
     check_birth,
     check_mtime,
     check_rename,
     missing,
     refusal,
 )
-from mirrorha.volume.ops import DEVICE_KINDS, RENAME_EXCHANGE, RENAME_NOREPLACE
+from mirrorha.volume.ops import DEVICE_KINDS, RENAME_EXCHANGE, RENAME_NOREPLACE, is_local
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,6 +63,8 @@ if TYPE_CHECKING:
     )
 
 _Made = TypeVar("_Made", bound="Birth")
+# In the place of one that is lawful on this node alone.
+_SOME_FID: Final = RESERVED_FID_MAX + 1
 _OPENING: Final = {Kind.FILE: OPEN_FILE, Kind.DIRECTORY: OPEN_DIRECTORY}
 _FORMATS: Final = {
     Kind.FIFO: stat.S_IFIFO,
@@ -133,12 +136,12 @@ class NameApplier:
             self._set_mtime(directory.fd, before_ns)
             raise
         os.unlink(half_made, dir_fd=directory.fd)
-        self._set_mtime(directory.fd, op.mtime_ns)
+        self._set_mtime(directory.fd, _time_after(directory, op.fid, op.mtime_ns, before_ns))
         node = Node(op.fid, Kind.SYMLINK, seen.inode)
         with self._handles.lock:
             self._tree.add(node, parent, op.name)
             self._handles.mark_dirty_locked(directory)
-        self._ids.add(Row(op.fid, seen.inode, seen.birth_ns, Kind.SYMLINK))
+        self._add_id(Row(op.fid, seen.inode, seen.birth_ns, Kind.SYMLINK))
         return Outcome(done)
 
     def link(self, op: Link) -> Outcome:
@@ -155,6 +158,7 @@ class NameApplier:
         name = node.names[0]
         source = self._handles.get(name.parent)
         directory = self._handles.get(parent)
+        time_ns = _time_after(directory, op.fid, op.mtime_ns)
         os.link(
             bytes_of(name.name),
             raw,
@@ -162,7 +166,7 @@ class NameApplier:
             dst_dir_fd=directory.fd,
             follow_symlinks=False,
         )
-        self._set_mtime(directory.fd, op.mtime_ns)
+        self._set_mtime(directory.fd, time_ns)
         with self._handles.lock:
             self._tree.add(node, parent, op.name)
             self._handles.mark_dirty_locked(directory)
@@ -200,9 +204,11 @@ class NameApplier:
             return Outcome(None)
         source = self._handles.get(parent)
         target = self._handles.get(new_parent)
+        source_ns = _time_after(source, node.fid, op.mtime_ns)
+        target_ns = _time_after(target, node.fid, op.mtime_ns)
         rename(source.fd, bytes_of(op.name), target.fd, new_raw, op.flags)
-        self._set_mtime(source.fd, op.mtime_ns)
-        self._set_mtime(target.fd, op.mtime_ns)
+        self._set_mtime(source.fd, source_ns)
+        self._set_mtime(target.fd, target_ns)
         done = op
         if (op.fid, op.replaced) != (node.fid, replaced):
             done = msgspec.structs.replace(op, fid=node.fid, replaced=replaced)
@@ -226,7 +232,7 @@ class NameApplier:
             self._handles.mark_dirty_locked(source)
             self._handles.mark_dirty_locked(target)
         if gone:
-            self._ids.remove(op.replaced)
+            self._remove_id(op.replaced)
 
     def _make(
         self, op: Create | Mkdir | Mknod, kind: Kind, make: Callable[[bytes, int], None]
@@ -250,9 +256,9 @@ class NameApplier:
             (os.rmdir if kind is Kind.DIRECTORY else os.unlink)(raw, dir_fd=directory.fd)
             self._set_mtime(directory.fd, before_ns)
             raise
-        self._set_mtime(directory.fd, op.mtime_ns)
+        self._set_mtime(directory.fd, _time_after(directory, op.fid, op.mtime_ns, before_ns))
         self._take_up(Node(op.fid, kind, seen.inode), fd, done, parent)
-        self._ids.add(Row(op.fid, seen.inode, seen.birth_ns, kind))
+        self._add_id(Row(op.fid, seen.inode, seen.birth_ns, kind))
         return Outcome(done)
 
     def _take_up(self, node: Node, fd: int, op: Create | Mkdir | Mknod, parent: Node) -> None:
@@ -284,7 +290,7 @@ class NameApplier:
         )
 
     def _free_place(self, op: Birth) -> tuple[Node, bytes]:
-        check_birth(op)
+        check_birth(msgspec.structs.replace(op, fid=_SOME_FID) if is_local(op.fid) else op)
         parent = self._tree.directory(op.parent)
         raw = checked_name(op.name)
         if op.name in parent.children or op.fid in self._tree.nodes:
@@ -305,17 +311,37 @@ class NameApplier:
         self, op: Unlink | Rmdir, parent: Node, node: Node, remove: Callable[..., None]
     ) -> Outcome:
         directory = self._handles.get(parent)
-        remove(bytes_of(op.name), dir_fd=directory.fd)
-        self._set_mtime(directory.fd, op.mtime_ns)
         fid = node.fid
+        time_ns = _time_after(directory, fid, op.mtime_ns)
+        remove(bytes_of(op.name), dir_fd=directory.fd)
+        self._set_mtime(directory.fd, time_ns)
         with self._handles.lock:
             gone = self._tree.remove(parent, op.name)
             if gone:
                 self._handles.forget_locked(fid)
             self._handles.mark_dirty_locked(directory)
         if gone:
-            self._ids.remove(fid)
+            self._remove_id(fid)
         return Outcome(op if op.fid == fid else msgspec.structs.replace(op, fid=fid))
+
+    def _add_id(self, row: Row) -> None:
+        if not is_local(row.fid):  # those are drawn anew at each opening
+            self._ids.add(row)
+
+    def _remove_id(self, fid: int) -> None:
+        if not is_local(fid):
+            self._ids.remove(fid)
+
+
+def _time_after(directory: Handle, fid: int, mtime_ns: int, before_ns: int | None = None) -> int:
+    """The time of a directory once a name of `fid` has come or gone there. Asked before that.
+
+    What stays on this node leaves no trace in a directory that is mirrored: the other node does not
+    hear of it, and the two would differ.
+    """
+    if not is_local(fid) or is_local(directory.node.fid):
+        return mtime_ns
+    return os.fstat(directory.fd).st_mtime_ns if before_ns is None else before_ns
 
 
 def _dress(target: int | str, op: Create | Mkdir | Mknod, *, undress: bool) -> None:

@@ -75,6 +75,11 @@ class OfflineChanges:
         """The walk tells of files with such a ctime, or a later one."""
         return NEVER_NS if self._before is None else self._before.first_late_ns
 
+    @property
+    def was_cut_off(self) -> bool:
+        """Whether the time before ended otherwise than in good order, as far as is known."""
+        return self._before is None or not self._before.is_final
+
     def load(self, root_fd: int) -> None:
         """Read the stamp of the time before.
 

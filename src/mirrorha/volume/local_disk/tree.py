@@ -62,6 +62,7 @@ class Tree:
         self.limbo: Final = Node(LIMBO_FID, Kind.DIRECTORY, 0)
         self.nodes: Final[dict[int, Node]] = {ROOT_FID: self.root}
         self.changes = 0  # counts changes of names
+        self.has_kept = False  # the root holds KEPT_NAME
 
     def directory(self, fid: int) -> Node:
         """The directory `fid`.
@@ -139,6 +140,14 @@ class Tree:
         while inner is not node and inner.names:
             inner = inner.names[0].parent
         return inner is node
+
+    def path(self, node: Node) -> str:
+        """One path to `node`, for people."""
+        parts: list[str] = []
+        while node.names:
+            parts.append(node.names[0].name)
+            node = node.names[0].parent
+        return "/".join(reversed(parts))
 
     def resolve(self, path: str) -> tuple[int, str, int] | None:
         """See the request `Resolve`."""

@@ -3,7 +3,7 @@
 See `mirrorha.volume.fuse.interface.View`. Attributes come from a descriptor that is open already or
 through that of the directory above: to look at a file does not open it.
 
-The marker of the volume and its limbo are in no directory of the tree that this shows.
+The marker of the volume and our own directories are in no directory of the tree that this shows.
 """
 
 from __future__ import annotations
@@ -284,7 +284,9 @@ class DiskView:
 
     def _hidden_links(self, node: Node) -> int:
         """Directories in this one that nobody sees, each of which is a link to it."""
-        return 1 if node is self._tree.root and self._tree.limbo.inode else 0
+        if node is not self._tree.root:
+            return 0
+        return bool(self._tree.limbo.inode) + self._tree.has_kept
 
 
 def _write_orphan(fd: int, op: Write) -> Write:

@@ -1,5 +1,8 @@
 """The walk at the opening of a real disk: every file of the directory gets its fid.
 
+Of what is excluded, the table of ids knows nothing. What it does know, and is excluded by now, is
+on this node alone from now on, and not gone.
+
 What a crash left half made is removed: it has no id yet, it is in a directory that the touched log
 names, and it looks as nothing else does (see `naming`). Nobody was told that it is there.
 
@@ -13,8 +16,11 @@ import os
 import stat
 from typing import TYPE_CHECKING, Final, final
 
+import attrs
+
 from mirrorha.errors import ensure
 from mirrorha.volume.disk import Found, Kind
+from mirrorha.volume.exclusion import EXCLUDED, Exclusion
 from mirrorha.volume.local_disk.ids import Row
 from mirrorha.volume.local_disk.offline_changes import Walked
 from mirrorha.volume.local_disk.owners import Owners
@@ -23,16 +29,18 @@ from mirrorha.volume.local_disk.tree import Node, Tree
 from mirrorha.volume.names import (
     HALF_MADE_PREFIX,
     HIDDEN_NAMES,
+    KEPT_NAME,
     LIMBO_NAME,
     MARKER_NAME,
     text_of,
 )
 from mirrorha.volume.offline import Late
-from mirrorha.volume.ops import DEVICE_KINDS
+from mirrorha.volume.ops import DEVICE_KINDS, is_local
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mirrorha.volume.exclusion import Outlook
     from mirrorha.volume.local_disk.handles import Handles
     from mirrorha.volume.local_disk.ids import IdTable
     from mirrorha.volume.local_disk.syscalls import Identity
@@ -48,6 +56,24 @@ _KINDS: Final = {
     stat.S_IFCHR: Kind.CHARACTER_DEVICE,
     stat.S_IFBLK: Kind.BLOCK_DEVICE,
 }
+# Below limbo no path says what a name was: there it is the table of ids.
+_IN_LIMBO: Final[Outlook] = frozenset({(-2, -2)})
+
+
+@final
+@attrs.frozen(kw_only=True)
+class ExcludedHere:
+    """What stays on this node, for the walk.
+
+    Attributes:
+        exclusion: the patterns.
+        draw: an id for each.
+        was_cut_off: something in it may be half made.
+    """
+
+    exclusion: Exclusion
+    draw: Callable[[], int]
+    was_cut_off: bool
 
 
 def load_tree(
@@ -59,6 +85,7 @@ def load_tree(
     may_be_half_made: Callable[[int], bool],
     first_late_ns: int,
     settle: Callable[[Walked], int],
+    excluded: ExcludedHere | None = None,
 ) -> Found:
     """Fill `tree` with what the directory holds, and bring the table of ids up to it, durably.
 
@@ -71,6 +98,7 @@ def load_tree(
         first_late_ns: Files with such a ctime, or a later one, are told of.
         settle: Told what was found, before the table forgets what is gone; returns how many known
             files are not what they were. What it raises leaves the table as it was.
+        excluded: What is not mirrored; None: everything is.
 
     Raises:
         OSError: a directory cannot be read.
@@ -88,14 +116,15 @@ def load_tree(
         draw,
         _never if rows is None else may_be_half_made,
         first_late_ns=first_late_ns,
+        excluded=excluded,
     )
     walk.run(root)
-    gone = [row for row in rows or () if row.fid not in tree.nodes]
-    walked = Walked(
-        known=len(rows or ()), new=walk.new, new_in=walk.new_in, gone=gone, late=walk.late
-    )
+    stale = [row for row in rows or () if row.fid not in tree.nodes]
+    gone = [row for row in stale if row.fid not in walk.now_local]
+    known = len(rows or ()) - len(stale) + len(gone)
+    walked = Walked(known=known, new=walk.new, new_in=walk.new_in, gone=gone, late=walk.late)
     changed = settle(walked)
-    ids.store(root, new=walk.new, stale=[row.fid for row in gone])
+    ids.store(root, new=walk.new, stale=[row.fid for row in stale])
     return Found(
         rebuilt=rows is None and bool(walk.new),
         unknown=tuple(row.fid for row in walk.new),
@@ -121,8 +150,13 @@ class _Walk:
         may_be_half_made: Callable[[int], bool],
         *,
         first_late_ns: int,
+        excluded: ExcludedHere | None,
     ) -> None:
         self.late: Final[list[Late]] = []
+        self.now_local: Final[set[int]] = set()
+        self._excluded: Final = excluded
+        self._exclusion: Final = Exclusion(()) if excluded is None else excluded.exclusion
+        self._local_by_inode: Final[dict[int, Node]] = {}
         self.new_in: Final[set[int]] = set()
         self._first_late_ns: Final = first_late_ns
         self.half_made: Final[list[str]] = []
@@ -131,7 +165,7 @@ class _Walk:
         self.skipped: Final[list[str]] = []
         self._tree: Final = tree
         self._handles: Final = handles
-        self._rows: Final = {(row.inode, row.birth_ns, row.kind): row.fid for row in rows}
+        self._known: Final = {(row.inode, row.birth_ns, row.kind): row.fid for row in rows}
         self._fids: Final = {row.fid for row in rows}
         self._draw: Final = draw
         self._makes_devices: Final = Owners().are_kept
@@ -139,19 +173,32 @@ class _Walk:
 
     def run(self, root: Identity) -> None:
         self._note_if_late(self._tree.root, root)
-        todo = [(self._tree.root, "")]
+        todo = [(self._tree.root, "", self._exclusion.root)]
         while todo:
-            directory, path = todo.pop()
+            directory, path, outlook = todo.pop()
             self._handles.trim()
             handle = self._handles.get(directory)
             with os.scandir(handle.fd) as entries:
                 names = [os.fsencode(entry.name) for entry in entries]
             for raw in names:
-                found = self._visit(directory, raw, path, identify(handle.fd, raw))
+                seen = identify(handle.fd, raw)
+                below = self._outlook(outlook, raw, seen)
+                found = self._visit(directory, raw, path, seen, is_excluded=below is EXCLUDED)
+                if found is self._tree.limbo and self._excluded is not None:
+                    below = _IN_LIMBO
                 if found is not None:
-                    todo.append((found, f"{path}{text_of(raw)}/"))
+                    todo.append((found, f"{path}{text_of(raw)}/", below))
+        self._hide_shared()
 
-    def _visit(self, directory: Node, raw: bytes, path: str, seen: Identity) -> Node | None:
+    def _outlook(self, outlook: Outlook, raw: bytes, seen: Identity) -> Outlook:
+        if outlook is not _IN_LIMBO:
+            return self._exclusion.below(outlook, text_of(raw))
+        kind = _KINDS.get(stat.S_IFMT(seen.mode))
+        return _IN_LIMBO if (seen.inode, seen.birth_ns, kind) in self._known else EXCLUDED
+
+    def _visit(
+        self, directory: Node, raw: bytes, path: str, seen: Identity, *, is_excluded: bool
+    ) -> Node | None:
         name = text_of(raw)
         if directory is self._tree.root and name in HIDDEN_NAMES:
             return self._visit_hidden(name, seen)
@@ -161,9 +208,11 @@ class _Walk:
         if kind is None or foreign or is_forbidden or name in HIDDEN_NAMES:
             self.skipped.append(path + name)
             return None
-        if self._remove_half_made(directory, raw, seen, kind):
+        if self._remove_half_made(directory, raw, seen, kind, is_excluded=is_excluded):
             self.half_made.append(path + name)
             return None
+        if is_excluded:
+            return self._take_up_excluded(directory, name, seen, kind)
         node = None if kind is Kind.DIRECTORY else self._by_inode.get(seen.inode)
         if node is None:
             node = Node(self._fid_of(seen, kind, directory), kind, seen.inode)
@@ -172,14 +221,54 @@ class _Walk:
         self._tree.find(node, directory, name)
         return node if kind is Kind.DIRECTORY else None
 
-    def _remove_half_made(self, directory: Node, raw: bytes, seen: Identity, kind: Kind) -> bool:
+    def _take_up_excluded(
+        self, directory: Node, name: str, seen: Identity, kind: Kind
+    ) -> Node | None:
+        known = self._known.get((seen.inode, seen.birth_ns, kind))
+        if known is not None:
+            self.now_local.add(known)
+        node = None if kind is Kind.DIRECTORY else self._local_by_inode.get(seen.inode)
+        if node is None:
+            ensure(self._excluded is not None, "what is excluded has a pattern")
+            node = Node(self._excluded.draw(), kind, seen.inode)  # type: ignore[union-attr]
+            if kind is not Kind.DIRECTORY:
+                self._local_by_inode[seen.inode] = node
+        self._tree.find(node, directory, name)
+        return node if kind is Kind.DIRECTORY else None
+
+    def _hide_shared(self) -> None:
+        """Show no excluded name of a file that has mirrored names too.
+
+        Changed through it, the file would change on this node alone. Such links were made while
+        nobody of ours ran, or before the name was excluded.
+        """
+        for inode in self._local_by_inode.keys() & self._by_inode.keys():
+            node = self._local_by_inode[inode]
+            for name in node.names:
+                self.skipped.append(
+                    "/".join(filter(None, (self._tree.path(name.parent), name.name)))
+                )
+                del name.parent.children[name.name]
+            del self._tree.nodes[node.fid]
+
+    def _remove_half_made(
+        self, directory: Node, raw: bytes, seen: Identity, kind: Kind, *, is_excluded: bool
+    ) -> bool:
         if kind is Kind.SYMLINK:
             looks_so = raw.startswith(HALF_MADE_PREFIX.encode())
+            # It has not got the name yet that is excluded.
+            is_excluded = is_excluded or (looks_so and _is_of_local(raw))
         else:
             is_empty = kind is not Kind.FILE or not seen.size_bytes
             looks_so = is_empty and seen.mode & _HALF_MADE_BITS == stat.S_ISVTX
-        is_known = (seen.inode, seen.birth_ns, kind) in self._rows
-        if not looks_so or is_known or not self._may_be_half_made(directory.fid):
+        is_known = (seen.inode, seen.birth_ns, kind) in self._known
+        if not looks_so or is_known:
+            return False
+        if is_excluded:
+            may_be = self._excluded is not None and self._excluded.was_cut_off
+        else:
+            may_be = self._may_be_half_made(directory.fid)
+        if not may_be:
             return False
         handle = self._handles.get(directory)
         before_ns = os.fstat(handle.fd).st_mtime_ns
@@ -196,7 +285,9 @@ class _Walk:
         if name == LIMBO_NAME and stat.S_ISDIR(seen.mode):
             self._tree.limbo.inode = seen.inode
             return self._tree.limbo
-        if name != MARKER_NAME:
+        if name == KEPT_NAME and stat.S_ISDIR(seen.mode):
+            self._tree.has_kept = True
+        elif name != MARKER_NAME:
             self.skipped.append(name)
         return None
 
@@ -205,7 +296,7 @@ class _Walk:
             self.late.append(Late(node.fid, node.kind, seen.ctime_ns, seen.mtime_ns))
 
     def _fid_of(self, seen: Identity, kind: Kind, directory: Node) -> int:
-        known = self._rows.get((seen.inode, seen.birth_ns, kind))
+        known = self._known.get((seen.inode, seen.birth_ns, kind))
         if known is not None:
             return known
         fid = self._draw()
@@ -213,3 +304,11 @@ class _Walk:
         self.new.append(Row(fid, seen.inode, seen.birth_ns, kind))
         self.new_in.add(directory.fid)
         return fid
+
+
+def _is_of_local(raw: bytes) -> bool:
+    """Whether this is what a symlink is called while it is made, and it is an excluded one."""
+    try:
+        return is_local(int(raw.removeprefix(HALF_MADE_PREFIX.encode()), 16))
+    except ValueError:
+        return False

@@ -141,6 +141,11 @@ class Driver:
         self._front = front
         front.serving = self._machine.stance in SOURCE
 
+    @property
+    def serves(self) -> bool:
+        """Whether changes are made here: now, or once they need not be held any more."""
+        return not self._is_over and self._machine.stance in SOURCE
+
     # ---- changes, for the front ------------------------------------------------------------------
 
     def change(self, op: AnyOp, then: Then) -> int:

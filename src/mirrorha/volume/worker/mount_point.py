@@ -47,6 +47,11 @@ class MountPoint:
         """The number of the FUSE connection, or 0."""
         return self._mounted.connection if self._mounted else 0
 
+    @property
+    def excludes(self) -> bool:
+        """Whether some of the volume stays on this node."""
+        return self._wish is not None and bool(self._wish.exclude)
+
     def look(self) -> VolumeIdentity:
         """Open the directory anew, and see what stands in it. What a crash left is taken off.
 
@@ -81,12 +86,6 @@ class MountPoint:
         """
         if self._wish is None:
             return
-        if self._wish.exclude:
-            raise VolumeError(
-                f"{self._root}: exclude = {list(self._wish.exclude)} cannot be carried out on a "
-                "mounted volume by this version: such files would be mirrored like all others. "
-                "Take it away, or keep them in a directory of their own"
-            )
         from mirrorha.volume.fuse import obstacles  # noqa: PLC0415 - not where nothing is mounted
 
         obstacles.refuse_obstacles(

@@ -25,6 +25,7 @@ from mirrorha.volume.stream.machine import Volume
 from mirrorha.volume.worker.connections import Connections
 from mirrorha.volume.worker.control import Control, ControlClosedError
 from mirrorha.volume.worker.driver import Driver
+from mirrorha.volume.worker.local_changes import LocalChanges
 from mirrorha.volume.worker.loop import IN, OUT, Loop
 from mirrorha.volume.worker.messages import (
     VERSION,
@@ -57,7 +58,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mirrorha.core.orders import AnyReport
-    from mirrorha.volume.fuse.interface import View
+    from mirrorha.volume.fuse.interface import Changes, View
 
 _log: Final = logging.getLogger(__name__)
 
@@ -85,6 +86,7 @@ class Worker:
         self._place: MountPoint | None = None
         self._volume: OpenVolume | None = None
         self._driver: Driver | None = None
+        self._local: LocalChanges | None = None
         self._front: Server | None = None
         self._connections: Connections | None = None
         self._watchdog: Watchdog | None = None
@@ -210,6 +212,7 @@ class Worker:
             rng=random.SystemRandom(),
             make_room=self._make_room(opening.reserve),
             raw=place.raw,
+            exclude=opening.mount.exclude if opening.mount else (),
         )
         machine = Volume(opening.settings, touched=volume.touched, resyncs=ComparingResyncs())
         driver = self._driver = Driver(
@@ -245,9 +248,16 @@ class Worker:
     def _attach_front(self, driver: Driver, volume: OpenVolume, place: MountPoint) -> None:
         # The two know each other by shape only, for neither may import the other.
         view = cast("View", volume.disk.view())
-        front = self._front = Server(place.device, view, driver)
+        front = self._front = Server(place.device, view, self._changes(driver, volume, place))
         driver.attach(front)
         self._loop.watch(place.device, self._kernel_asks)
+
+    def _changes(self, driver: Driver, volume: OpenVolume, place: MountPoint) -> Changes:
+        """Who makes the mount's changes."""
+        if not place.excludes:
+            return driver
+        self._local = LocalChanges(driver, volume.disk, self._loop, report=self._report)
+        return self._local
 
     def _kernel_asks(self, _events: int) -> None:
         front = self._front
@@ -342,7 +352,9 @@ class Worker:
             is_off = self._place.leave(unmount=unmount)
         if self._connections is not None:
             self._connections.disconnect(0, why)
-        if self._driver is not None and self._driver.end(wait_s) and self._volume is not None:
+        # Both, whatever the first says: what can end does.
+        ends = [each.end(wait_s) for each in (self._driver, self._local) if each is not None]
+        if ends and all(ends) and self._volume is not None:
             self._volume.close()
         self._say_last(Exited(why, is_bug=is_bug, unmounted=is_off))
 
