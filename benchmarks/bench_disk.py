@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mirrorha.testing.memory_disk import MemoryDisk
-from mirrorha.volume.disk import AnyRequest, Apply, Disk, HashBlocks, ReadBytes, SyncFile, SyncTree
+from mirrorha.volume.disk import AnyRequest, Apply, Disk, HashBlocks, ReadBytes, SyncFiles, SyncTree
 from mirrorha.volume.local_disk.disk import RealDisk
 from mirrorha.volume.local_disk.ids import IdTable
 from mirrorha.volume.local_disk.touched_store import TouchedStore
@@ -60,7 +60,7 @@ def measure(disk: Disk) -> dict[str, float]:
             disk, lambda: [Apply(Write(FILE, i % 8 * 100, PAGE[:100], T0 + i)) for i in range(5000)]
         ),
         "write and sync": best_us(
-            disk, lambda: [Apply(Write(FILE, 0, PAGE, T0)), SyncFile(FILE)] * 100
+            disk, lambda: [Apply(Write(FILE, 0, PAGE, T0)), SyncFiles([FILE])] * 100
         ),
         "read 4 KiB": best_us(
             disk, lambda: [ReadBytes(FILE, i % 256 * 4096, 4096) for i in range(5000)]

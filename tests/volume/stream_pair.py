@@ -144,8 +144,9 @@ class TinyDisk:
                 return self.apply_all(ops)
             case requests.SyncTree():
                 self.durable = self.tree.copy()
-            case requests.SyncFile(fid):
-                self.sync_file(fid)
+            case requests.SyncFiles(fids):
+                for fid in fids:
+                    self.sync_file(fid)
             case requests.RecordTouched(keys):
                 self.touched |= set(keys)
             case requests.RetireTouched(keys, epoch, seq):

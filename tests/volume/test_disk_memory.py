@@ -20,7 +20,7 @@ from mirrorha.volume.disk import (
     RecordTouched,
     Relabel,
     SetAside,
-    SyncFile,
+    SyncFiles,
     SyncTree,
 )
 from mirrorha.volume.ops import ROOT_FID, Rename, SetAttributes, Truncate, Unlink, Write
@@ -53,7 +53,7 @@ def content(disk: MemoryDisk, path: str = "a") -> bytes | None:
 def test_what_was_synced_stays() -> None:
     def prepare(disk: MemoryDisk) -> None:
         do(disk, mkdir(1, "d"), create(2, "a", fid(1)), Write(fid(2), 0, b"durable", T0))
-        disk.perform(SyncFile(fid(2)))
+        disk.perform(SyncFiles([fid(2)]))
         do(disk, create(3, "b"), Write(fid(3), 0, b"lost", T0))
 
     found = set()
@@ -153,11 +153,23 @@ def test_a_synced_file_keeps_its_name_and_what_came_before() -> None:
         disk.perform(SyncTree())
         do(disk, create(3, "before"), Rename(0, ROOT_FID, "d", ROOT_FID, "e", 0, T0))
         do(disk, create(4, "a", fid(2)), Unlink(0, ROOT_FID, "old", T0))
-        disk.perform(SyncFile(fid(4)))
+        disk.perform(SyncFiles([fid(4)]))
 
     found = {frozenset(disk.snapshot()) - {""} for disk in after_power_loss(prepare)}
     both = {"before", "e", "e/a"}
     assert found == {frozenset(both), frozenset(both | {"old"})}
+
+
+def test_files_are_synced_together() -> None:
+    def prepare(disk: MemoryDisk) -> None:
+        do(disk, *(create(number, f"f{number}") for number in (1, 2, 3)))
+        disk.perform(SyncTree())
+        do(disk, *(Write(fid(number), 0, b"x", T0) for number in (1, 2, 3)))
+        disk.perform(SyncFiles([fid(1), fid(2)]))
+
+    found = {tuple(content(disk, f"f{n}") for n in (1, 2, 3)) for disk in after_power_loss(prepare)}
+    assert {kept[:2] for kept in found} == {(b"x", b"x")}
+    assert {kept[2] for kept in found} >= {b"", b"x"}
 
 
 def test_a_synced_file_keeps_the_names_of_its_directories() -> None:
@@ -165,7 +177,7 @@ def test_a_synced_file_keeps_the_names_of_its_directories() -> None:
         do(disk, mkdir(1, "d"), mkdir(2, "e", fid(1)), create(3, "a", fid(2)))
         disk.perform(SyncTree())
         do(disk, Rename(0, ROOT_FID, "d", ROOT_FID, "f", 0, T0))
-        disk.perform(SyncFile(fid(3)))
+        disk.perform(SyncFiles([fid(3)]))
 
     for disk in after_power_loss(prepare):
         assert set(disk.snapshot()) == {"", "f", "f/e", "f/e/a"}
@@ -176,7 +188,7 @@ def test_a_synced_directory_keeps_what_it_holds() -> None:
         do(disk, mkdir(1, "d"), create(2, "a", fid(1)))
         disk.perform(SyncTree())
         do(disk, Unlink(0, fid(1), "a", T0))
-        disk.perform(SyncFile(fid(1)))
+        disk.perform(SyncFiles([fid(1)]))
 
     for disk in after_power_loss(prepare):
         assert set(disk.snapshot()) == {"", "d"}
@@ -298,7 +310,7 @@ def test_a_failing_disk_refuses_everything() -> None:
     disk.fail("broken", after=2)
     do(disk, create(2, "b"))
     disk.perform(SyncTree())
-    for request in (Apply(create(3, "c")), ListDirectory(ROOT_FID), SyncFile(fid(1))):
+    for request in (Apply(create(3, "c")), ListDirectory(ROOT_FID), SyncFiles([fid(1)])):
         with pytest.raises(DiskError, match="broken"):
             disk.perform(request)
     disk.replace()

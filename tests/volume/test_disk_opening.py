@@ -27,7 +27,7 @@ from mirrorha.volume.disk import (
     RecordTouched,
     Relabel,
     SetAside,
-    SyncFile,
+    SyncFiles,
     SyncTree,
 )
 from mirrorha.volume.local_disk.disk import RealDisk
@@ -259,7 +259,7 @@ def test_it_goes_on_below_what_is_mounted_over_it(home: Home) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", home.root], check=True)
     try:
         do(disk, create(2, "f", fid(1)), Write(fid(2), 0, b"below", T0))
-        disk.perform(SyncFile(fid(2)))
+        disk.perform(SyncFiles([fid(2)]))
         assert list(home.root.iterdir()) == []
     finally:
         subprocess.run(["umount", "--lazy", home.root], check=True)
@@ -406,9 +406,9 @@ def test_few_descriptors_are_open_at_a_time(home: Home) -> None:
     assert len(os.listdir("/proc/self/fd")) < before + 16 + 10
 
 
-@pytest.mark.parametrize("request_", [SyncFile(fid(1)), SyncTree()], ids=["file", "tree"])
+@pytest.mark.parametrize("request_", [SyncFiles([fid(1)]), SyncTree()], ids=["file", "tree"])
 def test_a_full_state_directory_stops_the_node_at_the_next_sync(
-    home: Home, request_: SyncFile | SyncTree
+    home: Home, request_: SyncFiles | SyncTree
 ) -> None:
     require_root()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", home.state], check=True)

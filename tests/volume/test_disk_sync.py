@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, final
 
 import pytest
 
@@ -20,7 +20,7 @@ from mirrorha.volume.disk import (
     ReadAttributes,
     ReadBytes,
     SetAside,
-    SyncFile,
+    SyncFiles,
     SyncTree,
 )
 from mirrorha.volume.ops import (
@@ -40,6 +40,10 @@ from tests.volume.disk_support import T0, Home, create, do, fid, mkdir
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from mirrorha.volume.local_disk.disk import RealDisk
+
+HELPER = "mirrorha-sync-helper"
 
 
 @pytest.fixture
@@ -77,13 +81,26 @@ def test_a_new_file_is_synced_with_every_directory_that_leads_to_it(home: Home) 
     disk = home.open(fsync=watched.fsync)
     do(disk, mkdir(1, "a"), mkdir(2, "b", fid(1)), create(3, "f", fid(2)), create(4, "other"))
     do(disk, Write(fid(3), 0, b"x", T0))
-    disk.perform(SyncFile(fid(3)))
+    disk.perform(SyncFiles([fid(3)]))
     assert watched.taken() == {".", "a", "a/b", "a/b/f"}
-    disk.perform(SyncFile(fid(3)))
+    disk.perform(SyncFiles([fid(3)]))
     assert watched.taken() == set()
     do(disk, Write(fid(3), 0, b"y", T0))
-    disk.perform(SyncFile(fid(3)))
+    disk.perform(SyncFiles([fid(3)]))
     assert watched.taken() == {"a/b/f"}
+
+
+def test_several_files_are_synced_with_what_leads_to_any_of_them(home: Home) -> None:
+    watched = Watched(home)
+    disk = home.open(fsync=watched.fsync)
+    do(disk, mkdir(1, "a"), mkdir(2, "b"), create(3, "f"))
+    disk.perform(SyncTree())
+    watched.taken()
+    do(disk, create(4, "g", fid(1)), create(5, "h", fid(2)), Write(fid(3), 0, b"x", T0))
+    disk.perform(SyncFiles([fid(3), fid(4), fid(9)]))
+    assert watched.taken() == {"f", "a", "a/g"}
+    disk.perform(SyncFiles([fid(3), fid(4), fid(5)]))
+    assert watched.taken() == {"b", "b/h"}
 
 
 def test_an_old_file_is_synced_alone_whatever_else_its_directory_holds(home: Home) -> None:
@@ -93,7 +110,7 @@ def test_an_old_file_is_synced_alone_whatever_else_its_directory_holds(home: Hom
     disk.perform(SyncTree())
     watched.taken()
     do(disk, create(2, "new"), Write(fid(1), 0, b"x", T0))
-    disk.perform(SyncFile(fid(1)))
+    disk.perform(SyncFiles([fid(1)]))
     assert watched.taken() == {"journal"}
 
 
@@ -104,10 +121,10 @@ def test_a_moved_file_is_synced_with_both_directories(home: Home) -> None:
     disk.perform(SyncTree())
     watched.taken()
     do(disk, Rename(0, fid(1), "f", fid(2), "g", 0, T0))
-    disk.perform(SyncFile(fid(3)))
+    disk.perform(SyncFiles([fid(3)]))
     assert watched.taken() == {"a", "b"}
     do(disk, Rename(0, ROOT_FID, "b", fid(1), "c", 0, T0))
-    disk.perform(SyncFile(fid(3)))
+    disk.perform(SyncFiles([fid(3)]))
     assert watched.taken() == {".", "a"}
 
 
@@ -119,7 +136,7 @@ def test_exchanged_files_are_synced_with_both_directories(home: Home) -> None:
     for _ in ("there", "and back again"):
         watched.taken()
         do(disk, Rename(0, fid(1), "f", fid(2), "g", 0, T0, RENAME_EXCHANGE))
-        disk.perform(SyncFile(fid(4)))
+        disk.perform(SyncFiles([fid(4)]))
         assert watched.taken() == {"a", "b"}
 
 
@@ -138,7 +155,7 @@ def test_what_is_not_opened_is_synced_with_its_directory(kind: Kind, home: Home)
     do(disk, SetAttributes(fid(2), None, None, None, T0 + 1))
     # The directory has changed after it, and so goes to the journal with it or later.
     assert os.stat(home.root / "a").st_ctime_ns > before_ns
-    disk.perform(SyncFile(fid(2)))
+    disk.perform(SyncFiles([fid(2)]))
     assert watched.taken() == {"a"}
 
 
@@ -149,10 +166,10 @@ def test_a_directory_is_synced_with_what_it_holds(home: Home) -> None:
     disk.perform(SyncTree())
     watched.taken()
     do(disk, Unlink(0, fid(1), "f", T0))
-    disk.perform(SyncFile(fid(1)))
+    disk.perform(SyncFiles([fid(1)]))
     assert watched.taken() == {"a"}
     do(disk, SetAttributes(ROOT_FID, 0o711, None, None, None))
-    disk.perform(SyncFile(ROOT_FID))
+    disk.perform(SyncFiles([ROOT_FID]))
     assert watched.taken() == {"."}
 
 
@@ -174,7 +191,7 @@ def test_what_a_resync_moved_is_synced(home: Home) -> None:
     watched.taken()
     disk.perform(SetAside(fid(1), "f"))
     disk.perform(Place(ROOT_FID, "g", fid(2)))
-    disk.perform(SyncFile(fid(2)))
+    disk.perform(SyncFiles([fid(2)]))
     assert watched.taken() == {".", ".mirrorha-limbo"}
     disk.perform(ClearLimbo())
     disk.perform(SyncTree())
@@ -187,7 +204,7 @@ def test_many_files_are_synced_at_once(home: Home) -> None:
     do(disk, *(create(number, f"f{number}") for number in range(1, 100)))
     disk.perform(SyncTree())
     assert watched.taken() == set(), "one syncfs"
-    disk.perform(SyncFile(fid(1)))
+    disk.perform(SyncFiles([fid(1)]))
     disk.perform(SyncTree())
     assert watched.taken() == set(), "and nothing is left to sync"
 
@@ -237,8 +254,8 @@ def test_a_failed_fsync_is_final(home: Home) -> None:
     disk = home.open(fsync=fsync)
     do(disk, create(1, "a"), Write(fid(1), 0, b"x", T0))
     with pytest.raises(DiskError, match="fsync failed"):
-        disk.perform(SyncFile(fid(1)))
-    requests = SyncFile(fid(1)), SyncTree(), ReadBytes(fid(1), 0, 1), ReadAttributes(fid(1))
+        disk.perform(SyncFiles([fid(1)]))
+    requests = SyncFiles([fid(1)]), SyncTree(), ReadBytes(fid(1), 0, 1), ReadAttributes(fid(1))
     for request in (*requests, Apply(Write(fid(1), 0, b"y", T0)), ListDirectory(ROOT_FID)):
         with pytest.raises(DiskError, match="fsync failed"):
             disk.perform(request)
@@ -330,8 +347,162 @@ def test_a_write_that_comes_in_pieces_is_one(home: Home) -> None:
     seen = take_snapshot(disk)["a"]
     assert (seen.content, seen.attributes.mtime_ns) == (b"\0\0cdefghij", T0 + 5)
     watched = take_snapshot(disk)
-    disk.perform(SyncFile(fid(1)))
+    disk.perform(SyncFiles([fid(1)]))
     assert take_snapshot(disk) == watched
+
+
+def eight_written_files(disk: RealDisk) -> SyncFiles:
+    """A request that has eight files, and nothing else, to sync."""
+    fids = [fid(number) for number in range(1, 9)]
+    do(disk, *(create(number, f"f{number}") for number in range(1, 9)))
+    disk.perform(SyncTree())
+    do(disk, *(Write(one, 0, b"x", T0) for one in fids))
+    return SyncFiles(fids)
+
+
+def open_descriptors() -> set[str]:
+    return set(os.listdir("/proc/self/fd"))
+
+
+def helpers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == HELPER]
+
+
+def test_the_files_of_a_request_are_synced_at_the_same_time(home: Home) -> None:
+    all_here = threading.Barrier(8)
+    is_on = False
+
+    def fsync(descriptor: int) -> None:
+        if is_on:
+            all_here.wait(30)
+
+    disk = home.open(fsync=fsync)
+    request = eight_written_files(disk)
+    is_on = True
+    disk.perform(request)
+    home.close()
+    assert not helpers(), "the disk is closed"
+
+
+def test_a_single_file_is_synced_in_the_thread_that_asks(home: Home) -> None:
+    seen: list[threading.Thread] = []
+    disk = home.open(fsync=lambda _: seen.append(threading.current_thread()))
+    do(disk, create(1, "a"))
+    disk.perform(SyncTree())
+    seen.clear()
+    do(disk, Write(fid(1), 0, b"x", T0))
+    disk.perform(SyncFiles([fid(1)]))
+    assert seen == [threading.current_thread()]
+
+
+@pytest.mark.parametrize("failing", [0, 7])
+def test_one_of_eight_that_fails_is_final_and_nothing_goes_on(home: Home, failing: int) -> None:
+    lock = threading.Lock()
+    begun = ended = 0
+    all_here = threading.Barrier(8)
+
+    def fsync(descriptor: int) -> None:
+        nonlocal begun, ended
+        if not is_on:
+            return
+        with lock:
+            number, begun = begun, begun + 1
+        all_here.wait(30)
+        if number == failing:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        threading.Event().wait(0.05)  # a disk that takes its time
+        with lock:
+            ended += 1
+
+    is_on = False
+    disk = home.open(fsync=fsync)
+    request = eight_written_files(disk)
+    before = open_descriptors()
+    is_on = True
+    with pytest.raises(DiskError, match="fsync failed"):
+        disk.perform(request)
+    assert (begun, ended) == (8, 7)
+    assert open_descriptors() == before
+    for later in (SyncFiles([fid(1)]), SyncTree(), ListDirectory(ROOT_FID)):
+        with pytest.raises(DiskError, match="fsync failed"):
+            disk.perform(later)
+
+
+@final
+class Gate:
+    """An fsync that says when it has begun, and ends when it is let, perhaps with an error."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+        self.let = threading.Event()
+        self.error: OSError | None = None
+
+    def fsync(self, descriptor: int) -> None:
+        self.begun.set()
+        assert self.let.wait(30)
+        if self.error is not None:
+            raise self.error
+
+
+@pytest.mark.parametrize("second", [SyncFiles([fid(1)]), SyncTree()], ids=["files", "tree"])
+@pytest.mark.parametrize("fails", [False, True], ids=["", "fails"])
+def test_a_second_sync_waits_for_the_first_and_fails_with_it(
+    home: Home, second: SyncFiles | SyncTree, fails: bool
+) -> None:
+    """The first has marked the file clean, and nobody knows yet whether it is."""
+    gate = Gate()
+    disk = home.open(fsync=gate.fsync)
+    do(disk, create(1, "a"))
+    results: list[str] = []
+
+    def perform(request: SyncFiles | SyncTree) -> None:
+        try:
+            disk.perform(request)
+            results.append("durable")
+        except DiskError as error:
+            results.append(str(error))
+
+    threads = [
+        threading.Thread(target=perform, args=(one,)) for one in (SyncFiles([fid(1)]), second)
+    ]
+    threads[0].start()
+    assert gate.begun.wait(30)
+    threads[1].start()
+    threads[1].join(0.05)
+    assert threads[1].is_alive()
+    if fails:
+        gate.error = OSError(errno.EIO, os.strerror(errno.EIO))
+    gate.let.set()
+    for thread in threads:
+        thread.join(30)
+    assert len(results) == 2
+    assert [("fsync failed" in result) for result in results] == [fails] * 2
+
+
+def test_a_sync_that_finds_no_descriptor_free_is_final(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even if who asked only wanted to look: some files are marked clean already."""
+    disk = home.open(dirty_max=8)
+    do(disk, *(create(number, f"f{number}") for number in range(1, 8)))
+    before = open_descriptors()
+    left = 3
+    dup = os.dup
+
+    def few(descriptor: int) -> int:
+        nonlocal left
+        if not left:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        left -= 1
+        return dup(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "dup", few)
+        with pytest.raises(DiskError):
+            disk.perform(ListDirectory(ROOT_FID))
+    assert open_descriptors() == before
+    with pytest.raises(DiskError):
+        disk.perform(SyncTree())
 
 
 def test_syncs_run_beside_changes(home: Home) -> None:
@@ -342,8 +513,8 @@ def test_syncs_run_beside_changes(home: Home) -> None:
     def sync() -> None:
         try:
             while not ended.is_set():
-                for number in range(1, 40):
-                    disk.perform(SyncFile(fid(number)))
+                for number in range(1, 40, 3):
+                    disk.perform(SyncFiles([fid(number + more) for more in range(3)]))
                 disk.perform(SyncTree())
         except BaseException as error:
             failures.append(error)

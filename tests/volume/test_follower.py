@@ -18,7 +18,7 @@ from mirrorha.core.orders import (
     StopReason,
     Trouble,
 )
-from mirrorha.volume.disk import ApplyAll, RecordTouched, SyncFile, SyncTree
+from mirrorha.volume.disk import ApplyAll, RecordTouched, SyncFiles, SyncTree
 from mirrorha.volume.events import Change, Lane, Received
 from mirrorha.volume.ops import (
     ROOT_FID,
@@ -468,11 +468,7 @@ class TestJobs:
         assert not node.lanes[Lane.SYNC]
         while node.lanes[Lane.TREE]:
             pair.disk(node, Lane.TREE)
-        assert [call.request for call in node.lanes[Lane.SYNC]] == [
-            SyncFile(FID),
-            SyncFile(FID + 1),
-        ]
-        pair.disk(node, Lane.SYNC)
+        assert [call.request for call in node.lanes[Lane.SYNC]] == [SyncFiles([FID, FID + 1])]
         assert said(node) == [Ack(1, 2)]
         pair.disk(node, Lane.SYNC)
         assert said(node) == [messages.FlushDone(1, 7)]

@@ -23,7 +23,7 @@ from mirrorha.core.orders import (
     Trouble,
 )
 from mirrorha.core.words import Ack as Level
-from mirrorha.volume.disk import Apply, RecordTouched, SyncFile, SyncTree
+from mirrorha.volume.disk import Apply, RecordTouched, SyncFiles, SyncTree
 from mirrorha.volume.events import (
     Change,
     DiskDone,
@@ -495,7 +495,7 @@ class TestFlush:
         follower.disk.performed.clear()
         pair.settle()
         assert answered(source) == list(range(5, 16))
-        assert follower.disk.performed == [SyncFile(fid), SyncFile(fid)]
+        assert follower.disk.performed == [SyncFiles([fid]), SyncFiles([fid])]
 
     def test_many_files_are_the_whole_tree(self) -> None:
         pair, node, fid = alone()
@@ -504,7 +504,7 @@ class TestFlush:
             pair.give(node, Flush(token, token))
         node.disk.performed.clear()
         pair.settle()
-        assert node.disk.performed == [SyncFile(fid), SyncTree()]
+        assert node.disk.performed == [SyncFiles([fid]), SyncTree()]
         assert answered(node) == [4, *range(5, 25)]
 
     def test_a_replay_asks_again(self) -> None:
@@ -515,7 +515,7 @@ class TestFlush:
         pair.connect()
         pair.mirror()
         assert answered(source) == [6]
-        assert SyncFile(fid) in follower.disk.performed
+        assert SyncFiles([fid]) in follower.disk.performed
 
     def test_frozen_it_is_not_answered_and_alone_it_needs_one_disk(self) -> None:
         pair, source, _, fid = mirrored()
@@ -578,7 +578,7 @@ class TestDurable:
         applied(pair, source)
         pair.settle()
         assert answered(source) == list(range(5, 55))
-        assert follower.disk.performed.count(SyncFile(fid)) <= 3
+        assert follower.disk.performed.count(SyncFiles([fid])) <= 3
 
     def test_names_are_durable_as_well(self) -> None:
         pair, source, follower, fid = mirrored(self.SETTINGS)
@@ -928,11 +928,11 @@ class TestCheckpoint:
 
 
 def test_effects_of_a_step_come_in_order() -> None:
-    """An op is sent before the flush that speaks of it."""
+    """An op is sent before the flush that speaks of it, and that before our own disk syncs."""
     pair, source, _, fid = mirrored()
     pair.give(source, write(5, fid), Flush(6, fid))
     call = source.lanes[Lane.TREE].popleft()
     done = DiskDone(call.token, source.disk.perform(call.request))
     effects = source.volume.step(done, pair.now_ms)
-    kinds = [type(effect.message) for effect in effects if isinstance(effect, Send)]
-    assert kinds == [messages.Ops, messages.FlushRequest]
+    said = [effect.message if isinstance(effect, Send) else effect.request for effect in effects]
+    assert [type(one) for one in said] == [messages.Ops, messages.FlushRequest, SyncFiles]

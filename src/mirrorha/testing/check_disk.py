@@ -54,7 +54,7 @@ from mirrorha.volume.disk import (
     Resolve,
     RetireTouched,
     SetAside,
-    SyncFile,
+    SyncFiles,
     SyncTree,
 )
 from mirrorha.volume.names import LIMBO_NAME, MARKER_NAME
@@ -340,7 +340,11 @@ def syncing_changes_nothing(disk: Disk) -> None:
     do(disk, Write(fid_of(2), 0, b"x", T1))
     before = take_snapshot(disk)
     for fid in (fid_of(2), fid_of(1), ROOT_FID, fid_of(9)):
-        same(disk.perform(SyncFile(fid)), None, "syncing gives nothing")
+        same(disk.perform(SyncFiles([fid])), None, "syncing gives nothing")
+    do(disk, Write(fid_of(2), 0, b"x", T1))
+    several = [fid_of(9), fid_of(2), ROOT_FID, fid_of(1), fid_of(2)]
+    same(disk.perform(SyncFiles(several)), None, "syncing several gives nothing")
+    same(disk.perform(SyncFiles([])), None, "syncing none gives nothing")
     same(disk.perform(SyncTree()), None, "syncing gives nothing")
     same(take_snapshot(disk), before, "the tree after syncing")
 
@@ -401,7 +405,7 @@ def files_are_relabelled(disk: Disk) -> None:
     do(disk, Write(fid_of(11), 3, b"!", T1))
     same(disk.perform(ReadBytes(fid_of(11), 0, 9)), b"one!", "by the new id")
     same(disk.perform(Resolve("d/x")), (fid_of(12), "x", fid_of(3)), "below the new id")
-    disk.perform(SyncFile(fid_of(11)))
+    disk.perform(SyncFiles([fid_of(11)]))
     make_all(disk, create(1, "b"))
     paths = {path: seen.fid for path, seen in take_snapshot(disk).items() if path}
     expected = {"a": fid_of(11), "b": fid_of(1), "d": fid_of(12), "d/x": fid_of(3)}
@@ -430,7 +434,7 @@ def many_requests_are_one(disk: Disk) -> None:
     ensure(isinstance(created, Outcome) and not created.errno, "the first is done")
     same(second_try, Outcome(None, errno.EEXIST), "the second is refused")
     same(listed, [Entry("a", fid_of(1), Kind.FILE)], "the third sees the first")
-    same(_results(disk, [Many([SyncTree()]), SyncFile(fid_of(1))]), [[None], None], "syncs")
+    same(_results(disk, [Many([SyncTree()]), SyncFiles([fid_of(1)])]), [[None], None], "syncs")
 
 
 def _results(disk: Disk, requests: list[AnyRequest]) -> list[object]:

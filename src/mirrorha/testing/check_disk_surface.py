@@ -35,7 +35,7 @@ from mirrorha.volume.disk import (
     PunchHole,
     ReadBytes,
     Relabel,
-    SyncFile,
+    SyncFiles,
 )
 from mirrorha.volume.names import CAPABILITY
 from mirrorha.volume.ops import (
@@ -100,7 +100,7 @@ def special_files_are_names_and_attributes(disk: Disk) -> None:
         same(disk.perform(ReadBytes(fid, 0, 1)), None, "no content")
         same(disk.perform(HashBlocks(fid, 0, 1, 7)), None, "no blocks")
         same(disk.perform(ListDirectory(fid)), None, "no names")
-        same(disk.perform(SyncFile(fid)), None, "it can be synced")
+        same(disk.perform(SyncFiles([fid])), None, "it can be synced")
         same(disk.perform(PunchHole(fid, 0, 1)), Outcome(None, errno.ESTALE), "no holes")
         for op in Write(fid, 0, b"x", T1), Truncate(fid, 0, T1), Fallocate(fid, 0, 0, 1, T1):
             refused(disk, op, errno.EINVAL)

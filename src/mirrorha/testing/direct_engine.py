@@ -12,7 +12,7 @@ import msgspec
 import trio
 
 from mirrorha.errors import NotPrimaryError
-from mirrorha.volume.disk import Apply, Outcome, SyncFile
+from mirrorha.volume.disk import Apply, Outcome, SyncFiles
 from mirrorha.volume.ops import Create, Mkdir, Symlink, Write, make_fid
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class DirectEngine:
         if self.refuses:
             await trio.lowlevel.checkpoint()
             raise NotPrimaryError(primary=None)
-        await self._perform(SyncFile(fid))
+        await self._perform(SyncFiles([fid]))
         self.flushed.append(fid)
 
     async def query(self, request: AnyRequest) -> object:

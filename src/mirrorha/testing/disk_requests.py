@@ -22,7 +22,7 @@ from mirrorha.volume.disk import (
     Relabel,
     Resolve,
     SetAside,
-    SyncFile,
+    SyncFiles,
     SyncTree,
 )
 from mirrorha.volume.names import CAPABILITY
@@ -125,7 +125,7 @@ class RandomRequests:
                 ListDirectory(fid),
                 ReadAttributes(fid),
                 Resolve("/".join(self._name() for _ in range(rng.randrange(4)))),
-                SyncFile(fid),
+                SyncFiles([fid]),
                 SyncTree(),
             )
         )

@@ -44,7 +44,7 @@ from mirrorha.volume.disk import (
     Resolve,
     RetireTouched,
     SetAside,
-    SyncFile,
+    SyncFiles,
     SyncTree,
 )
 from mirrorha.volume.names import checked_name
@@ -119,7 +119,7 @@ class MemoryDisk:
             RetireTouched: self._retire_touched,
             ConfirmCheckpoint: self._confirm_checkpoint,
             LoadTouched: self._load_touched,
-            SyncFile: self._sync_file,
+            SyncFiles: self._sync_files,
             SyncTree: self._sync_tree,
             ReadBytes: self._read_bytes,
             HashBlocks: self._hash_blocks,
@@ -275,11 +275,12 @@ class MemoryDisk:
         keys = list(touched.keys)
         return TouchedState(keys, touched.confirmed, touched.retired, touched.damaged)
 
-    def _sync_file(self, request: SyncFile) -> None:
-        inode = self._names.by_fid.get(request.fid)
-        if inode is not None:
-            self._ops.sync(inode)
-            self._names.sync(inode)
+    def _sync_files(self, request: SyncFiles) -> None:
+        for fid in request.fids:
+            inode = self._names.by_fid.get(fid)
+            if inode is not None:
+                self._ops.sync(inode)
+                self._names.sync(inode)
 
     def _sync_tree(self, _: SyncTree) -> None:
         self._ops.sync_all()

@@ -132,15 +132,16 @@ class Applied(msgspec.Struct, frozen=True):
     errno: int = 0
 
 
-class SyncFile(Request, frozen=True):
-    """Make a file or directory durable: content, metadata, names, and the ids of itself and of
-    what its names stand for. Result: None.
+class SyncFiles(Request, frozen=True):
+    """Make files and directories durable: content, metadata, names, and the ids of themselves and
+    of what their names stand for. Result: None.
 
-    And its name, with the directories that lead to it: a new file that was synced survives a loss
-    of power. A fid that no longer exists is nothing to sync.
+    And their names, with the directories that lead to them: a new file that was synced survives a
+    loss of power. A fid that no longer exists is nothing to sync. In which order they become
+    durable is open until all of them are.
     """
 
-    fid: int
+    fids: list[int]
 
 
 class SyncTree(Request, frozen=True):
@@ -291,7 +292,7 @@ AnyRequest = (
     Apply
     | ApplyHere
     | ApplyAll
-    | SyncFile
+    | SyncFiles
     | SyncTree
     | ReadBytes
     | HashBlocks

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mirrorha.volume.disk import Apply, DiskError, Outcome, SyncFile
+from mirrorha.volume.disk import Apply, DiskError, Outcome, SyncFiles
 from mirrorha.volume.events import Failure, Reply
 from mirrorha.volume.fuse.server import Server
 from mirrorha.volume.op_rules import MAKING, flaw
@@ -118,7 +118,7 @@ class Changes:
         if self.refused is not None:
             then(Reply(1, self.refused))
             return
-        self._disk.perform(SyncFile(fid))
+        self._disk.perform(SyncFiles([fid]))
         then(Reply(1, Failure.NONE))
 
 

@@ -25,7 +25,7 @@ from mirrorha.volume.disk import (
     LoadTouched,
     ReadBytes,
     Resolve,
-    SyncFile,
+    SyncFiles,
     SyncTree,
 )
 from mirrorha.volume.ops import (
@@ -360,8 +360,9 @@ class ProductionVolume:
                 return
             if isinstance(call.request, SyncTree):
                 self._on_synced(set(self.shelf.cache))
-            elif isinstance(call.request, SyncFile):
-                self._on_more(self._numbers_of(call.request.fid))
+            elif isinstance(call.request, SyncFiles):
+                for fid in call.request.fids:
+                    self._on_more(self._numbers_of(fid))
             self._take(v.DiskDone(call.token, result))
 
         world.after(ready_ms - world.now_ms, done)

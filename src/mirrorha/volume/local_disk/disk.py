@@ -38,7 +38,7 @@ from mirrorha.volume.disk import (
     Resolve,
     RetireTouched,
     SetAside,
-    SyncFile,
+    SyncFiles,
     SyncTree,
     WritesLostError,
 )
@@ -83,7 +83,7 @@ if TYPE_CHECKING:
     from mirrorha.volume.touched import TouchedState
 
 # What may be performed in another thread, beside the rest. Of many, each speaks for itself.
-_BESIDE: Final = frozenset({SyncFile, SyncTree, RetireTouched, ConfirmCheckpoint, Many})
+_BESIDE: Final = frozenset({SyncFiles, SyncTree, RetireTouched, ConfirmCheckpoint, Many})
 # What changes nothing, so that nothing later depends on it.
 _LOOKING: Final = frozenset(
     {ReadBytes, HashBlocks, ListDirectory, ReadAttributes, Resolve, LoadTouched}
@@ -289,7 +289,7 @@ class RealDisk:
             RetireTouched: self._retire_touched,
             ConfirmCheckpoint: self._confirm_checkpoint,
             LoadTouched: self._load_touched,
-            SyncFile: self._sync_file,
+            SyncFiles: self._sync_files,
             SyncTree: self._sync_tree,
             ReadBytes: self._read_bytes,
             HashBlocks: self._hash_blocks,
@@ -372,8 +372,8 @@ class RealDisk:
     def _load_touched(self, _: LoadTouched) -> TouchedState:
         return self._touched.load()
 
-    def _sync_file(self, request: SyncFile) -> None:
-        self._handles.sync_file(request.fid)
+    def _sync_files(self, request: SyncFiles) -> None:
+        self._handles.sync_files(request.fids)
         self._ids.flush()
         self._sync_stamp()
 

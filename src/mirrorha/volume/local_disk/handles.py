@@ -10,6 +10,10 @@ One thread changes and opens; another may sync at the same time. What both touch
 names, the sets of descriptors) is changed under `lock` only, which is never held during a system
 call that can take long. The sync works on duplicates of descriptors: they share the original's
 error state, and the original may be closed meanwhile.
+
+One sync is under way at a time, though it syncs several files at once. It marks them clean before
+it begins, so the next one waits for its end, and fails with it: else that would take for durable
+what is not.
 """
 
 from __future__ import annotations
@@ -20,14 +24,16 @@ import os
 import stat
 import threading
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Final, TypeVar, final
+from functools import partial
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar, final
 
 from mirrorha.errors import ensure
 from mirrorha.volume.disk import DiskError, Kind
+from mirrorha.volume.local_disk.sync_threads import SyncThreads
 from mirrorha.volume.names import LIMBO_NAME, bytes_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from mirrorha.volume.local_disk.tree import Node, Tree
 
@@ -85,6 +91,13 @@ class Handle:
         self.fragile_mode = stat.S_IMODE(mode) if is_fragile else 0
 
 
+class _Job(NamedTuple):
+    """One file or directory to sync, by a descriptor of its own."""
+
+    node: Node
+    fd: int
+
+
 @final
 class Handles:
     """The descriptors of one disk.
@@ -94,7 +107,8 @@ class Handles:
         tree: Where every fid is.
         idle_max: Descriptors kept open though everything in them is durable.
         dirty_max: As many may hold unsynced changes; then all are synced.
-        fsync: Makes a descriptor's file durable. Tests watch and fail it, as `syncfs`.
+        fsync: Makes a descriptor's file durable. Several threads call it at the same time. Tests
+            watch and fail it, as `syncfs`.
         syncfs: The same with a whole file system, or None if that cannot be had.
     """
 
@@ -118,6 +132,8 @@ class Handles:
         self._fsync: Final = fsync
         self._syncfs: Final = syncfs
         self._syncing: Final = threading.Lock()
+        self._why_not = ""  # nothing can be made durable any more, and why
+        self._threads: Final = SyncThreads()
         self._user: Final = os.geteuid()
         self.device: Final = os.fstat(root_fd).st_dev
         self.root: Final = Handle(tree.root, root_fd, mode=0, mtime_ns=0, atime_ns=0, is_owner=True)
@@ -236,25 +252,25 @@ class Handles:
             if handle is not None:
                 table[new_fid] = handle
 
-    def sync_file(self, fid: int) -> None:
-        """Make one file or directory durable, with the names that lead to it. Blocks.
+    def sync_files(self, fids: Iterable[int]) -> None:
+        """Make files and directories durable, with the names that lead to them. Blocks.
 
         Raises:
-            DiskError: it could not be done; what is durable is unknown.
+            DiskError: it could not be done; what is durable is unknown, and no later sync succeeds.
         """
-        with self._syncing:
+        with self._one_sync():
             with self.lock:
-                jobs = self._jobs_for(fid)
                 through = self._tree.changes
+                jobs = self._jobs(self._dirty_with(fids))
             self._perform(jobs, through)
 
     def sync_tree(self) -> None:
         """Make all changes durable. Blocks.
 
         Raises:
-            DiskError: it could not be done; what is durable is unknown.
+            DiskError: as `sync_files`.
         """
-        with self._syncing:
+        with self._one_sync():
             with self.lock:
                 through = self._tree.changes
                 left = list(self._dirty.values())
@@ -264,12 +280,14 @@ class Handles:
             while left:
                 with self.lock:
                     some, left = left[:MANY], left[MANY:]
-                    jobs = [self._job(handle) for handle in some if handle.dirty]
+                    jobs = self._jobs([handle for handle in some if handle.dirty])
                 self._perform(jobs, through)
 
     def close(self) -> None:
-        """Close every descriptor. Syncs nothing."""
+        """Close every descriptor. Syncs nothing; no later sync succeeds. Idempotent."""
         with self._syncing, self.lock:
+            self._why_not = self._why_not or "it is closed"
+            self._threads.stop()
             for handle in self.open.values():
                 os.close(handle.fd)
             self.open.clear()
@@ -282,22 +300,45 @@ class Handles:
                 if handle.node.fid in self._idle:
                     self._idle.move_to_end(handle.node.fid)
 
-    def _jobs_for(self, fid: int) -> list[tuple[Node, int]]:
-        node = self._tree.nodes.get(fid)
-        if node is None:
-            return []
-        # What is not opened is changed together with its directory.
-        needed = {fid if node.kind in OPENED_KINDS else node.names[0].parent.fid}
-        for name in self._tree.chain(node):
-            for directory in (name.parent, name.left):
-                if directory is not None and name.change > directory.synced_through:
-                    needed.add(directory.fid)
-        handles = [self._dirty[one] for one in sorted(needed) if one in self._dirty]
-        return [self._job(handle) for handle in handles]
+    @contextlib.contextmanager
+    def _one_sync(self) -> Iterator[None]:
+        with self._syncing:
+            if self._why_not:
+                raise DiskError(self._why_not)
+            try:
+                yield
+            except OSError as error:
+                self._why_not = f"fsync failed: {error.strerror}"
+                raise DiskError(self._why_not) from error
+            except BaseException as error:
+                self._why_not = str(error) or "a sync was cut off"
+                raise
 
-    def _job(self, handle: Handle) -> tuple[Node, int]:
-        self._clean_locked(handle)
-        return handle.node, os.dup(handle.fd)
+    def _dirty_with(self, fids: Iterable[int]) -> list[Handle]:
+        """What must be synced for `fids` to be durable."""
+        needed: set[int] = set()
+        for fid in fids:
+            node = self._tree.nodes.get(fid)
+            if node is None:
+                continue
+            # What is not opened is changed together with its directory.
+            needed.add(fid if node.kind in OPENED_KINDS else node.names[0].parent.fid)
+            for name in self._tree.chain(node):
+                for directory in (name.parent, name.left):
+                    if directory is not None and name.change > directory.synced_through:
+                        needed.add(directory.fid)
+        return [self._dirty[one] for one in sorted(needed) if one in self._dirty]
+
+    def _jobs(self, handles: list[Handle]) -> list[_Job]:
+        jobs: list[_Job] = []
+        try:
+            for handle in handles:
+                jobs.append(_Job(handle.node, os.dup(handle.fd)))
+                self._clean_locked(handle)
+        except OSError:
+            _close(jobs)
+            raise
+        return jobs
 
     def _clean_locked(self, handle: Handle) -> None:
         handle.dirty = False
@@ -305,17 +346,17 @@ class Handles:
         if handle is not self.root:
             self._idle[handle.node.fid] = handle
 
-    def _perform(self, jobs: list[tuple[Node, int]], through: int) -> None:
+    def _perform(self, jobs: list[_Job], through: int) -> None:
+        """Sync them, at the same time: the journal's commits and the disk's barriers are shared.
+
+        So a name may be durable before the content is. Nothing was promised of either yet.
+        """
         try:
-            for _, fd in jobs:
-                self._fsync(fd)
-        except OSError as error:
-            raise DiskError(f"fsync failed: {error.strerror}") from error
+            self._threads.perform([partial(self._fsync, job.fd) for job in jobs])
         finally:
-            for _, fd in jobs:
-                os.close(fd)
-        for node, _ in jobs:
-            node.synced_through = max(node.synced_through, through)
+            _close(jobs)
+        for job in jobs:
+            job.node.synced_through = max(job.node.synced_through, through)
 
     def _sync_file_system(self, syncfs: Callable[[int], None], through: int) -> None:
         with self.lock:
@@ -366,6 +407,11 @@ class Handles:
                 return as_owner(path_fd, lambda: os.open(place, OPEN_FILE & ~os.O_NOFOLLOW))
             finally:
                 os.close(path_fd)
+
+
+def _close(jobs: list[_Job]) -> None:
+    for job in jobs:
+        os.close(job.fd)
 
 
 def place_of(fd: int) -> str:

@@ -1,8 +1,8 @@
 """Making things durable on both nodes: fsync, changes that wait for it, and the drain of a swap.
 
-One batch is under way at a time: its files are synced here, one request after the other, and by
-one request there, at the same time. Whoever asks meanwhile goes with the next batch: that is the
-group commit. A batch is answered for only while callers may be answered at all.
+One batch is under way at a time: its files are synced by one request here and one there, at the
+same time. Whoever asks meanwhile goes with the next batch: that is the group commit. A batch is
+answered for only while callers may be answered at all.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final, final
 import msgspec
 
 from mirrorha.core.words import Ack
-from mirrorha.volume.disk import SyncFile, SyncTree
+from mirrorha.volume.disk import SyncFiles, SyncTree
 from mirrorha.volume.events import Lane
 from mirrorha.volume.op_rules import durable_with
 from mirrorha.volume.ops import AnyOp
@@ -41,7 +41,7 @@ class _Batch(msgspec.Struct):
     after_seq: int
     callers: list[int]
     drains: list[int]
-    syncs_left: int  # here
+    synced: bool  # here
     peer_done: bool
     since_ms: int
 
@@ -103,7 +103,7 @@ class Flusher:
         while self._terms.answering and not self._out.failure:
             batch = self._batch
             if batch is not None:
-                if batch.syncs_left or (self._terms.mirrored and not batch.peer_done):
+                if not batch.synced or (self._terms.mirrored and not batch.peer_done):
                     return
                 self._finish(batch)
             if not self._begin():
@@ -156,16 +156,14 @@ class Flusher:
             after_seq=self._position.seq,
             callers=callers,
             drains=drains,
-            syncs_left=1 if whole else len(fids),
+            synced=False,
             peer_done=False,
             since_ms=self._out.now_ms,
         )
         self._batch = batch
-        if whole:
-            self._out.call(Lane.SYNC, SyncTree(), self._synced, batch)
-        for fid in batch.fids:
-            self._out.call(Lane.SYNC, SyncFile(fid), self._synced, batch)
-        self._request(batch)
+        self._request(batch)  # first: the follower's disk is to work while ours does
+        request = SyncFiles(batch.fids) if batch.fids else SyncTree()
+        self._out.call(Lane.SYNC, request, self._synced, batch)
         return True
 
     def _request(self, batch: _Batch) -> None:
@@ -175,7 +173,7 @@ class Flusher:
             self._out.send(message)
 
     def _synced(self, batch: _Batch, _result: object) -> None:
-        batch.syncs_left -= 1
+        batch.synced = True
 
     def _finish(self, batch: _Batch) -> None:
         self._batch = None

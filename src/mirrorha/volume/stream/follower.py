@@ -20,7 +20,7 @@ from mirrorha.volume.disk import (
     ConfirmCheckpoint,
     RecordTouched,
     RetireTouched,
-    SyncFile,
+    SyncFiles,
     SyncTree,
 )
 from mirrorha.volume.events import Lane
@@ -308,12 +308,10 @@ class Follower:
             if after_seq > self._position.seq:
                 return
             self._jobs.popleft()
+            request: SyncFiles | SyncTree = SyncTree()
             if isinstance(job, FlushRequest) and job.fids:
-                for fid in job.fids[:-1]:
-                    self._out.call(Lane.SYNC, SyncFile(fid), _nothing)
-                self._out.call(Lane.SYNC, SyncFile(job.fids[-1]), self._synced, (self._turn, job))
-            else:
-                self._out.call(Lane.SYNC, SyncTree(), self._synced, (self._turn, job))
+                request = SyncFiles(job.fids)
+            self._out.call(Lane.SYNC, request, self._synced, (self._turn, job))
 
     def _synced(self, along: tuple[int, FlushRequest | Checkpoint], _result: object) -> None:
         turn, job = along
