@@ -28,7 +28,7 @@ from mirrorha.volume.ops import (
     Unlink,
     Write,
 )
-from mirrorha.volume.stream.messages import Ack, Ops, chain
+from mirrorha.volume.stream.messages import Ack, FlushRequest, Ops, chain
 from mirrorha.wire.frames import Frame
 
 
@@ -69,6 +69,26 @@ def test_the_data_of_a_large_write_is_not_copied() -> None:
 @pytest.mark.parametrize("message", [ops(write(1 << 17), write(256)), Ack(epoch=1, seq=2)])
 def test_all_other_messages_are_one_body(message: object) -> None:
     assert carried(message) == (STREAM_KIND, message)
+
+
+class OlderFlushRequest(msgspec.Struct, frozen=True, array_like=True, tag=6):
+    """As it was before data could suffice."""
+
+    epoch: int
+    flush: int
+    after_seq: int
+    fids: list[int]
+
+
+def test_a_flush_of_data_is_understood_by_older_readers_and_theirs_here() -> None:
+    """They make all of it durable, which is more than was asked for."""
+    older = OlderFlushRequest(1, 7, 2, [5, 6])
+    frame = Frame(STREAM_KIND, memoryview(msgspec.msgpack.encode(older)))
+    assert decode(frame) == FlushRequest(1, 7, 2, [5, 6], [])
+    sent = FlushRequest(1, 7, 2, [5, 6], [6])
+    assert carried(sent) == (STREAM_KIND, sent)
+    _, (body,) = encode(sent)
+    assert msgspec.msgpack.decode(body, type=OlderFlushRequest) == older
 
 
 @given(st.integers(0, 63), st.integers(-1, 1))

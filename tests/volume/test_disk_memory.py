@@ -160,6 +160,36 @@ def test_a_synced_file_keeps_its_name_and_what_came_before() -> None:
     assert found == {frozenset(both), frozenset(both | {"old"})}
 
 
+def test_data_that_was_synced_stays_and_the_rest_may_go() -> None:
+    def prepare(disk: MemoryDisk) -> None:
+        do(disk, create(1, "a"), Write(fid(1), 0, b"old", T0))
+        disk.perform(SyncTree())
+        do(disk, SetAttributes(fid(1), 0o600, None, None, T0 + 1))
+        do(disk, Truncate(fid(1), 1, T0 + 2), Write(fid(1), 3, b"new", T0 + 3))
+        disk.perform(SyncFiles([fid(1)], [fid(1)]))
+
+    found = set()
+    for disk in after_power_loss(prepare):
+        assert content(disk) == b"o\0\0new"
+        attributes = disk.snapshot()["a"].attributes
+        found.add((attributes.mode, attributes.mtime_ns))
+    assert found == {(0o644, T0), (0o600, T0 + 1), (0o600, T0 + 2), (0o600, T0 + 3)}
+
+
+def test_what_follows_synced_data_may_go() -> None:
+    def prepare(disk: MemoryDisk) -> None:
+        do(disk, create(1, "a"))
+        disk.perform(SyncTree())
+        do(disk, Write(fid(1), 0, b"data", T0 + 1))
+        disk.perform(SyncFiles([fid(1)], [fid(1)]))
+        do(disk, Write(fid(1), 4, b"more", T0 + 2))
+
+    assert {content(disk) for disk in after_power_loss(prepare)} >= {b"data", b"datamore"}
+    for disk in after_power_loss(lambda disk: (prepare(disk), disk.perform(SyncTree()))):
+        seen = disk.snapshot()["a"]
+        assert (seen.content, seen.attributes.mtime_ns) == (b"datamore", T0 + 2)
+
+
 def test_files_are_synced_together() -> None:
     def prepare(disk: MemoryDisk) -> None:
         do(disk, *(create(number, f"f{number}") for number in (1, 2, 3)))

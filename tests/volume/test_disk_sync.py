@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import threading
@@ -38,7 +39,7 @@ from mirrorha.volume.ops import (
 from tests.volume.disk_support import T0, Home, create, do, fid, mkdir
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from mirrorha.volume.local_disk.disk import RealDisk
@@ -56,12 +57,13 @@ def home(tmp_path: Path) -> Iterator[Home]:
 class Watched:
     """Which files and directories of a volume were synced, by path."""
 
-    def __init__(self, home: Home) -> None:
+    def __init__(self, home: Home, sync: Callable[[int], None] = os.fsync) -> None:
         self._root = home.root
+        self._sync = sync
         self._inodes: list[int] = []
 
-    def fsync(self, descriptor: int) -> None:
-        os.fsync(descriptor)
+    def sync(self, descriptor: int) -> None:
+        self._sync(descriptor)
         self._inodes.append(os.fstat(descriptor).st_ino)
 
     def taken(self) -> set[str]:
@@ -76,9 +78,21 @@ class Watched:
         return synced
 
 
+def open_descriptors() -> set[str]:
+    return set(os.listdir("/proc/self/fd"))
+
+
+def open_paths() -> set[str]:
+    found = set()
+    for descriptor in open_descriptors():
+        with contextlib.suppress(FileNotFoundError):  # the one that listed them
+            found.add(os.readlink(f"/proc/self/fd/{descriptor}"))
+    return found
+
+
 def test_a_new_file_is_synced_with_every_directory_that_leads_to_it(home: Home) -> None:
     watched = Watched(home)
-    disk = home.open(fsync=watched.fsync)
+    disk = home.open(fsync=watched.sync)
     do(disk, mkdir(1, "a"), mkdir(2, "b", fid(1)), create(3, "f", fid(2)), create(4, "other"))
     do(disk, Write(fid(3), 0, b"x", T0))
     disk.perform(SyncFiles([fid(3)]))
@@ -90,9 +104,63 @@ def test_a_new_file_is_synced_with_every_directory_that_leads_to_it(home: Home) 
     assert watched.taken() == {"a/b/f"}
 
 
+def test_data_alone_leaves_the_rest_to_the_next_sync(home: Home) -> None:
+    fsync, fdatasync = Watched(home), Watched(home, os.fdatasync)
+    disk = home.open(fsync=fsync.sync, fdatasync=fdatasync.sync, idle_max=2)
+    do(disk, *(create(number, f"f{number}") for number in range(1, 6)))
+    do(disk, Write(fid(1), 0, bytes(8192), T0))
+    disk.perform(SyncTree())
+    for later, stamp in ((SyncTree(), T0 + 1), (SyncFiles([fid(1)]), T0 + 2)):
+        fsync.taken()
+        do(disk, Write(fid(1), 4096, b"x", stamp))
+        disk.perform(SyncFiles([fid(1)], [fid(1)]))
+        assert (fsync.taken(), fdatasync.taken()) == (set(), {"f1"})
+        # Its descriptor would say of a failed write; it is not closed for others that are in use.
+        for number in range(2, 6):
+            disk.perform(ReadBytes(fid(number), 0, 1))
+        assert str(home.root / "f1") in open_paths()
+        disk.perform(later)
+        assert (fsync.taken(), fdatasync.taken()) == ({"f1"}, set())
+        disk.perform(SyncFiles([fid(1)], [fid(1)]))
+        disk.perform(SyncTree())
+        assert (fsync.taken(), fdatasync.taken()) == (set(), set())
+
+
+def test_data_of_a_file_with_a_new_name_is_not_enough(home: Home) -> None:
+    """The mode comes last to a new file: one without is removed when the disk is opened."""
+    fsync, fdatasync = Watched(home), Watched(home, os.fdatasync)
+    disk = home.open(fsync=fsync.sync, fdatasync=fdatasync.sync)
+    data = SyncFiles([fid(2)], [fid(2)])
+    do(disk, mkdir(1, "a"), create(2, "f", fid(1)), Write(fid(2), 0, b"x", T0))
+    disk.perform(SyncFiles([fid(1)]))
+    assert fsync.taken() == {".", "a"}
+    disk.perform(data)
+    assert (fsync.taken(), fdatasync.taken()) == ({"a/f"}, set())
+    do(disk, Rename(0, fid(1), "f", ROOT_FID, "g", 0, T0), Write(fid(2), 0, b"y", T0))
+    disk.perform(data)
+    assert (fsync.taken(), fdatasync.taken()) == ({".", "a", "g"}, set())
+    do(disk, Write(fid(2), 0, b"z", T0))
+    disk.perform(data)
+    assert (fsync.taken(), fdatasync.taken()) == (set(), {"g"})
+
+
+def test_some_are_synced_whole_and_of_some_the_data(home: Home) -> None:
+    fsync, fdatasync = Watched(home), Watched(home, os.fdatasync)
+    disk = home.open(fsync=fsync.sync, fdatasync=fdatasync.sync)
+    fifo = Mknod(fid(4), fid(3), "fifo", Kind.FIFO, 0o600, 0, -1, -1, T0)
+    do(disk, create(1, "f"), create(2, "g"), mkdir(3, "a"), fifo, mkdir(5, "b"))
+    disk.perform(SyncTree())
+    fsync.taken()
+    do(disk, Write(fid(1), 0, b"x", T0), Write(fid(2), 0, b"x", T0))
+    do(disk, *(SetAttributes(fid(number), 0o700, None, None, None) for number in (4, 5)))
+    everything = [fid(number) for number in range(1, 6)]
+    disk.perform(SyncFiles(everything, [fid(number) for number in (1, 3, 4, 5)]))
+    assert (fsync.taken(), fdatasync.taken()) == ({"g", "a", "b"}, {"f"})
+
+
 def test_several_files_are_synced_with_what_leads_to_any_of_them(home: Home) -> None:
     watched = Watched(home)
-    disk = home.open(fsync=watched.fsync)
+    disk = home.open(fsync=watched.sync)
     do(disk, mkdir(1, "a"), mkdir(2, "b"), create(3, "f"))
     disk.perform(SyncTree())
     watched.taken()
@@ -105,7 +173,7 @@ def test_several_files_are_synced_with_what_leads_to_any_of_them(home: Home) -> 
 
 def test_an_old_file_is_synced_alone_whatever_else_its_directory_holds(home: Home) -> None:
     watched = Watched(home)
-    disk = home.open(fsync=watched.fsync)
+    disk = home.open(fsync=watched.sync)
     do(disk, create(1, "journal"))
     disk.perform(SyncTree())
     watched.taken()
@@ -116,7 +184,7 @@ def test_an_old_file_is_synced_alone_whatever_else_its_directory_holds(home: Hom
 
 def test_a_moved_file_is_synced_with_both_directories(home: Home) -> None:
     watched = Watched(home)
-    disk = home.open(fsync=watched.fsync)
+    disk = home.open(fsync=watched.sync)
     do(disk, mkdir(1, "a"), mkdir(2, "b"), create(3, "f", fid(1)))
     disk.perform(SyncTree())
     watched.taken()
@@ -130,7 +198,7 @@ def test_a_moved_file_is_synced_with_both_directories(home: Home) -> None:
 
 def test_exchanged_files_are_synced_with_both_directories(home: Home) -> None:
     watched = Watched(home)
-    disk = home.open(fsync=watched.fsync)
+    disk = home.open(fsync=watched.sync)
     do(disk, mkdir(1, "a"), mkdir(2, "b"), create(3, "f", fid(1)), create(4, "g", fid(2)))
     disk.perform(SyncTree())
     for _ in ("there", "and back again"):
@@ -143,7 +211,7 @@ def test_exchanged_files_are_synced_with_both_directories(home: Home) -> None:
 @pytest.mark.parametrize("kind", [Kind.SYMLINK, Kind.FIFO])
 def test_what_is_not_opened_is_synced_with_its_directory(kind: Kind, home: Home) -> None:
     watched = Watched(home)
-    disk = home.open(fsync=watched.fsync)
+    disk = home.open(fsync=watched.sync)
     births = {
         Kind.SYMLINK: Symlink(fid(2), fid(1), "s", "x", -1, -1, T0),
         Kind.FIFO: Mknod(fid(2), fid(1), "s", Kind.FIFO, 0o600, 0, -1, -1, T0),
@@ -161,7 +229,7 @@ def test_what_is_not_opened_is_synced_with_its_directory(kind: Kind, home: Home)
 
 def test_a_directory_is_synced_with_what_it_holds(home: Home) -> None:
     watched = Watched(home)
-    disk = home.open(fsync=watched.fsync)
+    disk = home.open(fsync=watched.sync)
     do(disk, mkdir(1, "a"), create(2, "f", fid(1)))
     disk.perform(SyncTree())
     watched.taken()
@@ -175,7 +243,7 @@ def test_a_directory_is_synced_with_what_it_holds(home: Home) -> None:
 
 def test_the_tree_is_synced_as_a_whole(home: Home) -> None:
     watched = Watched(home)
-    disk = home.open(fsync=watched.fsync)
+    disk = home.open(fsync=watched.sync)
     do(disk, mkdir(1, "a"), create(2, "f", fid(1)), Link(fid(2), ROOT_FID, "g", T0))
     disk.perform(SyncTree())
     assert {".", "a"} < watched.taken()
@@ -185,7 +253,7 @@ def test_the_tree_is_synced_as_a_whole(home: Home) -> None:
 
 def test_what_a_resync_moved_is_synced(home: Home) -> None:
     watched = Watched(home)
-    disk = home.open(fsync=watched.fsync)
+    disk = home.open(fsync=watched.sync)
     do(disk, mkdir(1, "a"), create(2, "f", fid(1)))
     disk.perform(SyncTree())
     watched.taken()
@@ -200,7 +268,7 @@ def test_what_a_resync_moved_is_synced(home: Home) -> None:
 
 def test_many_files_are_synced_at_once(home: Home) -> None:
     watched = Watched(home)
-    disk = home.open(fsync=watched.fsync)
+    disk = home.open(fsync=watched.sync)
     do(disk, *(create(number, f"f{number}") for number in range(1, 100)))
     disk.perform(SyncTree())
     assert watched.taken() == set(), "one syncfs"
@@ -225,7 +293,7 @@ def test_many_files_are_synced_one_by_one_where_that_is_all_there_is(home: Home)
 
     def fsync(descriptor: int) -> None:
         nonlocal removed
-        watched.fsync(descriptor)
+        watched.sync(descriptor)
         if not removed:
             # Files go while the sync is under way, and their descriptors with them.
             removed = True
@@ -240,7 +308,7 @@ def test_many_files_are_synced_one_by_one_where_that_is_all_there_is(home: Home)
 
 def test_too_much_that_is_not_durable_is_made_so(home: Home) -> None:
     watched = Watched(home)
-    disk = home.open(fsync=watched.fsync, dirty_max=10)
+    disk = home.open(fsync=watched.sync, dirty_max=10)
     do(disk, *(create(number, f"f{number}") for number in range(1, 10)))
     assert watched.taken() == set()
     do(disk, create(10, "f10"), create(11, "f11"))
@@ -260,6 +328,19 @@ def test_a_failed_fsync_is_final(home: Home) -> None:
         with pytest.raises(DiskError, match="fsync failed"):
             disk.perform(request)
     assert (home.root / "a").read_bytes() == b"x"
+
+
+def test_a_failed_fdatasync_is_final(home: Home) -> None:
+    def fdatasync(descriptor: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    disk = home.open(fdatasync=fdatasync)
+    do(disk, create(1, "a"))
+    disk.perform(SyncTree())
+    do(disk, Write(fid(1), 0, b"x", T0))
+    for request in (SyncFiles([fid(1)], [fid(1)]), SyncTree(), ListDirectory(ROOT_FID)):
+        with pytest.raises(DiskError, match="fsync failed"):
+            disk.perform(request)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EINTR])
@@ -358,10 +439,6 @@ def eight_written_files(disk: RealDisk) -> SyncFiles:
     disk.perform(SyncTree())
     do(disk, *(Write(one, 0, b"x", T0) for one in fids))
     return SyncFiles(fids)
-
-
-def open_descriptors() -> set[str]:
-    return set(os.listdir("/proc/self/fd"))
 
 
 def helpers() -> list[threading.Thread]:

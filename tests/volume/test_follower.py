@@ -473,6 +473,14 @@ class TestJobs:
         pair.disk(node, Lane.SYNC)
         assert said(node) == [messages.FlushDone(1, 7)]
 
+    def test_of_some_files_the_data_is_enough(self) -> None:
+        pair, node = following()
+        request = messages.FlushRequest(1, 7, 0, [FID, FID + 1], [FID + 1])
+        pair.give(node, Received(request))
+        assert [call.request for call in node.lanes[Lane.SYNC]] == [
+            SyncFiles([FID, FID + 1], [FID + 1])
+        ]
+
     def test_no_file_is_the_whole_tree(self) -> None:
         pair, node = following()
         pair.give(node, Received(messages.FlushRequest(1, 7, 0, [])))
@@ -516,6 +524,8 @@ class TestJobs:
             messages.FlushRequest(1, 1, 1, [FID]),  # after an op that was never sent
             messages.FlushRequest(1, 1, -1, [FID]),
             messages.FlushRequest(1, 1, 0, [0]),
+            messages.FlushRequest(1, 1, 0, [FID], [FID + 1]),
+            messages.FlushRequest(1, 1, 0, [], [FID]),
             messages.FlushRequest(1, 1, 0, [FID] * (FILES_MAX + 1)),
             messages.Checkpoint(1, 1),
             messages.Checkpoint(1, -1),

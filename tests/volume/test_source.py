@@ -48,6 +48,7 @@ from mirrorha.volume.ops import (
     Write,
 )
 from mirrorha.volume.stream import messages
+from mirrorha.volume.stream.flushing import FILES_MAX
 from mirrorha.volume.stream.pending import VolumeSettings
 from mirrorha.volume.touched import RETIRED_MAX
 from tests.volume.stream_pair import Node, Pair, decode
@@ -78,6 +79,15 @@ def mirrored(settings: VolumeSettings | None = None) -> tuple[Pair, Node, Node, 
     pair = Pair(settings)
     source, follower = pair.mirror()
     return pair, source, follower, pair.make_file(source)
+
+
+def make(pair: Pair, node: Node, name: str) -> int:
+    """One more file, on every disk; its id."""
+    pair.give(node, Change(1, Create(0, ROOT_FID, name, 0o600, 0, 0, 1)))
+    pair.settle()
+    op = node.replies.pop().op
+    assert op is not None
+    return op.fid
 
 
 def applied(pair: Pair, node: Node) -> None:
@@ -497,6 +507,40 @@ class TestFlush:
         assert answered(source) == list(range(5, 16))
         assert follower.disk.performed == [SyncFiles([fid]), SyncFiles([fid])]
 
+    @pytest.mark.parametrize("later", [[], [FILES_MAX + 5]], ids=["", "whole tree"])
+    def test_data_suffices_if_it_does_for_all_who_ask(self, later: list[int]) -> None:
+        pair, source, follower, one = mirrored()
+        two, three, four = (make(pair, source, name) for name in ("two", "three", "four"))
+        pair.give(source, Flush(50, four))
+        for token, fid, data_only in (
+            *((51, one, True), (52, two, True), (53, two, False), (54, three, False)),
+            *((55, three, True), (56, four, True), (57, four, True)),
+        ):
+            pair.give(source, Flush(token, fid, data_only))
+        for token in later:
+            for more in range(token):
+                pair.give(source, Flush(60 + more, 1000 + more, data_only=True))
+        for node in (source, follower):
+            node.disk.performed.clear()
+        pair.settle()
+        batch = SyncTree() if later else SyncFiles([one, two, three, four], [one, four])
+        for node in (source, follower):
+            assert node.disk.performed == [SyncFiles([four]), batch]
+        assert answered(source)[-8:] == sorted(answered(source))[-8:]
+
+    def test_what_waited_for_an_order_says_so_too(self) -> None:
+        pair, source, follower, fid = mirrored()
+        pair.order(source, Freeze(1))
+        pair.give(source, Flush(6, fid, data_only=True))
+        for node in (source, follower):
+            node.disk.performed.clear()
+        pair.order(source, ServeMirror(1, "g", round=2))
+        pair.order(follower, Follow(1, "g", round=2))
+        pair.settle()
+        assert answered(source) == [6]
+        for node in (source, follower):
+            assert SyncFiles([fid], [fid]) in node.disk.performed
+
     def test_many_files_are_the_whole_tree(self) -> None:
         pair, node, fid = alone()
         pair.give(node, Flush(4, fid))
@@ -579,6 +623,16 @@ class TestDurable:
         pair.settle()
         assert answered(source) == list(range(5, 55))
         assert follower.disk.performed.count(SyncFiles([fid])) <= 3
+
+    def test_data_is_not_enough_for_a_change(self) -> None:
+        pair, source, follower, fid = mirrored(self.SETTINGS)
+        for node in (source, follower):
+            node.disk.performed.clear()
+        pair.give(source, Flush(4, fid), write(5, fid), Flush(6, fid, data_only=True))
+        pair.settle()
+        for node in (source, follower):
+            syncs = [one for one in node.disk.performed if isinstance(one, SyncFiles)]
+            assert syncs == [SyncFiles([fid])] * 2
 
     def test_names_are_durable_as_well(self) -> None:
         pair, source, follower, fid = mirrored(self.SETTINGS)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -26,14 +28,20 @@ from mirrorha.core.orders import (
     StartResync,
     StopReason,
     StreamUp,
+    Sync,
+    Synced,
     Trouble,
 )
 from mirrorha.volume.disk import Apply, RecordTouched, RetireTouched
 from mirrorha.volume.events import AnyEffect, DiskCall, Failure, Lane
 from mirrorha.volume.fuse.interface import Known
-from mirrorha.volume.ops import Write
+from mirrorha.volume.local_disk.disk import RealDisk
+from mirrorha.volume.local_disk.ids import IdTable
+from mirrorha.volume.local_disk.touched_store import TouchedStore
+from mirrorha.volume.opening import OpenVolume
+from mirrorha.volume.ops import Fallocate, Write
 from mirrorha.volume.worker.driver import recorded_together
-from tests.worker.worker_pair import WAIT_S, Node, Pair, open_pair, tcp_pair, tree
+from tests.worker.worker_pair import T0, WAIT_S, Node, Pair, open_pair, tcp_pair, tree
 
 
 @pytest.fixture
@@ -67,6 +75,67 @@ def test_a_write_is_on_both_disks_when_it_is_answered(pair: Pair, *, plain: bool
     assert tree(pair.paris.root) == tree(pair.lyon.root)
     assert (pair.lyon.root / "journal").read_bytes()[1 << 20 :] == big
     assert pair.paris.driver.status(faults=0, turn_ms_max=0).peer_seq == 22
+
+
+class Syncs:
+    """Two nodes' disks, and how each has made which of its files durable."""
+
+    def __init__(self) -> None:
+        self._seen: list[tuple[str, str, str]] = []
+
+    def open_one(self, root: Path, state: Path) -> OpenVolume:
+        state.mkdir()
+        ids, touched = IdTable(state / "ids"), TouchedStore(state / "touched")
+
+        def noting(name: str, sync: Callable[[int], None]) -> Callable[[int], None]:
+            def call(descriptor: int) -> None:
+                sync(descriptor)
+                path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+                self._seen.append((root.parent.name, name, str(path.relative_to(root))))
+
+            return call
+
+        disk = RealDisk(
+            root,
+            ids,
+            touched,
+            draw=itertools.count(1 << 62).__next__,
+            fsync=noting("fsync", os.fsync),
+            fdatasync=noting("fdatasync", os.fdatasync),
+        )
+
+        def close() -> None:
+            for one in (disk, touched, ids):
+                one.close()
+
+        return OpenVolume(disk=disk, touched=touched.load(), close=close)
+
+    def taken(self) -> list[tuple[str, str, str]]:
+        seen, self._seen = sorted(self._seen), []
+        return seen
+
+
+def test_data_of_a_file_that_has_its_room_is_synced_as_data_on_both_nodes(tmp_path: Path) -> None:
+    syncs = Syncs()
+    with open_pair(tmp_path, open_one=syncs.open_one, checkpoint_ms=3_600_000) as pair:
+        pair.connect(plain=True)
+        pair.wait_linked()
+        mirror(pair)
+        paris = pair.paris
+        fid = paris.create("wal")
+        paris.ask(Fallocate(fid, 0, 0, 1 << 16, T0)).done()
+        paris.ask_flush(fid, data_only=True).done()
+        whole = [(node, "fsync", path) for node in ("lyon", "paris") for path in (".", "wal")]
+        assert syncs.taken() == whole, "it is new"
+        for number in range(3):
+            paris.write(fid, number * 4096, b"x" * 4096).done()
+            paris.ask_flush(fid, data_only=True).done()
+            assert syncs.taken() == [(node, "fdatasync", "wal") for node in ("lyon", "paris")]
+        # What was left out is not forgotten: a checkpoint is a sync of the tree on both.
+        for node in (paris, pair.lyon):
+            node.order(Sync(5))
+            node.wait_report(Synced)
+        assert syncs.taken() == [(node, "fsync", "wal") for node in ("lyon", "paris")]
 
 
 @pytest.mark.parametrize("plain", [False, True])

@@ -197,14 +197,15 @@ async def test_an_interrupted_write_that_waits_is_not_made(pair: ProcessPair) ->
     assert await paris.run(GET, "notes") == "first notes"
 
 
-async def test_fsync_is_answered_by_both_disks(pair: ProcessPair) -> None:
+@pytest.mark.parametrize("sync", ["fsync", "fdatasync"])
+async def test_fsync_is_answered_by_both_disks(pair: ProcessPair, sync: str) -> None:
     await pair.connect(plain=True)
     await pair.mirror()
     code = (
         "import os, sys\n"
         "fd = os.open(sys.argv[1] + '/notes', os.O_WRONLY | os.O_CREAT, 0o644)\n"
         "os.write(fd, b'x')\n"
-        "os.fsync(fd)\n"
+        f"os.{sync}(fd)\n"
         "above = os.open(sys.argv[1], os.O_RDONLY)\n"
         "os.fsync(above)\n"
         "print('durable')\n"

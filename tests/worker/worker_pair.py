@@ -14,7 +14,7 @@ from mirrorha.core.orders import AnyReport
 from mirrorha.core.words import Ack
 from mirrorha.net.keys import create_keys, load_keys
 from mirrorha.volume.events import Failure, Reply
-from mirrorha.volume.opening import open_volume
+from mirrorha.volume.opening import OpenVolume, open_volume
 from mirrorha.volume.ops import ROOT_FID, AnyOp, Create, Write
 from mirrorha.volume.resync.sides import ComparingResyncs
 from mirrorha.volume.stream.machine import Volume
@@ -66,6 +66,10 @@ def tcp_pair() -> tuple[socket.socket, socket.socket]:
     return caller, called
 
 
+def _open(root: Path, state: Path) -> OpenVolume:
+    return open_volume(root, state, rng=random.Random(1))
+
+
 class Node:
     """A driver over a real disk, in a loop of its own thread, without a mount."""
 
@@ -74,7 +78,8 @@ class Node:
         self.root = path / "root"
         self.root.mkdir(parents=True, exist_ok=True)
         freeze_max_ms = settings.pop("freeze_max_ms", 60_000)
-        self.opened = open_volume(self.root, path / "state", rng=random.Random(1))
+        open_one = settings.pop("open_one", _open)
+        self.opened = open_one(self.root, path / "state")
         self.loop = Loop()
         self.reports: list[AnyReport] = []
         self.told: list[FromWorker] = []
@@ -151,9 +156,9 @@ class Node:
         asked.token = self.do(lambda: self.driver.change(op, asked.answer))
         return asked
 
-    def ask_flush(self, fid: int) -> Asked:
+    def ask_flush(self, fid: int, *, data_only: bool = False) -> Asked:
         asked = Asked()
-        asked.token = self.do(lambda: self.driver.flush(fid, asked.answer))
+        asked.token = self.do(lambda: self.driver.flush(fid, asked.answer, data_only=data_only))
         return asked
 
     def create(self, name: str) -> int:

@@ -345,6 +345,8 @@ def syncing_changes_nothing(disk: Disk) -> None:
     several = [fid_of(9), fid_of(2), ROOT_FID, fid_of(1), fid_of(2)]
     same(disk.perform(SyncFiles(several)), None, "syncing several gives nothing")
     same(disk.perform(SyncFiles([])), None, "syncing none gives nothing")
+    data_of = SyncFiles(several, [fid_of(2), fid_of(1), fid_of(9)])
+    same(disk.perform(data_of), None, "syncing data gives nothing")
     same(disk.perform(SyncTree()), None, "syncing gives nothing")
     same(take_snapshot(disk), before, "the tree after syncing")
 

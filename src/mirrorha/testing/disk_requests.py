@@ -125,7 +125,7 @@ class RandomRequests:
                 ListDirectory(fid),
                 ReadAttributes(fid),
                 Resolve("/".join(self._name() for _ in range(rng.randrange(4)))),
-                SyncFiles([fid]),
+                SyncFiles([fid], [fid] if fid % 2 else []),
                 SyncTree(),
             )
         )

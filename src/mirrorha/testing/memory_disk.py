@@ -278,9 +278,13 @@ class MemoryDisk:
     def _sync_files(self, request: SyncFiles) -> None:
         for fid in request.fids:
             inode = self._names.by_fid.get(fid)
-            if inode is not None:
+            if inode is None:
+                continue
+            if fid in request.data_only and inode.kind is Kind.FILE:
+                inode.sync_data()
+            else:
                 self._ops.sync(inode)
-                self._names.sync(inode)
+            self._names.sync(inode)
 
     def _sync_tree(self, _: SyncTree) -> None:
         self._ops.sync_all()

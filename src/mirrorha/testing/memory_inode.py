@@ -93,6 +93,16 @@ class Inode:
         self.durable = None
         self.steps = []
 
+    def sync_data(self) -> None:
+        """Content and size are durable from now on; time and metadata as they were."""
+        if self.durable is None:
+            return
+        content = bytes(self.content)
+        self.durable = Durable(content, self.durable.mtime_ns, self.durable.metadata)
+        self.steps = [
+            Step(0, None, len(content), step.mtime_ns, step.metadata) for step in self.steps
+        ]
+
     def tear(self, rng: random.Random) -> None:
         """Become what a power loss leaves: of what was not durable all, nothing, or some.
 

@@ -139,9 +139,14 @@ class SyncFiles(Request, frozen=True):
     And their names, with the directories that lead to them: a new file that was synced survives a
     loss of power. A fid that no longer exists is nothing to sync. In which order they become
     durable is open until all of them are.
+
+    Of the files that `data_only` names as well, content, size and what leads to them suffice:
+    times, owner, mode and extended attributes become durable with the next request, `SyncTree`
+    included, that wants all of them. Of what is no file all is synced.
     """
 
     fids: list[int]
+    data_only: list[int] = []
 
 
 class SyncTree(Request, frozen=True):

@@ -51,10 +51,14 @@ class Change(Event, frozen=True):
 
 
 class Flush(Event, frozen=True):
-    """A local caller wants `fid` durable (on both disks where there are two). One `Reply`."""
+    """A local caller wants `fid` durable (on both disks where there are two). One `Reply`.
+
+    `data_only`: of a file content and size suffice, as for fdatasync.
+    """
 
     token: int
     fid: int
+    data_only: bool = False
 
 
 class Withdraw(Event, frozen=True):

@@ -60,8 +60,8 @@ class Changes:
     def change(self, op: AnyOp, then: Then) -> int:
         return self._take(lambda: self._apply(op, then))
 
-    def flush(self, fid: int, then: Then) -> int:
-        return self._take(lambda: self._sync(fid, then))
+    def flush(self, fid: int, then: Then, *, data_only: bool = False) -> int:
+        return self._take(lambda: self._sync(fid, then, data_only=data_only))
 
     def withdraw(self, token: int) -> bool:
         found = [one for one in self._waiting if one[0] == token]
@@ -113,12 +113,12 @@ class Changes:
         else:
             then(reply)
 
-    def _sync(self, fid: int, then: Then) -> None:
-        self.counts["flush"] += 1
+    def _sync(self, fid: int, then: Then, *, data_only: bool) -> None:
+        self.counts["flush of data" if data_only else "flush"] += 1
         if self.refused is not None:
             then(Reply(1, self.refused))
             return
-        self._disk.perform(SyncFiles([fid]))
+        self._disk.perform(SyncFiles([fid], [fid] if data_only else []))
         then(Reply(1, Failure.NONE))
 
 

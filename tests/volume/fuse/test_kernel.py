@@ -125,6 +125,7 @@ def test_flags() -> None:
         "FOPEN_KEEP_CACHE",
         "WRITE_KILL_SUIDGID",
         "OPEN_KILL_SUIDGID",
+        "FSYNC_FDATASYNC",
         "SETXATTR_ACL_KILL_SGID",
         "EXPIRE_ONLY",
         "NOTIFY_INVAL_INODE",

@@ -41,12 +41,14 @@ class Held:
 
     def __init__(self) -> None:
         self.asked: dict[int, tuple[AnyOp | int, Then]] = {}
+        self.flushes: list[tuple[int, bool]] = []
         self._tokens = 0
 
     def change(self, op: AnyOp, then: Then) -> int:
         return self._ask(op, then)
 
-    def flush(self, fid: int, then: Then) -> int:
+    def flush(self, fid: int, then: Then, *, data_only: bool = False) -> int:
+        self.flushes.append((fid, data_only))
         return self._ask(fid, then)
 
     def withdraw(self, token: int) -> bool:
@@ -181,6 +183,19 @@ def test_other_versions(rig: Rig) -> None:
 
 
 # ---- how changes are answered -------------------------------------------------------
+
+
+@pytest.mark.parametrize("flags", [0, kernel.FSYNC_FDATASYNC, ALL - kernel.FSYNC_FDATASYNC, ALL])
+def test_a_sync_says_whether_data_is_enough(rig: Rig, flags: int) -> None:
+    body = kernel.FSYNC_IN.pack(FILE, flags)
+    unique = rig.ask(Opcode.FSYNC, FILE, body)
+    rig.ask(Opcode.FSYNCDIR, fid(2), body)
+    assert rig.changes.flushes == [(FILE, bool(flags & 1)), (fid(2), False)]
+    assert rig.answer() is None
+    rig.carry_out()
+    answer = rig.answer()
+    assert answer is not None
+    assert (answer.error, answer.unique) == (0, unique)
 
 
 def test_a_write_becomes_an_op_and_is_answered_when_it_is_made(rig: Rig) -> None:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Final, final
 from mirrorha.errors import unreachable
 from mirrorha.volume.fuse.kernel import (
     CREATE_IN,
+    FSYNC_FDATASYNC,
+    FSYNC_IN,
     LINK_IN,
     MKDIR_IN,
     MKNOD_IN,
@@ -106,7 +108,7 @@ class Changing:
             Opcode.SETXATTR: self._setxattr,
             Opcode.REMOVEXATTR: self._removexattr,
             Opcode.FSYNC: self._fsync,
-            Opcode.FSYNCDIR: self._fsync,
+            Opcode.FSYNCDIR: self._fsyncdir,
         }
 
     # ---- what is opened and made ---------------------------------------------------------------
@@ -358,4 +360,10 @@ class Changing:
     # ---- the rest ------------------------------------------------------------------------------
 
     def _fsync(self, request: Request) -> None:
-        self._pending.flush(request.unique, request.fid)
+        _, flags = FSYNC_IN.unpack_from(request.body)
+        data_only = bool(flags & FSYNC_FDATASYNC)
+        self._pending.flush(request.unique, request.fid, data_only=data_only)
+
+    def _fsyncdir(self, request: Request) -> None:
+        # The names in a directory are its data: there is nothing less to do.
+        self._pending.flush(request.unique, request.fid, data_only=False)

@@ -30,8 +30,8 @@ class Changes(Protocol):
         """Ask for `op`. A token, never 0; it means nothing any more once `then` was called."""
         ...
 
-    def flush(self, fid: int, then: Then) -> int:
-        """Ask for `fid` to be durable. A token, as above."""
+    def flush(self, fid: int, then: Then, *, data_only: bool = False) -> int:
+        """Ask for `fid` to be durable, or of a file content and size. A token, as above."""
         ...
 
     def withdraw(self, token: int) -> bool:

@@ -116,14 +116,14 @@ class Pending:
         if is_first and not step.is_called:
             self.tokens[unique] = token
 
-    def flush(self, unique: int, fid: int) -> None:
-        """Answer once `fid` is durable. Nothing of an orphan survives a crash."""
+    def flush(self, unique: int, fid: int, *, data_only: bool) -> None:
+        """Answer once `fid`, or its data, is durable. Nothing of an orphan survives a crash."""
         if fid in self.orphans.fids:
             self._desk.error(unique, 0)
             return
         step = _Step(self, unique, None, lambda _: self._desk.error(unique, 0))
         self.tokens[unique] = _NO_TOKEN
-        token = self._changes.flush(fid, step)
+        token = self._changes.flush(fid, step, data_only=data_only)
         if not step.is_called:
             self.tokens[unique] = token
 

@@ -61,6 +61,7 @@ from mirrorha.volume.local_disk.syscalls import (
     CAN_SYNC_FILE_SYSTEM,
     FATAL,
     fallocate,
+    sync_data,
     sync_file_system,
 )
 from mirrorha.volume.local_disk.tree import Tree
@@ -114,8 +115,8 @@ class RealDisk:
         idle_max: Descriptors kept open for the next use.
         dirty_max: Descriptors kept open for what is not synced; one more, and all is synced. By
             default both depend on how many this process may open: half of them, together, at most.
-        fsync: Makes a descriptor's file durable. Tests watch and fail it, `syncfs`, `pwrite` and
-            `fallocate`.
+        fsync: Makes a descriptor's file durable. Several threads call it at the same time. Tests
+            watch and fail it, `fdatasync`, `syncfs`, `pwrite` and `fallocate`.
         raw: A descriptor of the directory, where `root` leads to what is mounted over it; not
             closed by `close`. By default `root` is opened.
         offline: Finds what was changed while nobody of ours ran. By default nobody looks.
@@ -137,6 +138,7 @@ class RealDisk:
         idle_max: int | None = None,
         dirty_max: int | None = None,
         fsync: Callable[[int], None] = os.fsync,
+        fdatasync: Callable[[int], None] = sync_data,
         syncfs: Callable[[int], None] | None = sync_file_system if CAN_SYNC_FILE_SYSTEM else None,
         pwrite: Callable[[int, bytes, int], int] = os.pwrite,
         fallocate: Callable[[int, int, int, int], None] = fallocate,
@@ -157,6 +159,7 @@ class RealDisk:
             idle_max=_share(8) if idle_max is None else idle_max,
             dirty_max=_share(4) if dirty_max is None else dirty_max,
             fsync=fsync,
+            fdatasync=fdatasync,
             syncfs=syncfs,
         )
         exclusion = Exclusion(exclude)
@@ -373,7 +376,7 @@ class RealDisk:
         return self._touched.load()
 
     def _sync_files(self, request: SyncFiles) -> None:
-        self._handles.sync_files(request.fids)
+        self._handles.sync_files(request.fids, data_only=request.data_only)
         self._ids.flush()
         self._sync_stamp()
 

@@ -33,7 +33,7 @@ from mirrorha.volume.local_disk.sync_threads import SyncThreads
 from mirrorha.volume.names import LIMBO_NAME, bytes_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Container, Iterable, Iterator
 
     from mirrorha.volume.local_disk.tree import Node, Tree
 
@@ -92,10 +92,11 @@ class Handle:
 
 
 class _Job(NamedTuple):
-    """One file or directory to sync, by a descriptor of its own."""
+    """One file or directory to sync, by a descriptor of its own; of a file perhaps its data."""
 
     node: Node
     fd: int
+    whole: bool
 
 
 @final
@@ -108,7 +109,8 @@ class Handles:
         idle_max: Descriptors kept open though everything in them is durable.
         dirty_max: As many may hold unsynced changes; then all are synced.
         fsync: Makes a descriptor's file durable. Several threads call it at the same time. Tests
-            watch and fail it, as `syncfs`.
+            watch and fail it, as the next two.
+        fdatasync: The same with a file's content and size.
         syncfs: The same with a whole file system, or None if that cannot be had.
     """
 
@@ -120,6 +122,7 @@ class Handles:
         idle_max: int,
         dirty_max: int,
         fsync: Callable[[int], None],
+        fdatasync: Callable[[int], None],
         syncfs: Callable[[int], None] | None,
     ) -> None:
         self.lock: Final = threading.Lock()
@@ -130,6 +133,7 @@ class Handles:
         self._idle_max: Final = idle_max
         self._dirty_max: Final = dirty_max
         self._fsync: Final = fsync
+        self._fdatasync: Final = fdatasync
         self._syncfs: Final = syncfs
         self._syncing: Final = threading.Lock()
         self._why_not = ""  # nothing can be made durable any more, and why
@@ -252,8 +256,13 @@ class Handles:
             if handle is not None:
                 table[new_fid] = handle
 
-    def sync_files(self, fids: Iterable[int]) -> None:
+    def sync_files(self, fids: Iterable[int], *, data_only: Container[int] = ()) -> None:
         """Make files and directories durable, with the names that lead to them. Blocks.
+
+        Args:
+            fids: What to sync.
+            data_only: Files whose content and size suffice. They stay dirty: the next sync that
+                wants all of them, or of the tree, has them to do.
 
         Raises:
             DiskError: it could not be done; what is durable is unknown, and no later sync succeeds.
@@ -261,7 +270,7 @@ class Handles:
         with self._one_sync():
             with self.lock:
                 through = self._tree.changes
-                jobs = self._jobs(self._dirty_with(fids))
+                jobs = self._jobs(self._dirty_with(fids, data_only))
             self._perform(jobs, through)
 
     def sync_tree(self) -> None:
@@ -280,7 +289,7 @@ class Handles:
             while left:
                 with self.lock:
                     some, left = left[:MANY], left[MANY:]
-                    jobs = self._jobs([handle for handle in some if handle.dirty])
+                    jobs = self._jobs([(handle, True) for handle in some if handle.dirty])
                 self._perform(jobs, through)
 
     def close(self) -> None:
@@ -314,27 +323,32 @@ class Handles:
                 self._why_not = str(error) or "a sync was cut off"
                 raise
 
-    def _dirty_with(self, fids: Iterable[int]) -> list[Handle]:
-        """What must be synced for `fids` to be durable."""
-        needed: set[int] = set()
+    def _dirty_with(
+        self, fids: Iterable[int], data_only: Container[int]
+    ) -> list[tuple[Handle, bool]]:
+        """What must be synced for `fids` to be durable, each with whether all of it."""
+        needed: dict[int, bool] = {}
         for fid in fids:
             node = self._tree.nodes.get(fid)
             if node is None:
                 continue
             # What is not opened is changed together with its directory.
-            needed.add(fid if node.kind in OPENED_KINDS else node.names[0].parent.fid)
+            one = fid if node.kind in OPENED_KINDS else node.names[0].parent.fid
+            needed[one] = needed.get(one, False) or fid not in data_only or _is_new(node)
             for name in self._tree.chain(node):
                 for directory in (name.parent, name.left):
                     if directory is not None and name.change > directory.synced_through:
-                        needed.add(directory.fid)
-        return [self._dirty[one] for one in sorted(needed) if one in self._dirty]
+                        needed[directory.fid] = True
+        dirty = self._dirty
+        return [(dirty[one], needed[one]) for one in sorted(needed) if one in dirty]
 
-    def _jobs(self, handles: list[Handle]) -> list[_Job]:
+    def _jobs(self, wanted: Iterable[tuple[Handle, bool]]) -> list[_Job]:
         jobs: list[_Job] = []
         try:
-            for handle in handles:
-                jobs.append(_Job(handle.node, os.dup(handle.fd)))
-                self._clean_locked(handle)
+            for handle, whole in wanted:
+                jobs.append(_Job(handle.node, os.dup(handle.fd), whole))
+                if whole:
+                    self._clean_locked(handle)
         except OSError:
             _close(jobs)
             raise
@@ -352,11 +366,14 @@ class Handles:
         So a name may be durable before the content is. Nothing was promised of either yet.
         """
         try:
-            self._threads.perform([partial(self._fsync, job.fd) for job in jobs])
+            self._threads.perform(
+                [partial(self._fsync if job.whole else self._fdatasync, job.fd) for job in jobs]
+            )
         finally:
             _close(jobs)
         for job in jobs:
-            job.node.synced_through = max(job.node.synced_through, through)
+            if job.whole:
+                job.node.synced_through = max(job.node.synced_through, through)
 
     def _sync_file_system(self, syncfs: Callable[[int], None], through: int) -> None:
         with self.lock:
@@ -407,6 +424,17 @@ class Handles:
                 return as_owner(path_fd, lambda: os.open(place, OPEN_FILE & ~os.O_NOFOLLOW))
             finally:
                 os.close(path_fd)
+
+
+def _is_new(node: Node) -> bool:
+    """Whether its data alone would be of no use, for want of what made it.
+
+    A new file has its mode last of all, and one that is found without is taken for half made. And
+    of a directory all is data.
+    """
+    if node.kind is not Kind.FILE:
+        return True
+    return any(name.change > node.synced_through for name in node.names)
 
 
 def _close(jobs: list[_Job]) -> None:

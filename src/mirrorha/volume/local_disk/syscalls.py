@@ -29,6 +29,8 @@ _STATX_BYTES: Final = 256
 _UTIME_OMIT: Final = (1 << 30) - 2
 # What a file system without holes answers.
 NO_HOLES: Final = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
+# Makes content and size of a descriptor's file durable; all of it, where nothing does less.
+sync_data: Final[Callable[[int], None]] = getattr(os, "fdatasync", os.fsync)
 # What is answered where an extended attribute is not, or cannot be.
 NO_XATTR: Final = frozenset({errno.ENODATA, errno.EOPNOTSUPP})
 

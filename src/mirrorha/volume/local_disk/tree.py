@@ -44,7 +44,9 @@ class Node:
         self.inode = inode
         self.names: list[Name] = []
         self.children: dict[str, Node] = {}
-        self.synced_through = 0  # of a directory: every change up to this one is durable
+        # The latest change of names when all of it was last synced: of a directory, every change up
+        # to this one is durable. What has a later name was not synced since it got that.
+        self.synced_through = 0
 
     def name_in(self, parent: Node, name: str) -> Name:
         """This node's name `name` in `parent`, which must exist."""

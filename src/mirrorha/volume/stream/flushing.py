@@ -33,11 +33,13 @@ class _Asked(msgspec.Struct):
     barrier: int
     fid: int
     token: int  # the caller's; of a drain: the order's
+    data_only: bool = False
 
 
 class _Batch(msgspec.Struct):
     flush: int
     fids: list[int]  # none: the whole tree
+    data_only: list[int]  # those of them whose content and size suffice for all who ask
     after_seq: int
     callers: list[int]
     drains: list[int]
@@ -68,7 +70,8 @@ class Flusher:
         self._drained = drained
         self._covers_changes = settings.ack is Ack.DURABLE
         self._asked: deque[_Asked] = deque()
-        self._changed: dict[int, None] = {}  # fids of changes that wait for their durability
+        # The fids of changes that wait for their durability, of which that of data never suffices.
+        self._changed: dict[int, bool] = {}
         self._batch: _Batch | None = None
         self._flush = 0
         # Every change up to here is durable wherever it must be. Kept only with ack="durable".
@@ -82,9 +85,9 @@ class Flusher:
             return None
         return batch.since_ms
 
-    def ask(self, token: int, fid: int) -> None:
-        """A caller wants `fid` durable, with all that was done to it before."""
-        self._asked.append(_Asked(self._out.tree_issued, fid, token))
+    def ask(self, token: int, fid: int, *, data_only: bool) -> None:
+        """A caller wants `fid` durable, with all that was done to it before, or its data."""
+        self._asked.append(_Asked(self._out.tree_issued, fid, token, data_only))
 
     def ask_tree(self, token: int) -> None:
         """A drain wants the whole tree durable."""
@@ -94,7 +97,7 @@ class Flusher:
         """`op` has been applied. With ack="durable" the next batch makes it so."""
         if self._covers_changes:
             for fid in durable_with(op):
-                self._changed[fid] = None
+                self._changed[fid] = False
 
     def advance(self) -> None:
         """Finish the batch if it is done, and begin the next one if anybody waits."""
@@ -138,12 +141,12 @@ class Flusher:
     def _begin(self) -> bool:
         if self._terms.mirrored and not self._terms.streaming:
             return False
-        fids = self._changed
+        fids = self._changed  # with whether data suffices
         callers: list[int] = []
         drains: list[int] = []
         while self._asked and self._asked[0].barrier <= self._out.tree_finished:
             asked = self._asked.popleft()
-            fids[asked.fid] = None
+            fids[asked.fid] = asked.data_only and fids.get(asked.fid, True)
             (drains if asked.fid == _TREE else callers).append(asked.token)
         if not fids:
             return False
@@ -153,6 +156,7 @@ class Flusher:
         batch = _Batch(
             flush=self._flush,
             fids=[] if whole else list(fids),
+            data_only=[] if whole else [fid for fid, suffices in fids.items() if suffices],
             after_seq=self._position.seq,
             callers=callers,
             drains=drains,
@@ -162,15 +166,15 @@ class Flusher:
         )
         self._batch = batch
         self._request(batch)  # first: the follower's disk is to work while ours does
-        request = SyncFiles(batch.fids) if batch.fids else SyncTree()
+        request = SyncFiles(batch.fids, batch.data_only) if batch.fids else SyncTree()
         self._out.call(Lane.SYNC, request, self._synced, batch)
         return True
 
     def _request(self, batch: _Batch) -> None:
         terms = self._terms
         if terms.mirrored and terms.streaming:
-            message = FlushRequest(terms.epoch, batch.flush, batch.after_seq, batch.fids)
-            self._out.send(message)
+            wanted = (batch.after_seq, batch.fids, batch.data_only)
+            self._out.send(FlushRequest(terms.epoch, batch.flush, *wanted))
 
     def _synced(self, batch: _Batch, _result: object) -> None:
         batch.synced = True

@@ -150,6 +150,7 @@ class Follower:
 
     def on_flush_request(self, message: FlushRequest) -> bool:
         good = len(message.fids) <= FILES_MAX and all(fid > 0 for fid in message.fids)
+        good = good and set(message.data_only) <= set(message.fids)
         return self._on_job(message, message.after_seq, good=good)
 
     def on_checkpoint(self, message: Checkpoint) -> bool:
@@ -310,7 +311,7 @@ class Follower:
             self._jobs.popleft()
             request: SyncFiles | SyncTree = SyncTree()
             if isinstance(job, FlushRequest) and job.fids:
-                request = SyncFiles(job.fids)
+                request = SyncFiles(job.fids, job.data_only)
             self._out.call(Lane.SYNC, request, self._synced, (self._turn, job))
 
     def _synced(self, along: tuple[int, FlushRequest | Checkpoint], _result: object) -> None:

@@ -87,12 +87,16 @@ class Nack(Message, frozen=True, tag=5):
 
 
 class FlushRequest(Message, frozen=True, tag=6):
-    """Source: once `after_seq` is applied, make these fids durable; none: the whole tree."""
+    """Source: once `after_seq` is applied, make these fids durable; none: the whole tree.
+
+    Of those in `data_only` content and size suffice; an older follower makes all of them durable.
+    """
 
     epoch: int
     flush: int
     after_seq: int
     fids: list[int]
+    data_only: list[int] = []
 
 
 class FlushDone(Message, frozen=True, tag=7):

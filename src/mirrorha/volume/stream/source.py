@@ -230,7 +230,7 @@ class Source:
         if event.fid <= 0:
             self._out.acknowledge(event.token, None, errno.EINVAL)
         elif not self._waiting and self.admitting:
-            self._flusher.ask(event.token, event.fid)
+            self._flusher.ask(event.token, event.fid, data_only=event.data_only)
         else:
             self._wait(event)
 
@@ -264,7 +264,7 @@ class Source:
                     return
                 self._admit(event.token, event.op)
             else:
-                self._flusher.ask(event.token, event.fid)
+                self._flusher.ask(event.token, event.fid, data_only=event.data_only)
             waiting.popleft()
 
     def _admit(self, token: int, op: AnyOp) -> None:

@@ -158,14 +158,14 @@ class Driver:
             self._events.append(Change(token, op))
         return token
 
-    def flush(self, fid: int, then: Then) -> int:
+    def flush(self, fid: int, then: Then, *, data_only: bool = False) -> int:
         """See `Changes.flush`."""
         self._token = token = self._token + 1
         if self._is_over:
             then(Reply(token, Failure.UNKNOWN, why=_OVER))
         else:
             self._thens[token] = then
-            self._events.append(Flush(token, fid))
+            self._events.append(Flush(token, fid, data_only))
         return token
 
     def withdraw(self, token: int) -> bool:
