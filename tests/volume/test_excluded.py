@@ -24,7 +24,7 @@ from mirrorha.volume.disk import (
     ReadAttributes,
     ReadBytes,
     SetAside,
-    SyncFile,
+    SyncFiles,
 )
 from mirrorha.volume.local_disk.disk import RealDisk
 from mirrorha.volume.names import HALF_MADE_PREFIX, KEPT_NAME
@@ -115,7 +115,7 @@ def test_what_is_made_at_an_excluded_name_is_on_this_node_alone(home: Home) -> N
     assert names(disk, fid(2), with_local=True) == ["x.lock"]
     assert names(disk, inner, with_local=True) == ["deep"]
     assert disk.perform(ReadBytes(lock, 0, 9)) == b"mine"
-    disk.perform(SyncFile(deep))
+    disk.perform(SyncFiles([deep]))
     # And what holds it looks as if nothing had come.
     assert (home.root / "d").stat().st_mtime_ns == T0
     assert (home.root / "tmp").stat().st_mtime_ns == T0

@@ -23,7 +23,7 @@ from mirrorha.errors import (
     ensure,
 )
 from mirrorha.volume.codec import decode, encode
-from mirrorha.volume.disk import ApplyHere, Outcome, SyncFile
+from mirrorha.volume.disk import ApplyHere, Outcome, SyncFiles
 from mirrorha.volume.driver import DriverStatus
 from mirrorha.volume.events import (
     AnyEvent,
@@ -230,7 +230,7 @@ class Engine:
     async def flush(self, fid: int) -> None:
         """Return once `fid` is durable, on both disks where there are two. Raises as `change`."""
         if is_local(fid):
-            await self._request(Lane.SYNC, SyncFile(fid))
+            await self._request(Lane.SYNC, SyncFiles([fid]))
             return
         outcome(await self._ask(lambda token: Flush(token, fid)), primary=self._primary())
 

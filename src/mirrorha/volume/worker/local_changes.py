@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias, final
 
 from mirrorha.core.orders import AnyReport, StopReason, Trouble
 from mirrorha.errors import ensure
-from mirrorha.volume.disk import ApplyHere, Outcome, SyncFile
+from mirrorha.volume.disk import ApplyHere, Outcome, SyncFiles
 from mirrorha.volume.disk_thread import DiskThread, perform_one
 from mirrorha.volume.events import DiskDone, Failure, Reply
 from mirrorha.volume.op_rules import NAMING
@@ -67,13 +67,13 @@ class LocalChanges:
                 return _ANSWERED
         return self._driver.change(op, then)
 
-    def flush(self, fid: int, then: Then) -> int:
+    def flush(self, fid: int, then: Then, *, data_only: bool = False) -> int:
         """See `Changes.flush`. Durable on this node: there is no other."""
         if not is_local(fid):
-            return self._driver.flush(fid, then)
+            return self._driver.flush(fid, then, data_only=data_only)
         self._token -= 1
         self._flushes[self._token] = then
-        self._lane.submit(self._token, SyncFile(fid))
+        self._lane.submit(self._token, SyncFiles([fid], [fid] if data_only else []))
         return self._token
 
     def withdraw(self, token: int) -> bool:
