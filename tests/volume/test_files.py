@@ -75,9 +75,9 @@ class Recording:
         self.before(op)
         return await self._direct.change(op)
 
-    async def flush(self, fid: int) -> None:
-        self.log.append(("flush", fid))
-        await self._direct.flush(fid)
+    async def flush(self, fid: int, *, data_only: bool = False) -> None:
+        self.log.append(("flush of data" if data_only else "flush", fid))
+        await self._direct.flush(fid, data_only=data_only)
 
     async def query(self, request: AnyRequest) -> object:
         return await self._direct.query(request)
@@ -95,6 +95,16 @@ def engine() -> Recording:
 @pytest.fixture
 def files(engine: Recording) -> Files:
     return Files("/srv/volume", engine, clock_ns=ticking())
+
+
+async def test_data_alone_can_be_made_durable(engine: Recording, files: Files) -> None:
+    async with files.open("a", "xb") as file:
+        engine.taken()
+        await file.fdatasync()
+        await file.fsync()
+    (data, of), (whole, same_of) = engine.taken()  # type: ignore[misc]
+    assert (data, whole) == ("flush of data", "flush")
+    assert of == same_of
 
 
 async def test_a_write_of_a_mebibyte_is_one_op(engine: Recording, files: Files) -> None:

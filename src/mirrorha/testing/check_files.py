@@ -94,6 +94,7 @@ async def a_closed_file_is_refused(files: FileApi) -> None:
         lambda: file.seek(0),
         file.truncate,
         file.fsync,
+        file.fdatasync,
         file.__aenter__,
     ]
     for call in calls:
@@ -485,6 +486,8 @@ async def everything_can_be_synced(files: FileApi) -> None:
     async with files.open("d/a", "xb") as file:
         await file.write(b"x")
         await file.fsync()
+        await file.write(b"y")
+        await file.fdatasync()
     await files.sync("d/a")
     await files.sync("d")
     await files.sync(".")

@@ -58,12 +58,12 @@ class DirectEngine:
             raise OSError(outcome.errno, os.strerror(outcome.errno))
         return outcome.done
 
-    async def flush(self, fid: int) -> None:
+    async def flush(self, fid: int, *, data_only: bool = False) -> None:
         """See `mirrorha.volume.files.streamed.Engine`."""
         if self.refuses:
             await trio.lowlevel.checkpoint()
             raise NotPrimaryError(primary=None)
-        await self._perform(SyncFiles([fid]))
+        await self._perform(SyncFiles([fid], [fid] if data_only else []))
         self.flushed.append(fid)
 
     async def query(self, request: AnyRequest) -> object:

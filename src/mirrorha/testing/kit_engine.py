@@ -135,9 +135,9 @@ class SimEngine:
         reply = await self._ask(lambda token: Change(token, op), type(op).__name__)
         return outcome(reply, primary=self._primary())
 
-    async def flush(self, fid: int) -> None:
+    async def flush(self, fid: int, *, data_only: bool = False) -> None:
         """See `mirrorha.volume.files.streamed.Engine`."""
-        reply = await self._ask(lambda token: Flush(token, fid), "Flush")
+        reply = await self._ask(lambda token: Flush(token, fid, data_only), "Flush")
         outcome(reply, primary=self._primary())
 
     async def query(self, request: AnyRequest) -> object:

@@ -227,12 +227,16 @@ class Engine:
                 return outcome(here, primary=self._primary())
         return outcome(await self._ask(lambda token: Change(token, op)), primary=self._primary())
 
-    async def flush(self, fid: int) -> None:
-        """Return once `fid` is durable, on both disks where there are two. Raises as `change`."""
+    async def flush(self, fid: int, *, data_only: bool = False) -> None:
+        """Return once `fid` is durable, on both disks where there are two. Raises as `change`.
+
+        `data_only`: of a file content and size suffice.
+        """
         if is_local(fid):
-            await self._request(Lane.SYNC, SyncFiles([fid]))
+            await self._request(Lane.SYNC, SyncFiles([fid], [fid] if data_only else []))
             return
-        outcome(await self._ask(lambda token: Flush(token, fid)), primary=self._primary())
+        reply = await self._ask(lambda token: Flush(token, fid, data_only))
+        outcome(reply, primary=self._primary())
 
     async def query(self, request: AnyRequest) -> object:
         """Perform a request that changes nothing, after every change made before it.

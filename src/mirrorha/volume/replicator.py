@@ -204,8 +204,8 @@ class _Current:
     async def change(self, op: AnyOp) -> AnyOp | None:
         return await self._get().change(op)
 
-    async def flush(self, fid: int) -> None:
-        await self._get().flush(fid)
+    async def flush(self, fid: int, *, data_only: bool = False) -> None:
+        await self._get().flush(fid, data_only=data_only)
 
     async def query(self, request: AnyRequest) -> object:
         return await self._get().query(request)

@@ -62,6 +62,10 @@ class OpenFile(Protocol):
         """Return once everything that was written before is durable: on both nodes' disks."""
         ...
 
+    async def fdatasync(self) -> None:
+        """The same with content and size alone: times and attributes become durable later."""
+        ...
+
     async def aclose(self) -> None:
         """Close it. Makes nothing durable. Idempotent."""
         ...

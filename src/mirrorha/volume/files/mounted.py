@@ -285,6 +285,9 @@ class KernelHandle:
     async def sync(self) -> None:
         await self.run(os.fsync)
 
+    async def sync_data(self) -> None:
+        await self.run(os.fdatasync)
+
     async def close(self) -> None:
         # Shielded, or the descriptor would stay open.
         with trio.CancelScope(shield=True):

@@ -49,6 +49,10 @@ class FileHandle(Protocol):
         """Make it durable."""
         ...
 
+    async def sync_data(self) -> None:
+        """Make its content and size durable."""
+        ...
+
     async def close(self) -> None:
         """Called once. Calls under way may still end."""
         ...
@@ -119,6 +123,10 @@ class MirroredFile:
     async def fsync(self) -> None:
         self._check_open()
         await self._handle.sync()
+
+    async def fdatasync(self) -> None:
+        self._check_open()
+        await self._handle.sync_data()
 
     async def aclose(self) -> None:
         if not self._is_closed:

@@ -67,8 +67,11 @@ class Engine(Protocol):
         """
         ...
 
-    async def flush(self, fid: int) -> None:
-        """Make everything done to a file or directory durable. Raises as `change`."""
+    async def flush(self, fid: int, *, data_only: bool = False) -> None:
+        """Make everything done to a file or directory durable, or a file's content and size.
+
+        Raises as `change`.
+        """
         ...
 
     async def query(self, request: AnyRequest) -> object:
@@ -398,6 +401,9 @@ class _StreamHandle:
 
     async def sync(self) -> None:
         await self._engine.flush(self._fid)
+
+    async def sync_data(self) -> None:
+        await self._engine.flush(self._fid, data_only=True)
 
     async def close(self) -> None:
         """There is nothing to close."""
