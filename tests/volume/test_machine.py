@@ -34,6 +34,7 @@ from mirrorha.core.orders import (
 from mirrorha.core.words import Mode
 from mirrorha.errors import InvariantViolation
 from mirrorha.volume import ops
+from mirrorha.volume.disk import Space
 from mirrorha.volume.events import (
     AnyEvent,
     Change,
@@ -46,6 +47,7 @@ from mirrorha.volume.events import (
     LinkUp,
     Ordered,
     Received,
+    SpaceSeen,
     Tick,
     Withdraw,
 )
@@ -104,6 +106,7 @@ def put(stance: Stance, *, connected: bool = True) -> tuple[Pair, Node]:
     return pair, node
 
 
+SPACE = Space(1 << 30, 1 << 29, 1 << 28, files=1000, files_free=900)
 ORDERS: list[AnyOrder] = [
     Freeze(1),
     Sync(2),
@@ -143,9 +146,11 @@ EVENTS: list[AnyEvent] = [
     Received(messages.Retire(EPOCH, 0)),
     Received(messages.Ready(EPOCH, 1)),
     Received(messages.AskAgain(EPOCH, 1)),
+    Received(messages.SpaceLeft(EPOCH, SPACE)),
     Received(messages.Base(EPOCH, 1, 0, 0)),
     Received(messages.BaseDone(EPOCH, 1, 0)),
     Received(Copied(EPOCH, 1)),
+    SpaceSeen(SPACE),
     Tick(),
 ]
 
@@ -254,6 +259,8 @@ def value_of(kind: object) -> st.SearchStrategy[object]:
         return VALUES[kind]
     if kind == list[AnyOp]:
         return st.lists(any_op, max_size=3)
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return any_struct(kind)
     members = typing.get_args(kind)
     return st.one_of(
         *(st.none() if member is type(None) else value_of(member) for member in members)

@@ -34,6 +34,7 @@ from mirrorha.volume.disk import (
     ListDirectory,
     LoadTouched,
     Many,
+    MeasureSpace,
     Outcome,
     Place,
     PunchHole,
@@ -44,6 +45,7 @@ from mirrorha.volume.disk import (
     Resolve,
     RetireTouched,
     SetAside,
+    Space,
     SyncFiles,
     SyncTree,
 )
@@ -58,6 +60,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mirrorha.volume.touched import TouchKey
+
+
+# As much as there is room for in memory, if anybody asks.
+_BYTES: Final = 1 << 40
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -119,6 +125,7 @@ class MemoryDisk:
             RetireTouched: self._retire_touched,
             ConfirmCheckpoint: self._confirm_checkpoint,
             LoadTouched: self._load_touched,
+            MeasureSpace: self._measure_space,
             SyncFiles: self._sync_files,
             SyncTree: self._sync_tree,
             ReadBytes: self._read_bytes,
@@ -269,6 +276,9 @@ class MemoryDisk:
 
     def _confirm_checkpoint(self, request: ConfirmCheckpoint) -> None:
         self._touched.confirmed = max(self._touched.confirmed, (request.epoch, request.seq))
+
+    def _measure_space(self, _: MeasureSpace) -> Space:
+        return Space(_BYTES, _BYTES, _BYTES, files=0, files_free=0)
 
     def _load_touched(self, _: LoadTouched) -> TouchedState:
         touched = self._touched

@@ -284,6 +284,20 @@ class LoadTouched(Request, frozen=True):
     """Read the touched log, before a Volume is made of it. Result: TouchedState."""
 
 
+class Space(msgspec.Struct, frozen=True, array_like=True):
+    """How much a file system holds, and has left. Inodes count in `files`; 0: it has no limit."""
+
+    total_bytes: int
+    free_bytes: int
+    available_bytes: int  # to who is not root
+    files: int
+    files_free: int
+
+
+class MeasureSpace(Request, frozen=True):
+    """Look how much room the volume's file system has. Result: Space."""
+
+
 class Many(Request, frozen=True):
     """Perform `requests`, in this order, as one. Result: the list of their results.
 
@@ -313,6 +327,7 @@ AnyRequest = (
     | RetireTouched
     | ConfirmCheckpoint
     | LoadTouched
+    | MeasureSpace
     | Many
 )
 

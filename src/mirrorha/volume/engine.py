@@ -23,7 +23,7 @@ from mirrorha.errors import (
     ensure,
 )
 from mirrorha.volume.codec import decode, encode
-from mirrorha.volume.disk import ApplyHere, Outcome, SyncFiles
+from mirrorha.volume.disk import ApplyHere, MeasureSpace, Outcome, Space, SyncFiles
 from mirrorha.volume.driver import DriverStatus
 from mirrorha.volume.events import (
     AnyEvent,
@@ -41,12 +41,14 @@ from mirrorha.volume.events import (
     Reported,
     ResetLink,
     Send,
+    SpaceSeen,
     Tick,
     outcome,
 )
 from mirrorha.volume.lane_thread import LaneThread
 from mirrorha.volume.op_rules import NAMING
 from mirrorha.volume.ops import is_local
+from mirrorha.volume.stream.pending import Stance
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,6 +63,9 @@ _log: Final = logging.getLogger(__name__)
 TICK_S: Final = 0.1
 #: While nothing is under way. What begins is looked after that much later, once.
 REST_TICK_S: Final = 0.5
+#: How often a follower looks how much room it has.
+SPACE_MS: Final = 1_000
+_SPACE_TOKEN: Final = 0
 #: How long the end of a volume waits for its threads. What hangs longer hangs in the kernel.
 END_S: Final = 5.0
 
@@ -132,6 +137,8 @@ class Engine:
         self._waiters: dict[int, _Waiter] = {}
         self._link: _StreamLink | None = None
         self._lanes: tuple[LaneThread, ...] = ()
+        self._measured_ms = 0
+        self._is_measuring = False
         self._closed = ""
         self._fault: BaseException | None = None
         self._broken: Final = trio.Event()
@@ -331,7 +338,20 @@ class Engine:
             with trio.move_on_after(REST_TICK_S if self._machine.is_at_rest else TICK_S):
                 await self._broken.wait()
             self._step(Tick())
+            if self._machine.stance is Stance.FOLLOW:
+                self._measure()
         raise InvariantViolation(f"{self.name}: {self._fault}") from self._fault
+
+    def _measure(self) -> None:
+        now_ms = self._clock_ms()
+        if not self._is_measuring and now_ms - self._measured_ms >= SPACE_MS:
+            self._is_measuring, self._measured_ms = True, now_ms
+            self._lanes[Lane.TREE].submit(_SPACE_TOKEN, MeasureSpace())
+
+    def _see_space(self, done: DiskDone) -> None:
+        self._is_measuring = False
+        if isinstance(done.result, Space):
+            self._step(SpaceSeen(done.result))
 
     async def _end(self) -> None:
         for lane in self._lanes:
@@ -351,6 +371,8 @@ class Engine:
     def _take(self, done: list[DiskDone]) -> None:
         mine = [each for each in done if each.token > 0]
         for each in done:
+            if each.token == _SPACE_TOKEN:
+                self._see_space(each)
             waiter = self._waiters.get(each.token) if each.token < 0 else None
             if waiter is not None:
                 waiter.result, waiter.failure = each.result, each.failure

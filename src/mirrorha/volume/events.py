@@ -15,7 +15,7 @@ import msgspec
 
 from mirrorha.core.orders import AnyOrder, AnyReport
 from mirrorha.errors import NotPrimaryError, OutcomeUnknownError
-from mirrorha.volume.disk import AnyRequest
+from mirrorha.volume.disk import AnyRequest, Space
 from mirrorha.volume.ops import AnyOp
 
 
@@ -99,12 +99,20 @@ class Received(Event, frozen=True):
     message: object
 
 
+class SpaceSeen(Event, frozen=True):
+    """What a follower's file system has room for. Given about every second while it follows."""
+
+    space: Space
+
+
 class Tick(Event, frozen=True):
     """Time passed. Given at least every 100 ms while anything is pending, and about every second
     otherwise: checkpoints go on until the touched log is empty."""
 
 
-AnyEvent = Change | Flush | Withdraw | Ordered | DiskDone | LinkUp | LinkDown | Received | Tick
+AnyEvent = (
+    Change | Flush | Withdraw | Ordered | DiskDone | LinkUp | LinkDown | Received | SpaceSeen | Tick
+)
 
 
 class Effect(msgspec.Struct, frozen=True):

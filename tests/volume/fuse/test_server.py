@@ -6,11 +6,12 @@ import errno
 import os
 import socket
 import stat
+import struct
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from mirrorha.volume.disk import Apply, Outcome
+from mirrorha.volume.disk import Apply, Outcome, Space
 from mirrorha.volume.events import Failure, Reply
 from mirrorha.volume.fuse import kernel
 from mirrorha.volume.fuse.device import WANTED
@@ -20,7 +21,7 @@ from mirrorha.volume.ops import ROOT_FID, SetAttributes, Unlink, Write
 from tests.volume.disk_support import T0, Home, create, do, fid, mkdir
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from mirrorha.volume.fuse.interface import Then
@@ -63,7 +64,9 @@ class Held:
 class Rig:
     """A server, and the kernel's end of its device."""
 
-    def __init__(self, home: Home) -> None:
+    def __init__(
+        self, home: Home, *, peer_space: Callable[[], Space | None] = lambda: None
+    ) -> None:
         ours, self.kernel = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         self.kernel.setblocking(False)
@@ -71,7 +74,9 @@ class Rig:
         self.disk = home.open()
         self.view: Any = self.disk.view()
         self.changes = Held()
-        self.server = Server(ours.fileno(), self.view, self.changes, clock_ns=lambda: T0)
+        self.server = Server(
+            ours.fileno(), self.view, self.changes, clock_ns=lambda: T0, peer_space=peer_space
+        )
         self.server.serving = True
         self._unique = 0
 
@@ -397,6 +402,24 @@ def test_bugs_are_counted_and_answered(rig: Rig, caplog: pytest.LogCaptureFixtur
     answer = rig.answer()
     assert answer is not None
     assert answer.error == errno.EIO
+
+
+def test_a_file_system_has_as_much_room_as_the_smaller_of_two(tmp_path: Path) -> None:
+    home, space = Home(tmp_path), list[Space | None]([None])
+    rig = Rig(home, peer_space=lambda: space[0])
+    mine = os.statvfs(home.root)
+
+    def shown() -> tuple[int, ...]:
+        rig.ask(Opcode.STATFS)
+        answer = rig.answer()
+        assert answer is not None
+        return struct.unpack_from("<QQQQQ", answer.body)
+
+    assert shown()[0] == mine.f_blocks
+    space[0] = Space(*[3 * mine.f_frsize] * 3, files=2, files_free=1)
+    assert shown() == (3, 3, 3, 2, 1)
+    rig.close()
+    home.close()
 
 
 def test_a_request_that_is_too_short(rig: Rig) -> None:

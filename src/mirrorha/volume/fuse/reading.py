@@ -26,6 +26,7 @@ from mirrorha.volume.names import TRUSTED, bytes_of, text_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mirrorha.volume.disk import Space
     from mirrorha.volume.fuse.directories import Directories
     from mirrorha.volume.fuse.freshness import Freshness
     from mirrorha.volume.fuse.pending import Orphans
@@ -40,13 +41,19 @@ class Reading:
     """Handles what only looks."""
 
     def __init__(
-        self, desk: Desk, directories: Directories, orphans: Orphans, freshness: Freshness
+        self,
+        desk: Desk,
+        directories: Directories,
+        orphans: Orphans,
+        freshness: Freshness,
+        peer_space: Callable[[], Space | None] = lambda: None,
     ) -> None:
         self._desk: Final = desk
         self._view: Final = desk.view
         self._directories: Final = directories
         self._orphans: Final = orphans
         self._freshness: Final = freshness
+        self._peer_space: Final = peer_space
 
     def handlers(self) -> dict[int, Callable[[Request], None]]:
         """Who handles what."""
@@ -95,12 +102,12 @@ class Reading:
         self._desk.device.reply(LSEEK_OUT.pack(LSEEK_OUT.size, 0, request.unique, found))
 
     def _statfs(self, request: Request) -> None:
-        room = self._view.statfs()
+        seen = self._view.statfs()
         self._desk.device.reply(
             STATFS_OUT.pack(
                 *(STATFS_OUT.size, 0, request.unique),
-                *(room.f_blocks, room.f_bfree, room.f_bavail, room.f_files, room.f_ffree),
-                *(room.f_bsize, _NAME_BYTES_MAX, room.f_frsize),
+                *smaller(seen, self._peer_space()),
+                *(seen.f_bsize, _NAME_BYTES_MAX, seen.f_frsize),
             )
         )
 
@@ -155,3 +162,25 @@ class Reading:
         (handle, _, _, _) = RELEASE_IN.unpack_from(request.body)
         self._directories.release(handle)
         self._release(request)
+
+
+def smaller(mine: os.statvfs_result, theirs: Space | None) -> tuple[int, int, int, int, int]:
+    """What there is room for on both: blocks of mine, those free, available; files, those free.
+
+    Each is the smaller of two, so on neither side more is free than there is.
+    """
+    files, files_free = mine.f_files, mine.f_ffree
+    if theirs is None:
+        return mine.f_blocks, mine.f_bfree, mine.f_bavail, files, files_free
+    if theirs.files:
+        is_limited = files > 0
+        files = min(files, theirs.files) if is_limited else theirs.files
+        files_free = min(files_free, theirs.files_free) if is_limited else theirs.files_free
+    unit_bytes = mine.f_frsize
+    return (
+        min(mine.f_blocks, theirs.total_bytes // unit_bytes),
+        min(mine.f_bfree, theirs.free_bytes // unit_bytes),
+        min(mine.f_bavail, theirs.available_bytes // unit_bytes),
+        files,
+        files_free,
+    )

@@ -43,6 +43,7 @@ from mirrorha.volume.ops import ROOT_FID
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mirrorha.volume.disk import Space
     from mirrorha.volume.fuse.interface import Changes, View
 
 _log: Final = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ class Server:
     Args:
         device: Not closed here.
         clock_ns: The time that files are said to have been changed at.
+        peer_space: What the other node has room for, if what is changed here is changed there.
 
     Attributes:
         agreement: What the kernel agreed on; None until it asked.
@@ -72,6 +74,7 @@ class Server:
         changes: Changes,
         *,
         clock_ns: Callable[[], int] = time.time_ns,
+        peer_space: Callable[[], Space | None] = lambda: None,
     ) -> None:
         self.agreement: Agreement | None = None
         self.has_ended = False
@@ -87,6 +90,7 @@ class Server:
             Directories(self._desk),
             self._pending.orphans,
             Freshness(self._forget_contents),
+            peer_space,
         )
         self._handlers: Final[dict[int, Callable[[Request], None]]] = {
             Opcode.INIT: self._init,

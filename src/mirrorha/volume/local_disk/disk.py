@@ -28,6 +28,7 @@ from mirrorha.volume.disk import (
     ListDirectory,
     LoadTouched,
     Many,
+    MeasureSpace,
     Outcome,
     Place,
     PunchHole,
@@ -38,6 +39,7 @@ from mirrorha.volume.disk import (
     Resolve,
     RetireTouched,
     SetAside,
+    Space,
     SyncFiles,
     SyncTree,
     WritesLostError,
@@ -87,7 +89,7 @@ if TYPE_CHECKING:
 _BESIDE: Final = frozenset({SyncFiles, SyncTree, RetireTouched, ConfirmCheckpoint, Many})
 # What changes nothing, so that nothing later depends on it.
 _LOOKING: Final = frozenset(
-    {ReadBytes, HashBlocks, ListDirectory, ReadAttributes, Resolve, LoadTouched}
+    {ReadBytes, HashBlocks, ListDirectory, ReadAttributes, Resolve, LoadTouched, MeasureSpace}
 )
 _DESCRIPTORS_MIN: Final = 16
 _DESCRIPTORS_MAX: Final = 4096
@@ -292,6 +294,7 @@ class RealDisk:
             RetireTouched: self._retire_touched,
             ConfirmCheckpoint: self._confirm_checkpoint,
             LoadTouched: self._load_touched,
+            MeasureSpace: self._measure_space,
             SyncFiles: self._sync_files,
             SyncTree: self._sync_tree,
             ReadBytes: self._read_bytes,
@@ -371,6 +374,17 @@ class RealDisk:
 
     def _confirm_checkpoint(self, request: ConfirmCheckpoint) -> None:
         self._touched.confirm(epoch=request.epoch, seq=request.seq)
+
+    def _measure_space(self, _: MeasureSpace) -> Space:
+        seen = os.fstatvfs(self._handles.root.fd)
+        unit_bytes = seen.f_frsize
+        return Space(
+            total_bytes=seen.f_blocks * unit_bytes,
+            free_bytes=seen.f_bfree * unit_bytes,
+            available_bytes=seen.f_bavail * unit_bytes,
+            files=seen.f_files,
+            files_free=seen.f_ffree,
+        )
 
     def _load_touched(self, _: LoadTouched) -> TouchedState:
         return self._touched.load()

@@ -20,6 +20,7 @@ from mirrorha.volume.disk import (
     ConfirmCheckpoint,
     RecordTouched,
     RetireTouched,
+    Space,
     SyncFiles,
     SyncTree,
 )
@@ -39,6 +40,7 @@ from mirrorha.volume.stream.messages import (
     Nack,
     Ops,
     Retire,
+    SpaceLeft,
     chain,
 )
 from mirrorha.volume.stream.pending import Outbox, Position
@@ -53,6 +55,10 @@ JOBS_MAX: Final = 1024
 # One disk request: long enough to be worth it, short enough not to hold up acknowledgements.
 BATCH_OPS_MAX: Final = 256
 BATCH_BYTES_MAX: Final = 4 * MIB
+
+# Every change of this share of the whole is told at once, a smaller one now and then.
+SPACE_SHARE: Final = 100
+SPACE_MS: Final = 5_000
 
 
 class Stage(enum.Enum):
@@ -90,6 +96,7 @@ class Follower:
         self._jobs: deque[FlushRequest | Checkpoint] = deque()
         # Counts orders and interruptions: what a disk call of another turn returns is not told.
         self._turn = 0
+        self._told: tuple[Space, int] | None = None  # in this round, and when
 
     # ---- orders --------------------------------------------------------------------------------
 
@@ -121,6 +128,18 @@ class Follower:
         self.stage = Stage.HALTED
         self._turn += 1
         self._jobs.clear()
+
+    def see_space(self, space: Space) -> None:
+        """Tell the source what there is room for here, unless that is what it knows."""
+        if self.stage is not Stage.ACTIVE:
+            return
+        if self._told is not None:
+            told, told_ms = self._told
+            is_due = space != told and self._out.now_ms - told_ms >= SPACE_MS
+            if not is_due and not _differ_much(space, told):
+                return
+        self._told = space, self._out.now_ms
+        self._out.send(SpaceLeft(self.epoch, space))
 
     # ---- what the source says ------------------------------------------------------------------
 
@@ -234,7 +253,7 @@ class Follower:
             return
         if self._queue or not self._out.tree_is_idle():
             return
-        self._begin, self._answered = None, begin
+        self._begin, self._answered, self._told = None, begin, None
         if begin.generation != self._generation:
             self._reset(f"the source is of generation {begin.generation!r}, not ours")
             return
@@ -332,6 +351,20 @@ class Follower:
 
     def _retired(self, checkpoint: tuple[int, int], _result: object) -> None:
         self._touched.retired = max(self._touched.retired, checkpoint)
+
+
+def _differ_much(space: Space, other: Space) -> bool:
+    """Whether what is left differs by more than a hundredth of the whole."""
+    moved_bytes = max(
+        abs(space.free_bytes - other.free_bytes),
+        abs(space.available_bytes - other.available_bytes),
+    )
+    moved_files = abs(space.files_free - other.files_free)
+    return (
+        space.total_bytes != other.total_bytes
+        or moved_bytes * SPACE_SHARE > space.total_bytes
+        or moved_files * SPACE_SHARE > space.files
+    )
 
 
 def _nothing(_along: object, _result: object) -> None:

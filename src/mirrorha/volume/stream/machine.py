@@ -31,7 +31,7 @@ from mirrorha.core.orders import (
 )
 from mirrorha.core.words import Mode
 from mirrorha.errors import ensure
-from mirrorha.volume.disk import SyncTree
+from mirrorha.volume.disk import Space, SyncTree
 from mirrorha.volume.events import (
     AnyEffect,
     AnyEvent,
@@ -44,6 +44,7 @@ from mirrorha.volume.events import (
     LinkUp,
     Ordered,
     Received,
+    SpaceSeen,
     Tick,
     Withdraw,
 )
@@ -64,6 +65,7 @@ from mirrorha.volume.stream.messages import (
     Ops,
     Ready,
     Retire,
+    SpaceLeft,
     StreamMessage,
 )
 from mirrorha.volume.stream.pending import (
@@ -123,6 +125,7 @@ class Volume:
             Change: self._change,
             DiskDone: self._out.done,
             Received: self._received,
+            SpaceSeen: self._space_seen,
             Flush: self._flush,
             Withdraw: self._withdraw,
             Tick: self._tick,
@@ -144,6 +147,7 @@ class Volume:
             Begin: (None, follower.on_begin),
             At: (Stance.MIRROR, source.on_at),
             AskAgain: (Stance.MIRROR, source.on_ask_again),
+            SpaceLeft: (Stance.MIRROR, source.on_space_left),
             Ready: (None, joining.on_ready),
             Base: (Stance.TARGET, joining.on_base),
             BaseDone: (Stance.CUT, joining.on_base_done),
@@ -171,6 +175,11 @@ class Volume:
         """The last op that the follower has acknowledged in this epoch; None if it said nothing."""
         mirrored = self._stance in MIRRORING and self._source.peer_seq >= 0
         return self._source.peer_seq if mirrored else None
+
+    @property
+    def peer_space(self) -> Space | None:
+        """What the follower's file system has room for; None while it mirrors nothing."""
+        return self._source.peer_space if self.streaming else None
 
     @property
     def streaming(self) -> bool:
@@ -234,6 +243,10 @@ class Volume:
     def _withdraw(self, event: Withdraw) -> None:
         if self._stance in SOURCE:  # else nobody waits for anything
             self._source.withdraw(event.token)
+
+    def _space_seen(self, event: SpaceSeen) -> None:
+        if self._stance is Stance.FOLLOW:
+            self._follower.see_space(event.space)
 
     def _tick(self, _event: Tick) -> None:
         self._out.watch_disk()

@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 import xxhash
 
+from mirrorha.volume.disk import Space
 from mirrorha.volume.ops import AnyOp, Op, Write
 
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -141,6 +142,13 @@ class AskAgain(Message, frozen=True, tag=14):
     round: int
 
 
+class SpaceLeft(Message, frozen=True, tag=15):
+    """Follower: what my file system has room for. When that has changed; nobody waits for it."""
+
+    epoch: int
+    space: Space
+
+
 class Base(Message, frozen=True, tag=11):
     """Source, at cut-over: our trees are equal; make yours durable and count it as `seq`."""
 
@@ -173,4 +181,5 @@ StreamMessage = (
     | BaseDone
     | Ready
     | AskAgain
+    | SpaceLeft
 )

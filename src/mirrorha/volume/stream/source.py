@@ -18,7 +18,7 @@ import msgspec
 from mirrorha.core.orders import Drained, Replayed, ServeAlone, ServeMirror, StopReason
 from mirrorha.core.words import Ack as Level
 from mirrorha.errors import ensure, unreachable
-from mirrorha.volume.disk import Apply, Outcome, RecordTouched
+from mirrorha.volume.disk import Apply, Outcome, RecordTouched, Space
 from mirrorha.volume.events import Change, Failure, Flush, Lane
 from mirrorha.volume.op_rules import MAKING, flaw, size_bytes
 from mirrorha.volume.ops import AnyOp, Birth, make_fid
@@ -33,6 +33,7 @@ from mirrorha.volume.stream.messages import (
     FlushDone,
     Nack,
     Ops,
+    SpaceLeft,
 )
 from mirrorha.volume.stream.pending import (
     MIRRORING,
@@ -74,6 +75,7 @@ class Source:
         self.stance = Stance.CLOSED
         self.terms = Terms()
         self.peer_seq = _NOBODY
+        self.peer_space: Space | None = None  # as it was told in this round
         self.on_touched: Callable[[list[TouchKey]], None] | None = None  # of a resync under way
         self._out = out
         self._position = position
@@ -184,6 +186,7 @@ class Source:
         self.terms.streaming = False
         self._begin_due = False
         self._replaying = False
+        self.peer_space = None
         self._unsent.clear()
 
     # ---- callers -------------------------------------------------------------------------------
@@ -433,6 +436,13 @@ class Source:
 
     def on_checkpoint_done(self, message: CheckpointDone) -> bool:
         return self.terms.streaming and self._checkpointer.peer_done(message.seq)
+
+    def on_space_left(self, message: SpaceLeft) -> bool:
+        space = message.space
+        if not self.terms.streaming or min(msgspec.structs.astuple(space)) < 0:
+            return False
+        self.peer_space = space
+        return True
 
     def _acknowledged_seq(self) -> int:
         return self._window[0].before if self._window else self._position.seq

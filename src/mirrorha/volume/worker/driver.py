@@ -27,7 +27,7 @@ from mirrorha.core.orders import (
     Trouble,
 )
 from mirrorha.volume.codec import decode, encode
-from mirrorha.volume.disk import RecordTouched, RetireTouched
+from mirrorha.volume.disk import MeasureSpace, RecordTouched, RetireTouched, Space
 from mirrorha.volume.disk_thread import DiskThread, perform_one
 from mirrorha.volume.events import (
     AnyEffect,
@@ -46,6 +46,7 @@ from mirrorha.volume.events import (
     Reported,
     ResetLink,
     Send,
+    SpaceSeen,
     Tick,
     Withdraw,
 )
@@ -70,10 +71,13 @@ _log: Final = logging.getLogger(__name__)
 TICK_MS: Final = 100
 #: While nothing is under way. What begins is looked after that much later, once.
 REST_TICK_MS: Final = 500
+#: How often a follower looks how much room it has.
+SPACE_MS: Final = 1_000
 #: After so long in one turn, what has arrived meanwhile comes first.
 SLICE_MS: Final = 20
 #: The kernel lets go of its caches within milliseconds; if not, somebody should know.
 INVALIDATE_MAX_MS: Final = 10_000
+_NO_TOKEN: Final = 0
 _OVER: Final = "this volume was closed"
 _LEAVING: Final = (Close, Follow, BecomeTarget)
 
@@ -121,6 +125,7 @@ class Driver:
         self._is_over = False
         self._orders: deque[AnyOrder] | None = None  # held while the kernel forgets
         self._has_served = False  # since the kernel last forgot everything
+        self._measured_ms = 0
         #: Since when changes are held; None while they flow, or are refused.
         self.held_since_ms: int | None = None
         self._lane: Final = DiskThread(
@@ -187,6 +192,10 @@ class Driver:
         if token in self._thens:
             self._thens[token] = then
         return was_withdrawn
+
+    def peer_space(self) -> Space | None:
+        """What the peer has room for; None unless it mirrors what is changed here."""
+        return self._machine.peer_space
 
     # ---- the node --------------------------------------------------------------------------------
 
@@ -312,10 +321,20 @@ class Driver:
         if self._is_over:
             return
         self._events.append(Tick())
+        if self._machine.stance is Stance.FOLLOW:
+            self._measure()
         self.pump()
         self._note_role()
         self._watch_held()
         self._loop.after(REST_TICK_MS if self._machine.is_at_rest else TICK_MS, self._tick)
+
+    def _measure(self) -> None:
+        now_ms = self._loop.clock_ms()
+        if now_ms - self._measured_ms >= SPACE_MS:
+            self._measured_ms = now_ms
+            seen = perform_one(self._disk_perform, _NO_TOKEN, MeasureSpace()).result
+            if isinstance(seen, Space):  # else the next change finds out
+                self._events.append(SpaceSeen(seen))
 
     def _watch_held(self) -> None:
         """Answer whom nobody has said anything about for too long: they cannot even be killed."""

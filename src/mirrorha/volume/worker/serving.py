@@ -248,7 +248,8 @@ class Worker:
     def _attach_front(self, driver: Driver, volume: OpenVolume, place: MountPoint) -> None:
         # The two know each other by shape only, for neither may import the other.
         view = cast("View", volume.disk.view())
-        front = self._front = Server(place.device, view, self._changes(driver, volume, place))
+        changes = self._changes(driver, volume, place)
+        front = self._front = Server(place.device, view, changes, peer_space=driver.peer_space)
         driver.attach(front)
         self._loop.watch(place.device, self._kernel_asks)
 
