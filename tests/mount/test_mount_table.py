@@ -120,3 +120,14 @@ def test_symlinks_on_the_way_are_resolved_and_the_last_is_not(tmp_path: Path) ->
     assert real_path(tmp_path / "link" / "a" / "..") == base
     with pytest.raises(VolumeError, match="mkdir -p"):
         real_path(tmp_path / "none" / "a")
+
+
+def test_a_path_from_the_root_needs_no_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker works in what was opened beneath its mounts, to which no path leads."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert real_path(tmp_path / "a") == f"{tmp_path.resolve()}/a"

@@ -169,7 +169,11 @@ def real_path(directory: Path) -> str:
     Raises:
         VolumeError: what leads to the directory is not there or cannot be searched.
     """
-    path = os.path.join(os.getcwd(), directory).rstrip("/")
+    path = os.fspath(directory)
+    if not directory.is_absolute():
+        # Only then: a worker's working directory may be beneath mounts, where no path leads.
+        path = os.path.join(os.getcwd(), path)
+    path = path.rstrip("/")
     parent, name = os.path.split(path)
     try:
         if name in ("", ".", ".."):
