@@ -74,10 +74,12 @@ class Settings:
     wait_peer_s: float = 30.0
     check_every_s: float = 0.0
     start_s: float = 0.0
+    mount: bool = False
 
     def directory(self, node: str, kind: str) -> Path:
         found = Path(self.base) / node / kind
-        found.mkdir(parents=True, exist_ok=True)
+        if not os.path.lexists(found.parent) or kind not in os.listdir(found.parent):
+            found.mkdir(parents=True)  # else it may be under a mount that is dead
         return found
 
     def config(self) -> ClusterConfig:
@@ -246,7 +248,7 @@ class Node:
         self.cluster.replicate(
             str(settings.directory(settings.node, "data")),
             peer_path=str(settings.directory(peer, "data")),
-            mount=False,
+            mount=settings.mount,
         )
         port = settings.service_ports[settings.node]
         service = self.service = Service(port, settings.start_s)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import trio
 
+from tests.requirements import require_device
 from tests.shows.on_stage import Stage, open_stage
 from tests.shows.show_pair import NODES
 from tests.shows.small_disks import LoopDisk, loop_disk
@@ -137,8 +138,14 @@ async def test_a_prim_that_could_not_write_back_does_not_go_alone_as_another_pro
         assert await stage.pair.wait_mirrored() == (second.name, prim.name)
 
 
-async def test_what_was_lost_between_two_processes_is_found_by_the_second(tmp_path: Path) -> None:
-    async with open_failing(tmp_path, "data", wait_peer_s=3) as (stage, disks):
+@pytest.mark.parametrize("mount", [False, True])
+async def test_what_was_lost_between_two_processes_is_found_by_the_second(
+    tmp_path: Path, *, mount: bool
+) -> None:
+    """The operating system tells it once: whoever opens the directory next, a worker as well."""
+    if mount:
+        require_device("/dev/fuse")
+    async with open_failing(tmp_path, "data", wait_peer_s=3, mount=mount) as (stage, disks):
         prim, second = stage.nodes
         await stage.write_for_good(prim)
         os.kill(second.pid, signal.SIGSTOP)

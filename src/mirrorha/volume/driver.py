@@ -74,6 +74,8 @@ class Driver(Protocol):
             VolumeError: before `started`: the directory cannot be opened or mounted; the text says
                 why, and what to do. After it: nothing drives the volume any more, for the worker
                 has ended. Cancelled: something of this node still uses the directory.
+            WritesLostError: of a worker, before `started`: what was written before is not on the
+                disk.
             InvariantViolation: the volume's machine found a bug; everything pending was answered.
         """
         ...

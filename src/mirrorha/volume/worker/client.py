@@ -29,6 +29,7 @@ from mirrorha.errors import (
     VolumeError,
     ensure,
 )
+from mirrorha.volume.disk import DiskError, WritesLostError
 from mirrorha.volume.driver import DriverStatus
 from mirrorha.volume.fuse.connection import abort
 from mirrorha.volume.local_disk.identity import Standing, VolumeIdentity
@@ -225,11 +226,12 @@ class WorkerEngine:
         Raises:
             VolumeError: it could not be started, or not be opened; it has ended by itself; or it
                 hangs in the kernel when it should end, so that the directory is still in use.
+            WritesLostError: before `started`: what was written before is not on the disk.
             InvariantViolation: the worker found a bug of ours; everything pending was answered.
         """
         ensure(self._process is None, "a worker runs once")
         process = self._process = await self._spawn()
-        fault: VolumeError | InvariantViolation | None = None
+        fault: VolumeError | DiskError | InvariantViolation | None = None
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._receive, process)
@@ -239,7 +241,7 @@ class WorkerEngine:
                 nursery.start_soon(self._see_closed, process)
                 try:
                     await self._lead(task_status)
-                except (VolumeError, InvariantViolation) as error:
+                except (VolumeError, DiskError, InvariantViolation) as error:
                     fault = error
                 nursery.cancel_scope.cancel()
         finally:
@@ -258,7 +260,7 @@ class WorkerEngine:
             opened = await self._ask(Begin(), Opened)
             if self._process is not None:
                 self._process.connection = opened.connection
-        except VolumeError:
+        except (VolumeError, DiskError):
             self._is_ending = True  # whoever starts it is told by the exception
             raise
         self._is_open = True
@@ -344,6 +346,7 @@ class WorkerEngine:
 
         Raises:
             VolumeError: it names one, or the worker has ended.
+            WritesLostError: it names one, and that is this.
         """
         if not self.is_alive:
             raise VolumeError(f"{self.name}: {self._why_over or 'its worker is not running'}")
@@ -357,6 +360,8 @@ class WorkerEngine:
             del self._calls[kind]
         if not isinstance(answer, kind):
             raise VolumeError(f"{self.name}: the worker answers with {type(answer).__name__}")
+        if isinstance(answer, Opened) and answer.lost:
+            raise WritesLostError(answer.problem)
         if answer.problem:
             raise VolumeError(answer.problem)
         return answer

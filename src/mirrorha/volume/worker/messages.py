@@ -166,11 +166,13 @@ class Opened(Message, frozen=True, tag=34):
     """The volume is open and mounted, or `problem` says why not.
 
     Attributes:
+        lost: why not is that what was written before is not on the disk (`WritesLostError`).
         rebuilt, unknown, limbo, skipped: of `disk.Found`; of the files unknown, how many.
         connection: the number of the FUSE connection in /sys/fs/fuse/connections, 0 without.
     """
 
     problem: str = ""
+    lost: bool = False
     rebuilt: bool = False
     unknown: int = 0
     limbo: int = 0

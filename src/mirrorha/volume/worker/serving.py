@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, cast, final
 
 from mirrorha.errors import MirrorHAError, VolumeError, describe
 from mirrorha.state.reserve import give_up_room
-from mirrorha.volume.disk import DiskError
+from mirrorha.volume.disk import DiskError, WritesLostError
 from mirrorha.volume.fuse.server import Server
 from mirrorha.volume.opening import OpenVolume, open_volume
 from mirrorha.volume.resync.sides import ComparingResyncs
@@ -201,7 +201,8 @@ class Worker:
                 raise VolumeError("a volume is opened once, after it was looked at")
             self._serve(opening, place)
         except (OSError, VolumeError, DiskError) as error:
-            self._tell(Opened(str(error) or type(error).__name__))
+            lost = isinstance(error, WritesLostError)
+            self._tell(Opened(str(error) or type(error).__name__, lost=lost))
             self._finish(f"the volume cannot be opened: {error}", unmount=True)
 
     def _serve(self, opening: Open, place: MountPoint) -> None:
