@@ -1,15 +1,19 @@
-"""Before a volume serves: is this directory the one it is taken for?"""
+"""Before a volume serves: is this directory the one it is taken for? And who has it open?"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import threading
+from typing import TYPE_CHECKING, Final, final
 
 import attrs
 
 from mirrorha.volume.local_disk.identity import Standing
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mirrorha.volume.local_disk.identity import VolumeIdentity
+    from mirrorha.volume.opening import OpenVolume
 
 
 @attrs.frozen(kw_only=True)
@@ -55,3 +59,30 @@ def judge_root(
         return Judgement(has_files=has_files, ours=False, problem=problem)
     ours = found.volume_id is not None or is_target or not has_files
     return Judgement(has_files=has_files, ours=ours)
+
+
+@final
+class Opening:
+    """Opens a volume in a thread that its caller may leave behind. Then it is closed again."""
+
+    def __init__(self, open_: Callable[[], OpenVolume]) -> None:
+        self._open: Final = open_
+        self._lock: Final = threading.Lock()
+        self._opened: OpenVolume | None = None
+        self._is_abandoned = False
+
+    def run(self) -> OpenVolume:
+        """In the thread: open it, once. If nobody waits any more, close it as well."""
+        opened = self._open()
+        with self._lock:
+            self._opened = opened
+            is_abandoned = self._is_abandoned
+        if is_abandoned:
+            opened.close()
+        return opened
+
+    def abandon(self) -> OpenVolume | None:
+        """Nobody waits for it any more. What was opened before that is the caller's to close."""
+        with self._lock:
+            self._is_abandoned = True
+            return self._opened

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, TypeVar, final
 import attrs
 import trio
 
-from mirrorha.cluster.opening import Judgement, judge_root
+from mirrorha.cluster.opening import Judgement, Opening, judge_root
 from mirrorha.cluster.settings import VolumeName, machine_settings
 from mirrorha.cluster.workers import choose, refuse_obstacles
 from mirrorha.config import to_ms
@@ -288,7 +288,7 @@ class Volumes:
 
     async def _open_here(self, nursery: trio.Nursery, name: VolumeName) -> None:
         """Drive a volume in this process: only the file API writes."""
-        disk = await self._in_thread(self._open_disk, name)
+        disk = await self._open_in_thread(name)
         machine = Volume(
             machine_settings(self._config, name), touched=disk.touched, resyncs=ComparingResyncs()
         )
@@ -384,6 +384,19 @@ class Volumes:
         self._give(VolumesInspected(has_files=True, ours=True))
 
     # ---- in threads ----
+
+    async def _open_in_thread(self, name: VolumeName) -> OpenVolume:
+        """Open a volume; if that is cancelled, nothing stays open."""
+        opening = Opening(partial(self._open_disk, name))
+        try:
+            return await self._in_thread(opening.run)
+        except trio.Cancelled:
+            opened = opening.abandon()
+            if opened is not None:
+                with trio.move_on_after(LOOK_AGAIN_S) as scope:
+                    scope.shield = True
+                    await self._in_thread(_close, name.name, opened.close)
+            raise
 
     async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
         return await trio.to_thread.run_sync(
