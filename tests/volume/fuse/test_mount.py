@@ -658,6 +658,40 @@ def test_access_control_lists(mount: Mount) -> None:
     assert_same(mount)
 
 
+def test_who_does_not_own_a_file_takes_no_bits_away_but_by_writing(mount: Mount) -> None:
+    """chown to -1, -1 says to the kernel's FUSE what a write to come says."""
+    modes = {"setuid": 0o4777, "setgid": 0o2777, "plain": 0o666, "written": 0o4777}
+    mount.run(f"""
+        for name, mode in {modes}.items():
+            open(name, "w").close()
+            os.chmod(name, mode)
+        os.mkdir("directory")
+        os.chmod("directory", 0o2777)
+    """)
+    mount.run(
+        """
+        for name in ("setuid", "setgid"):
+            try:
+                os.chown(name, -1, -1)
+            except PermissionError as error:
+                assert error.errno == errno.EPERM
+            else:
+                raise AssertionError(name)
+        os.chown("plain", -1, -1)
+        os.chown("directory", -1, -1)
+        with open("written", "r+b", buffering=0) as file:
+            file.write(b"x")
+            assert os.fstat(file.fileno()).st_mode & 0o7777 == 0o777
+        """,
+        user=NOBODY,
+    )
+    assert {name: mount.raw.joinpath(name).stat().st_mode & 0o7777 for name in modes} == {
+        **modes,
+        "written": 0o777,
+    }
+    assert_same(mount)
+
+
 def test_a_change_takes_capabilities_away(mount: Mount) -> None:
     mount.run("""
         import struct

@@ -292,9 +292,12 @@ class Changing:
         fid = request.fid
         valid, _, _, _, atime, mtime, _, atime_ns, mtime_ns, _, mode, uid, gid = fields
         new_mode = stat.S_IMODE(mode) if valid & Fattr.MODE else None
-        if new_mode is None and (valid & _OWNER or (not valid and self._may_change(request))):
+        if new_mode is None and (valid & _OWNER or not valid):
             # A new owner; or none that is new: chown to -1, -1.
             new_mode = self._mode_left(fid)
+            if new_mode is not None and not valid and not self._may_change(request):
+                self._refuse_unless_open(fid)
+                new_mode = None
         new_atime_ns = new_mtime_ns = None
         if valid & Fattr.ATIME:
             new_atime_ns = self._time_ns(atime, atime_ns, is_now=bool(valid & Fattr.ATIME_NOW))
@@ -311,11 +314,17 @@ class Changing:
         return None if op == SetAttributes(fid, None, None, None, None) else op
 
     def _may_change(self, request: Request) -> bool:
-        """Whether the caller may change the mode: the kernel has not asked that of everybody.
-
-        It says the same of who is about to write: then the WRITE takes the bits away.
-        """
+        """Whether the caller may change the mode: the kernel has not asked that of everybody."""
         return request.uid in (0, self._view.status(request.fid)[0].st_uid)
+
+    def _refuse_unless_open(self, fid: int) -> None:
+        """A chown to -1, -1 by somebody else than the owner would take bits away: EPERM.
+
+        The kernel says the same of who is about to write to an open file: then the WRITE takes them
+        away. So what is open is left as it is, and the WRITE, if there is one, does it.
+        """
+        if not self._view.is_open(fid):
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
     def _mode_left(self, fid: int) -> int | None:
         """The mode without set-user-id bits; None if nothing changes."""

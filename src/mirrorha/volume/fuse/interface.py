@@ -138,6 +138,10 @@ class View(Protocol):
         """Undo one `open`. The last one ends an orphan. What is not open is nothing to release."""
         ...
 
+    def is_open(self, fid: int) -> bool:
+        """Whether it was opened more often than it was released."""
+        ...
+
     def read(self, fid: int, offset: int, length: int) -> bytes:
         """Bytes of a file, fewer at its end."""
         ...

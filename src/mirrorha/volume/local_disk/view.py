@@ -147,6 +147,9 @@ class DiskView:
             os.close(held.fd)
         self._held.clear()
 
+    def is_open(self, fid: int) -> bool:
+        return fid in self._held
+
     def is_orphan(self, fid: int) -> bool:
         return fid in self._held and fid not in self._nodes
 
