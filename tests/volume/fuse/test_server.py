@@ -72,13 +72,16 @@ class Rig:
         self.kernel.setblocking(False)
         self._ours = ours
         self.disk = home.open()
-        self.view: Any = self.disk.view()
+        self.view: Any = self.make_view()
         self.changes = Held()
         self.server = Server(
             ours.fileno(), self.view, self.changes, clock_ns=lambda: T0, peer_space=peer_space
         )
         self.server.serving = True
         self._unique = 0
+
+    def make_view(self) -> Any:
+        return self.disk.view()
 
     def ask(self, opcode: int, node: int = ROOT_FID, body: bytes = b"", *, uid: int = 0) -> int:
         self._unique += 2

@@ -34,17 +34,17 @@ class Freshness:
         self._thread: threading.Thread | None = None
 
     def was_read(self, fid: int) -> None:
-        """Something of `fid` was given to the kernel, which keeps it. Never blocks."""
+        """Something of `fid` was given to the kernel, which keeps it. Any thread; never blocks."""
         with self._lock:
             if fid in self._waiting:
                 return
             self._waiting.add(fid)
-        self._fids.put(fid)
-        if self._thread is None:
-            self._thread = threading.Thread(
-                target=self._run, name="mirrorha-freshness", daemon=True
-            )
-            self._thread.start()
+            self._fids.put(fid)
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, name="mirrorha-freshness", daemon=True
+                )
+                self._thread.start()
 
     def _run(self) -> None:
         while True:

@@ -146,6 +146,21 @@ class View(Protocol):
         """Bytes of a file, fewer at its end."""
         ...
 
+    def read_at_hand(self, fid: int, offset: int, into: memoryview) -> int:
+        """Fill `into`, less of it at the end of the file, without waiting for the disk.
+
+        How many bytes; less than 0 if some would have to come from the disk.
+        """
+        ...
+
+    def pin(self, fid: int) -> int:
+        """A descriptor of the file as it is now, whatever becomes of it: for `read_pinned`."""
+        ...
+
+    def read_pinned(self, fd: int, offset: int, length: int) -> bytes:
+        """As `read`; closes `fd`. In any thread."""
+        ...
+
     def seek(self, fid: int, offset: int, whence: int) -> int:
         """Where the next data (SEEK_DATA) or hole (SEEK_HOLE) begins. ENXIO: nowhere."""
         ...

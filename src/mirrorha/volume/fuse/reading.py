@@ -1,4 +1,4 @@
-"""Requests that change nothing: answered at once, from this node's tree.
+"""Requests that change nothing: answered at once, from this node's tree. A cold READ: later.
 
 Each handler answers or raises OSError, which becomes the answer.
 """
@@ -9,6 +9,7 @@ import errno
 import os
 from typing import TYPE_CHECKING, Final, final
 
+from mirrorha.volume.fuse.cold_reads import ColdReads
 from mirrorha.volume.fuse.freshness import CACHED
 from mirrorha.volume.fuse.kernel import (
     GETXATTR_IN,
@@ -22,6 +23,7 @@ from mirrorha.volume.fuse.kernel import (
 )
 from mirrorha.volume.fuse.requests import name_in, raw_names
 from mirrorha.volume.names import TRUSTED, bytes_of, text_of
+from mirrorha.wire.limits import WRITE_BYTES_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,6 +55,8 @@ class Reading:
         self._directories: Final = directories
         self._orphans: Final = orphans
         self._freshness: Final = freshness
+        self._buffer: Final = memoryview(bytearray(WRITE_BYTES_MAX))
+        self._cold: Final = ColdReads(desk)
         self._peer_space: Final = peer_space
 
     def handlers(self) -> dict[int, Callable[[Request], None]]:
@@ -73,6 +77,14 @@ class Reading:
             Opcode.RELEASEDIR: self._releasedir,
         }
 
+    def longest_ms(self) -> int:
+        """How long the oldest read that waits for the disk has done so; 0 if none does."""
+        return self._cold.longest_ms()
+
+    def close(self) -> None:
+        """Answer nothing any more."""
+        self._cold.close()
+
     def _lookup(self, request: Request) -> None:
         fid = self._view.lookup(request.fid, name_in(request.body))
         if fid:
@@ -90,9 +102,18 @@ class Reading:
 
     def _read(self, request: Request) -> None:
         handle, offset, size, _, _, _ = READ_IN.unpack_from(request.body)
-        self._desk.data(request.unique, self._view.read(request.fid, offset, size))
+        unique, fid = request.unique, request.fid
+        size = min(size, WRITE_BYTES_MAX)  # what was agreed on
+        count = self._view.read_at_hand(fid, offset, self._buffer[:size])
+        if count < 0:
+            self._cold.read(unique, fid, offset, size, lambda: self._was_read(fid, handle))
+            return
+        self._desk.data(unique, self._buffer[:count])
+        self._was_read(fid, handle)
+
+    def _was_read(self, fid: int, handle: int) -> None:
         if handle & CACHED and not self._desk.serving:
-            self._freshness.was_read(request.fid)
+            self._freshness.was_read(fid)
 
     def _seek(self, request: Request) -> None:
         _, offset, whence = LSEEK_IN.unpack_from(request.body)

@@ -85,7 +85,7 @@ class Server:
         self._writing: Final = Writing(
             self._desk, changes, self._pending, self._privileges, clock_ns
         )
-        reading = Reading(
+        reading = self._reading = Reading(
             self._desk,
             Directories(self._desk),
             self._pending.orphans,
@@ -161,6 +161,15 @@ class Server:
                 self._desk.failures.note(f"in request {opcode}")
                 self._desk.error(unique, errno.EIO)
         return not self.has_ended
+
+    @property
+    def longest_read_ms(self) -> int:
+        """How long the oldest read that waits for the disk has done so; 0 if none does."""
+        return self._reading.longest_ms()
+
+    def close(self) -> None:
+        """Before the device is closed: other threads answer nothing any more."""
+        self._reading.close()
 
     def fail_pending(self, number: int) -> None:
         """Answer everything that waits with errno `number`; what is said of it later is ignored."""

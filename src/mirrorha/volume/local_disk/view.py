@@ -49,6 +49,9 @@ _TYPES: Final = {
 }
 _DESCRIPTORS_GONE: Final = frozenset({errno.EMFILE, errno.ENFILE})
 _UNCHANGED: Final = -1
+_COLD: Final = -1
+#: Of a file system that does not say whether a read would wait.
+_CANNOT_TELL: Final = frozenset({errno.EOPNOTSUPP, errno.ENOTSUP})
 
 
 class Listed(NamedTuple):
@@ -86,6 +89,7 @@ class DiskView:
         self._handles: Final = handles
         self._held: Final[dict[int, _Held]] = {}
         self._held_max: Final = held_max
+        self._at_hand = getattr(os, "RWF_NOWAIT", 0)
 
     # ---- names ---------------------------------------------------------------------------------
 
@@ -178,14 +182,32 @@ class DiskView:
         return status, len(node.names)
 
     def read(self, fid: int, offset: int, length: int) -> bytes:
-        fd = self._file(fid)
-        data = os.pread(fd, length, offset)
-        while data and len(data) < length:
-            more = os.pread(fd, length - len(data), offset + len(data))
-            if not more:
-                break
-            data += more
-        return data
+        return _read(self._file(fid), offset, length)
+
+    def read_at_hand(self, fid: int, offset: int, into: memoryview) -> int:
+        fd, length, got = self._file(fid), len(into), 0
+        try:
+            while True:
+                count = os.preadv(fd, (into[got:],), offset + got, self._at_hand)
+                got += count
+                if got == length or not count:
+                    return got
+        except BlockingIOError:
+            return _COLD
+        except OSError as error:
+            if error.errno not in _CANNOT_TELL or not self._at_hand:
+                raise
+        self._at_hand = 0  # a file system that waits, or one in memory
+        return self.read_at_hand(fid, offset, into)
+
+    def pin(self, fid: int) -> int:
+        return os.dup(self._file(fid))
+
+    def read_pinned(self, fd: int, offset: int, length: int) -> bytes:
+        try:
+            return _read(fd, offset, length)
+        finally:
+            os.close(fd)
 
     def seek(self, fid: int, offset: int, whence: int) -> int:
         return os.lseek(self._file(fid), offset, whence)
@@ -290,6 +312,16 @@ class DiskView:
         if node is not self._tree.root:
             return 0
         return bool(self._tree.limbo.inode) + self._tree.has_kept
+
+
+def _read(fd: int, offset: int, length: int) -> bytes:
+    data = os.pread(fd, length, offset)
+    while data and len(data) < length:
+        more = os.pread(fd, length - len(data), offset + len(data))
+        if not more:
+            break
+        data += more
+    return data
 
 
 def _write_orphan(fd: int, op: Write) -> Write:

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast, final
 
+from mirrorha.core.orders import StopReason, Trouble
 from mirrorha.errors import MirrorHAError, VolumeError, describe
 from mirrorha.state.reserve import give_up_room
 from mirrorha.volume.disk import DiskError, WritesLostError
@@ -92,6 +93,7 @@ class Worker:
         self._watchdog: Watchdog | None = None
         self._status = Status()
         self._is_ending = False
+        self._is_slow = False  # a read
         self._waits_for_room = False
         self._handlers: Final[dict[type, Callable[..., None]]] = {
             Open: self._open,
@@ -322,7 +324,20 @@ class Worker:
 
     def _keep_showing(self) -> None:
         self._show_status()
+        self._watch_reads()
         self._loop.after(STATUS_MS, self._keep_showing)
+
+    def _watch_reads(self) -> None:
+        """Report, once each time, a read that takes longer than a healthy disk would."""
+        front, opening = self._front, self._opening
+        if front is None or opening is None:
+            return
+        busy_ms = front.longest_read_ms
+        is_slow = busy_ms > opening.settings.disk_max_ms
+        if is_slow and not self._is_slow:
+            text = f"a read from this node's disk has taken {busy_ms} ms"
+            self._report(Trouble(StopReason.DISK_SLOW, text))
+        self._is_slow = is_slow
 
     # ---- ending ----
 
@@ -351,6 +366,7 @@ class Worker:
         if self._place is not None:
             if self._front is not None:
                 self._loop.unwatch(self._place.device)
+                self._front.close()
             is_off = self._place.leave(unmount=unmount)
         if self._connections is not None:
             self._connections.disconnect(0, why)
