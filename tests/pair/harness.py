@@ -58,6 +58,7 @@ CONSISTENT: Final = Setup(split_brain="consistent")
 AVAILABLE: Final = Setup(split_brain="available")
 TWO_NETWORKS: Final = Setup(networks=2)
 MOUNTED: Final = Setup(mount=True)
+SHORT_FREEZE: Final = Setup(mount=True, freeze_max_s=5.0)
 KINDS: Final[dict[str, Kind]] = {
     "kill": Kind(rounds.kill),
     "cut": Kind(rounds.cut),
@@ -78,6 +79,7 @@ KINDS: Final[dict[str, Kind]] = {
     "kill_worker": Kind(rounds_mounted.kill_worker, MOUNTED),
     "kill_second_worker": Kind(rounds_mounted.kill_second_worker, MOUNTED, swaps=True),
     "kill_all": Kind(rounds_mounted.kill_all, MOUNTED),
+    "stop_app": Kind(rounds_mounted.stop_app, SHORT_FREEZE),
     "available_both": Kind(rounds_pairwise.available_both, AVAILABLE, swaps=True),
 }
 

@@ -29,12 +29,14 @@ class Setup:
         networks: 1 or 2: over how many the nodes reach each other.
         block_s: for how long SIGUSR1 blocks a node's event loop.
         mount: the volume is mounted, and an ordinary program writes to it.
+        freeze_max_s: how long changes wait for a decision.
     """
 
     split_brain: str = ""
     networks: int = 1
     block_s: float = 10.0
     mount: bool = False
+    freeze_max_s: float = 60.0
 
 
 @attrs.frozen
@@ -104,7 +106,8 @@ def _config(place: Place) -> str:
         for node in NODES
     ]
     parts.append(_table("[heartbeat]", 'pulse = "100ms"', f'timeout = "{TIMEOUT_S:g}s"'))
-    parts.append(_table("[timing]", f'peer_slow_max = "{PEER_SLOW_MAX_S:g}s"'))
+    freeze = f'freeze_max = "{setup.freeze_max_s:g}s"'
+    parts.append(_table("[timing]", f'peer_slow_max = "{PEER_SLOW_MAX_S:g}s"', freeze))
     if not setup.split_brain:
         witness = f'address = "{WITNESS_HOST}:{place.witness_port}"'
         parts.append(_table("[arbiter]", 'kind = "witness"', witness))

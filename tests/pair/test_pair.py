@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pair.harness import TIMEOUT_S, Round, play
+from tests.pair.harness import KINDS, TIMEOUT_S, Round, play
 from tests.pair.place import PEER_SLOW_MAX_S
 from tests.requirements import require_device, require_netns, require_program
 
@@ -22,6 +22,7 @@ TAKEOVER_S = TIMEOUT_S + 0.5 + 0.5
 # How long the client waits for an answer before it tries the other node.
 ANSWER_S = 2.0
 BLOCK_S = 4.0
+FREEZE_MAX_S = KINDS["stop_app"].setup.freeze_max_s
 
 
 def play_one(kind: str, root: Path, *, block_s: float | None = None, mount: bool = False) -> Round:
@@ -214,6 +215,16 @@ def test_a_mounted_service_moves(kind: str, tmp_path: Path) -> None:
     played = play_one(kind, tmp_path, mount=True)
     assert played.served_by != played.primary
     assert played.notes.get("answered_and_lost", 0) == 0
+
+
+def test_no_writer_waits_for_an_application_that_is_stopped(tmp_path: Path) -> None:
+    """Longer than changes may wait: the worker answers them by its own clock."""
+    played = play_one("stop_app", tmp_path, mount=True)
+    assert played.served_by != played.primary
+    assert played.notes["writer_ended_by"] in ("EIO", "EROFS")
+    assert played.notes["writer_waited_s"] < FREEZE_MAX_S + 5
+    assert played.notes["lines"] > 20
+    assert played.notes["twice"] == 0
 
 
 def test_a_mounted_pair_that_is_cut_goes_on_where_it_was(tmp_path: Path) -> None:
