@@ -8,7 +8,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -41,7 +41,8 @@ from mirrorha.volume.local_disk.touched_store import TouchedStore
 from mirrorha.volume.opening import OpenVolume
 from mirrorha.volume.ops import Fallocate, Write
 from mirrorha.volume.worker.driver import recorded_together
-from tests.worker.worker_pair import T0, WAIT_S, Node, Pair, open_pair, tcp_pair, tree
+from mirrorha.volume.worker.messages import Unlinked
+from tests.worker.worker_pair import T0, WAIT_S, Asked, Node, Pair, open_pair, tcp_pair, tree
 
 
 @pytest.fixture
@@ -246,6 +247,45 @@ def test_garbage_on_the_stream_resets_it_and_a_new_one_replays(pair: Pair, *, pl
     assert tree(pair.paris.root) == tree(pair.lyon.root)
     assert not pair.lyon.faults
     assert not pair.paris.faults
+
+
+def test_a_stream_ends_before_its_keys_are_used_up_and_nothing_is_lost(tmp_path: Path) -> None:
+    """Under load, again and again: what was not acknowledged is replayed on the next one."""
+    with open_pair(tmp_path, records_max=60, window_bytes_max=1 << 16) as pair:
+        pair.connect()
+        pair.wait_linked()
+        mirror(pair)
+        fid = pair.paris.create("journal")
+        asked = [
+            pair.paris.write(fid, number << 14, bytes([number]) * (1 << 14))
+            for number in range(200)
+        ]
+        dialled = 1
+        while has_ended(pair, asked):
+            ours, theirs = pair.wait_unlinked()
+            assert "enough was sent under these keys" in ours.why + theirs.why
+            dialled += 1
+            assert dialled < 30
+            pair.connect()
+            pair.wait_linked()
+            mirror(pair, round_=dialled)
+        assert dialled > 3
+        for each in asked:
+            each.done()
+        assert tree(pair.paris.root) == tree(pair.lyon.root)
+        assert len((pair.lyon.root / "journal").read_bytes()) == 200 << 14
+
+
+def has_ended(pair: Pair, asked: Sequence[Asked]) -> bool:
+    """Whether the stream ends before everything is answered."""
+    until_s = time.monotonic() + WAIT_S
+    while time.monotonic() < until_s:
+        if any(isinstance(each, Unlinked) for each in pair.paris.told):
+            return True
+        if all(each.is_answered for each in asked):
+            return False
+        time.sleep(0.005)
+    raise AssertionError("neither ends")
 
 
 def test_a_stream_that_is_cut_within_a_frame_leaves_only_whole_writes(pair: Pair) -> None:

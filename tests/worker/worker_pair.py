@@ -24,6 +24,7 @@ from mirrorha.volume.worker.driver import Driver
 from mirrorha.volume.worker.loop import Loop
 from mirrorha.volume.worker.messages import Connection, FromWorker, KeysAt, Linked, Unlinked
 from mirrorha.wire.hello import MAGIC, STREAM, VERSION_MAX, VERSION_MIN, Hello, encode_hello
+from mirrorha.wire.limits import TLS_RECORDS_MAX
 
 NODES = ("paris", "lyon")
 CLUSTER = "orders"
@@ -78,6 +79,7 @@ class Node:
         self.root = path / "root"
         self.root.mkdir(parents=True, exist_ok=True)
         freeze_max_ms = settings.pop("freeze_max_ms", 60_000)
+        records_max = settings.pop("records_max", TLS_RECORDS_MAX)
         open_one = settings.pop("open_one", _open)
         self.opened = open_one(self.root, path / "state")
         self.loop = Loop()
@@ -100,7 +102,11 @@ class Node:
             freeze_max_ms=freeze_max_ms,
         )
         self.connections = Connections(
-            self.loop, self.driver, tell=lambda told: self._note(self.told, told), keys=keys
+            self.loop,
+            self.driver,
+            tell=lambda told: self._note(self.told, told),
+            keys=keys,
+            records_max=records_max,
         )
         self.machine = machine
         self._thread = threading.Thread(target=self.loop.run, daemon=True)

@@ -19,6 +19,7 @@ from mirrorha.errors import (
 from mirrorha.volume.worker.handshake import shake_hands
 from mirrorha.volume.worker.messages import Connection, Linked, Unlinked
 from mirrorha.volume.worker.stream_socket import PeerStream
+from mirrorha.wire.limits import TLS_RECORDS_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,6 +50,7 @@ class Connections:
     Args:
         tell: says what became of a connection.
         keys: None: every connection is refused.
+        records_max: see `PeerStream`.
     """
 
     def __init__(
@@ -58,7 +60,9 @@ class Connections:
         *,
         tell: Callable[[FromWorker], None],
         keys: KeysAt | None,
+        records_max: int = TLS_RECORDS_MAX,
     ) -> None:
+        self._records_max: Final = records_max
         self._loop: Final = loop
         self._driver: Final = driver
         self._tell: Final = tell
@@ -131,6 +135,7 @@ class Connections:
             on_frame=self._driver.take,
             on_end=lambda error: self._ended(asked.number, error),
             whom=asked.whom,
+            records_max=self._records_max,
         )
         self._current = _Current(asked.number, stream)
         self._tell(Linked(asked.number, shaken.agreed.warnings))
