@@ -120,6 +120,26 @@ def test_a_sequential_writer_finds_most_segments_hot() -> None:
     assert commits <= 100 / module.RESERVED_SEGMENTS + 2
 
 
+def test_the_longer_a_writer_goes_on_the_more_is_reserved() -> None:
+    log = TouchedLog()
+    new = [log.touch(Write(7, n * SEGMENT_BYTES, b"x", 0), n) for n in range(1000)]
+    reserved = [len(keys) - 1 for keys in new if keys is not None]
+    assert reserved[:4] == [0, 8, 10, 21]
+    assert reserved == sorted(reserved)
+    assert set(reserved[7:]) == {module.RESERVED_SEGMENTS_MAX}
+    assert len(reserved) <= 1000 / module.RESERVED_SEGMENTS_MAX + 7
+
+
+def test_only_what_was_written_in_a_row_counts() -> None:
+    log = TouchedLog()
+    for n in (*range(100, 120), 130, 131):
+        log.touch(Write(7, n * SEGMENT_BYTES, b"x", 0), n)
+    log.forget([(7, 130), *((7, n) for n in range(132, 200))])
+    assert log.touch(Write(7, 132 * SEGMENT_BYTES, b"x", 0), 200) == [
+        (7, n) for n in range(132, 132 + 1 + module.RESERVED_SEGMENTS)
+    ]
+
+
 def test_a_writer_who_jumps_about_reserves_nothing() -> None:
     log = TouchedLog()
     for n in range(0, 20, 2):

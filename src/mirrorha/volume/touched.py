@@ -47,8 +47,10 @@ NAMES: Final = -2  # the names in a directory
 _TAILS: Final = -3
 
 # How far ahead of a sequential writer, or of someone who creates file after file, entries are made
-# durable: one commit serves so many segments, or files.
+# durable: one commit serves so many segments, or files. Who has written more than that in a row is
+# believed to write as much again: at a disk's full speed a commit waits for all that is under way.
 RESERVED_SEGMENTS: Final = 8
+RESERVED_SEGMENTS_MAX: Final = 64
 RESERVED_FIDS: Final = 8
 # A longer range of zeros is one entry: all from its first segment on.
 ZEROED_SEGMENTS_MAX: Final = 64
@@ -183,13 +185,21 @@ class TouchedLog:
         """No op after the `stamp`th has been applied: the numbering starts anew from there."""
         self._stamps = {key: min(last, stamp) for key, last in self._stamps.items()}
 
+    def _run_before(self, fid: int, segment: int) -> int:
+        """How many segments before this one have entries, in a row; at most what is reserved."""
+        stamps, run = self._stamps, 0
+        while run < RESERVED_SEGMENTS_MAX and (fid, segment - 1 - run) in stamps:
+            run += 1
+        return run
+
     def _ahead(self, op: AnyOp) -> list[TouchKey]:
         if type(op) is Write:
             last = (op.offset + max(len(op.data), 1) - 1) >> SEGMENT_SHIFT
-            first = op.offset >> SEGMENT_SHIFT
-            if (op.fid, first - 1) not in self._stamps:
+            run = self._run_before(op.fid, op.offset >> SEGMENT_SHIFT)
+            if not run:
                 return []  # somebody who jumps about: no telling where he goes next
-            return [(op.fid, last + further) for further in range(1, RESERVED_SEGMENTS + 1)]
+            further = max(run, RESERVED_SEGMENTS)
+            return [(op.fid, segment) for segment in range(last + 1, last + 1 + further)]
         if type(op) is Create:
             # Ids are drawn one after the other. One that is never used costs a look-up in a resync.
             fids = range(op.fid, op.fid + RESERVED_FIDS)
