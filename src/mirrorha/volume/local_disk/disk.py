@@ -59,6 +59,7 @@ from mirrorha.volume.local_disk.limbo import Limbo
 from mirrorha.volume.local_disk.naming import NameApplier
 from mirrorha.volume.local_disk.offline_changes import NEVER_NS
 from mirrorha.volume.local_disk.owners import Owners
+from mirrorha.volume.local_disk.streaming import LARGE_BYTES_MIN, Streaming
 from mirrorha.volume.local_disk.syscalls import (
     CAN_SYNC_FILE_SYSTEM,
     FATAL,
@@ -70,7 +71,7 @@ from mirrorha.volume.local_disk.tree import Tree
 from mirrorha.volume.local_disk.view import DiskView
 from mirrorha.volume.local_disk.walk import ExcludedHere, load_tree
 from mirrorha.volume.names import bytes_of, is_mirrored_xattr, text_of
-from mirrorha.volume.ops import DEVICE_KINDS, Rmdir, is_local
+from mirrorha.volume.ops import DEVICE_KINDS, Rmdir, Write, is_local
 from mirrorha.volume.touched import NAMES
 from mirrorha.wire.limits import BLOCK_BYTES
 
@@ -123,6 +124,7 @@ class RealDisk:
             closed by `close`. By default `root` is opened.
         offline: Finds what was changed while nobody of ours ran. By default nobody looks.
         exclude: Patterns of what stays on this node (`mirrorha.volume.exclusion`).
+        streaming: Writes out early what streams in as a follower. Closed by `close`.
 
     Raises:
         VolumeError: the directory cannot be opened or read.
@@ -147,12 +149,14 @@ class RealDisk:
         raw: int | None = None,
         offline: OfflineChanges | None = None,
         exclude: Sequence[str] = (),
+        streaming: Streaming | None = None,
     ) -> None:
         self._root: Final = root
         self._ids: Final = ids
         self._touched: Final = touched
         self._failure: str | None = None
         self._offline: Final = offline
+        self._streaming: Final = streaming or Streaming()
         root_fd = _open_root(root) if raw is None else os.dup(raw)
         self._tree: Final = Tree(root_inode=os.fstat(root_fd).st_ino)
         self._handles: Final = Handles(
@@ -238,6 +242,7 @@ class RealDisk:
         self._let_go(in_order=was_well)
 
     def _let_go(self, *, in_order: bool) -> None:
+        self._streaming.close()
         self._handles.close()
         if self._offline is not None:
             self._offline.close(in_order=in_order)
@@ -355,6 +360,10 @@ class RealDisk:
                 outcome = self._apply_bordered(op, makes_way=True)
             if outcome.errno or outcome.done != op:
                 return Applied(count, outcome.errno)
+            if type(op) is Write and len(op.data) >= LARGE_BYTES_MIN:
+                handle = self._handles.open.get(op.fid)
+                if handle is not None:
+                    self._streaming.wrote(handle.fd, op.offset, op.offset + len(op.data))
         return Applied(len(request.ops))
 
     def _punch_hole(self, request: PunchHole) -> Outcome:

@@ -1,5 +1,5 @@
 """System calls that Python does not offer: birth times, the sync of one file system, holes,
-names exchanged, a time set without the other.
+names exchanged, a time set without the other, writing out a range.
 
 On a system without them the answers are "unknown" and "not done".
 """
@@ -27,6 +27,7 @@ _STATX_ATTR_MOUNT_ROOT: Final = 0x2000
 _STATX: Final = struct.Struct("=I4xQ12xH2xQQ16x16xqI4xqI4xqI4x8xII")
 _STATX_BYTES: Final = 256
 _UTIME_OMIT: Final = (1 << 30) - 2
+_SYNC_FILE_RANGE_WRITE: Final = 2
 # What a file system without holes answers.
 NO_HOLES: Final = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 # Makes content and size of a descriptor's file durable; all of it, where nothing does less.
@@ -60,6 +61,7 @@ _syncfs: Final = _load("syncfs")
 # off_t is 64 bits in this one on every platform.
 _fallocate: Final = _load("fallocate64")
 _renameat2: Final = _load("renameat2")
+_sync_file_range: Final = _load("sync_file_range")
 # Often called, and keeping the errno costs: a failure is looked into by Python's.
 _futimens: Final = _load("futimens", use_errno=False)
 
@@ -118,6 +120,22 @@ def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
     if _fallocate is None:
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
     if _fallocate(fd, mode, ctypes.c_int64(offset), ctypes.c_int64(length)):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def start_writing_out(fd: int, offset: int, length: int) -> None:
+    """Have what is changed in a range written to the disk. Blocks only until it is on its way.
+
+    It waits for nothing, and so hears of no failure: they are left for the next fsync to report.
+
+    Raises:
+        OSError: as sync_file_range(2).
+    """
+    if _sync_file_range is None:
+        return
+    where = ctypes.c_int64(offset), ctypes.c_int64(length)
+    if _sync_file_range(fd, *where, _SYNC_FILE_RANGE_WRITE):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
 
