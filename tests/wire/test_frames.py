@@ -35,14 +35,32 @@ def encoded(kind: int, *parts: bytes) -> bytes:
     return b"".join(encode_frame(kind, *parts))
 
 
-def read_all(reader: FrameReader, pieces: Iterable[bytes]) -> list[tuple[int, bytes]]:
-    """Feed all pieces; return what came out as plain values."""
+def read_all(
+    reader: FrameReader, pieces: Iterable[bytes], direct_min: int = 0
+) -> list[tuple[int, bytes]]:
+    """Feed all pieces; return what came out as plain values.
+
+    With `direct_min` what belongs to a body of which so much is left is put where it belongs.
+    """
     frames = []
     for piece in pieces:
-        reader.feed(piece)
-        while (frame := reader.next_frame()) is not None:
-            frames.append((frame.kind, bytes(frame.body)))
+        rest = memoryview(piece)
+        while rest:
+            room = reader.room(direct_min) if direct_min else None
+            count = len(rest) if room is None else min(len(rest), len(room))
+            if room is None:
+                reader.feed(rest[:count])
+            else:
+                assert len(room) >= direct_min
+                room[:count] = rest[:count]
+                reader.received(count)
+            rest = rest[count:]
+            while (frame := reader.next_frame()) is not None:
+                frames.append((frame.kind, bytes(frame.body)))
     return frames
+
+
+direct_mins = st.one_of(st.just(0), st.integers(1, 300), st.integers(1, 50_000))
 
 
 def in_pieces(data: bytes, cuts: list[int]) -> list[bytes]:
@@ -53,21 +71,25 @@ def in_pieces(data: bytes, cuts: list[int]) -> list[bytes]:
 @given(
     frames=st.lists(st.tuples(st.integers(1, 255), bodies), max_size=5),
     cuts=st.lists(st.integers(0, 1 << 20), max_size=12),
+    direct_min=direct_mins,
 )
 def test_frames_arrive_however_they_are_cut(
-    frames: list[tuple[int, bytes]], cuts: list[int]
+    frames: list[tuple[int, bytes]], cuts: list[int], direct_min: int
 ) -> None:
     data = b"".join(encoded(kind, body) for kind, body in frames)
     reader = FrameReader(FRAME_BYTES_MAX)
-    assert read_all(reader, in_pieces(data, cuts)) == frames
+    assert read_all(reader, in_pieces(data, cuts), direct_min) == frames
     assert reader.is_between_frames
 
 
-@given(frames=st.lists(st.tuples(st.integers(1, 255), st.binary(max_size=60)), max_size=4))
-def test_frames_arrive_byte_by_byte(frames: list[tuple[int, bytes]]) -> None:
+@given(
+    frames=st.lists(st.tuples(st.integers(1, 255), st.binary(max_size=60)), max_size=4),
+    direct_min=direct_mins,
+)
+def test_frames_arrive_byte_by_byte(frames: list[tuple[int, bytes]], direct_min: int) -> None:
     data = b"".join(encoded(kind, body) for kind, body in frames)
     reader = FrameReader(FRAME_BYTES_MAX)
-    assert read_all(reader, (data[i : i + 1] for i in range(len(data)))) == frames
+    assert read_all(reader, (data[i : i + 1] for i in range(len(data))), direct_min) == frames
 
 
 @given(parts=st.lists(bodies, max_size=6))
@@ -87,8 +109,12 @@ def test_the_layout_is_the_documented_one() -> None:
     kind=st.integers(1, 255),
     body=st.binary(max_size=80),
     flips=st.lists(st.tuples(st.integers(0, 1 << 16), st.integers(1, 255)), min_size=1, max_size=3),
+    cut=st.integers(0, 1 << 16),
+    direct_min=direct_mins,
 )
-def test_damage_is_never_delivered(kind: int, body: bytes, flips: list[tuple[int, int]]) -> None:
+def test_damage_is_never_delivered(
+    kind: int, body: bytes, flips: list[tuple[int, int]], cut: int, direct_min: int
+) -> None:
     good = encoded(kind, body)
     damaged = bytearray(good)
     for at, mask in flips:
@@ -96,7 +122,7 @@ def test_damage_is_never_delivered(kind: int, body: bytes, flips: list[tuple[int
     if damaged == good:
         return
     with pytest.raises(PeerProtocolError):
-        read_all(FrameReader(FRAME_BYTES_MAX), [bytes(damaged)])
+        read_all(FrameReader(FRAME_BYTES_MAX), in_pieces(bytes(damaged), [cut]), direct_min)
 
 
 @given(
@@ -109,12 +135,14 @@ def test_damage_is_never_delivered(kind: int, body: bytes, flips: list[tuple[int
         ),
     ),
     cuts=st.lists(st.integers(0, 300), max_size=5),
+    direct_min=direct_mins,
 )
-def test_any_bytes_are_frames_or_refused(data: bytes, cuts: list[int]) -> None:
+def test_any_bytes_are_frames_or_refused(data: bytes, cuts: list[int], direct_min: int) -> None:
     reader = FrameReader(4096)
     try:
-        frames = read_all(reader, in_pieces(data, cuts))
+        frames = read_all(reader, in_pieces(data, cuts), direct_min)
     except PeerProtocolError:
+        assert reader.room(1) is None
         with pytest.raises(PeerProtocolError):  # broken once, broken for ever
             reader.next_frame()
         reader.feed(encoded(1, b""))
@@ -147,6 +175,48 @@ def test_a_length_beyond_the_limit_allocates_nothing(length: int) -> None:
         assert tracemalloc.get_traced_memory()[1] < 64 * 1024
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("cut", [0, 1, FRAME_HEADER_BYTES - 1])
+def test_there_is_no_room_before_the_header_is_whole(cut: int) -> None:
+    reader = FrameReader(FRAME_BYTES_MAX)
+    data = encoded(1, bytes(100))
+    reader.feed(data[:cut])
+    assert reader.next_frame() is None
+    assert reader.room(1) is None
+    reader.feed(data[cut:FRAME_HEADER_BYTES])
+    assert reader.next_frame() is None
+    room = reader.room(100)
+    assert room is not None
+    assert len(room) == 100
+    assert reader.room(101) is None
+
+
+def test_there_is_no_room_for_what_is_not_believed() -> None:
+    damaged = bytearray(encoded(1, bytes(100)))
+    damaged[20] ^= 1
+    for header in (bytes(damaged[:-100]), forged_header(length=101)):
+        reader = FrameReader(FRAME_HEADER_BYTES + 100)
+        reader.feed(header)
+        assert reader.room(1) is None
+        with pytest.raises(PeerProtocolError):
+            reader.next_frame()
+        assert reader.room(1) is None
+
+
+def test_more_is_never_received_than_there_is_room_for() -> None:
+    reader = FrameReader(FRAME_BYTES_MAX)
+    with pytest.raises(InvariantViolation):
+        reader.received(1)
+    reader.feed(encoded(1, bytes(100))[:-60])
+    assert reader.next_frame() is None
+    for count in (61, -1):
+        with pytest.raises(InvariantViolation):
+            reader.received(count)
+    reader.received(60)
+    assert reader.room(1) is None
+    assert reader.next_frame() == Frame(1, memoryview(bytes(100)))
+    assert reader.is_between_frames
 
 
 def test_another_format_is_named() -> None:
@@ -188,14 +258,25 @@ def test_strangers_are_named(header: bytes, complaint: str) -> None:
         read_all(FrameReader(FRAME_BYTES_MAX), [header])
 
 
-def test_memory_is_bounded_by_one_frame_and_one_piece() -> None:
+@pytest.mark.parametrize("direct_min", [0, 1])
+def test_memory_is_bounded_by_one_frame_and_one_piece(direct_min: int) -> None:
     reader = FrameReader(FRAME_BYTES_MAX)
-    data = encoded(3, bytes(WRITE_BYTES_MAX))
+    data = memoryview(encoded(3, bytes(WRITE_BYTES_MAX)))
     tracemalloc.start()
     try:
         for _ in range(5):
-            for at in range(0, len(data), 65_536):
-                reader.feed(data[at : at + 65_536])
+            at = 0
+            while at < len(data):
+                room = reader.room(direct_min) if direct_min else None
+                if room is None:
+                    count = min(65_536, len(data) - at)
+                    reader.feed(data[at : at + count])
+                else:
+                    count = len(room)
+                    room[:] = data[at : at + count]
+                    reader.received(count)
+                del room
+                at += count
                 reader.next_frame()
         assert tracemalloc.get_traced_memory()[1] < 1.5 * WRITE_BYTES_MAX
     finally:

@@ -113,7 +113,8 @@ class FrameReader:
     """Cuts what arrives into frames. Holds at most one unfinished frame and what was fed last.
 
     Give it what was received with `feed`, then take frames with `next_frame` until that returns
-    None. A stream that has broken the rules once stays broken.
+    None. What is left to come of a large body may be received where it belongs instead (`room`). A
+    stream that has broken the rules once stays broken.
 
     Args:
         frame_bytes_max: The longest frame that is let through, its header included.
@@ -162,6 +163,22 @@ class FrameReader:
             self._chunk, self._at = data, used
         else:
             self._chunk, self._at = bytes(memoryview(data)[used:]), 0
+
+    def room(self, bytes_min: int) -> memoryview | None:
+        """Where to receive next, and then to say `received`; None: `feed` what comes.
+
+        It is for the rest of the body under way, if that is `bytes_min` or more. Ask, as for
+        `feed`, once `next_frame` has returned None, and again after every `received`.
+        """
+        if self._body is None or len(self._body) - self._filled < bytes_min:
+            return None
+        return memoryview(self._body)[self._filled :]
+
+    def received(self, count: int) -> None:
+        """So many bytes were received at the beginning of the last `room`."""
+        left = 0 if self._body is None else len(self._body) - self._filled
+        ensure(0 <= count <= left, "no more is received than there is room for")
+        self._filled += count
 
     def next_frame(self) -> Frame | None:
         """Return the next frame, or None if it has not arrived entirely.

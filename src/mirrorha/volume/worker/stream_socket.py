@@ -19,6 +19,7 @@ from mirrorha.volume.worker.loop import IN, OUT
 from mirrorha.wire.frames import encode_frame
 from mirrorha.wire.limits import (
     FRAME_BYTES_MAX,
+    KIB,
     MIB,
     RECEIVE_BYTES_MAX,
     TLS_RECORD_BYTES,
@@ -28,12 +29,16 @@ from mirrorha.wire.limits import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mirrorha.volume.worker.handshake import Shaken
+    from mirrorha.volume.worker.handshake import Shaken, TlsEnds
     from mirrorha.volume.worker.loop import Loop
     from mirrorha.wire.frames import Frame
 
 #: Taken in one turn, so that the kernel's requests have theirs.
 _TURN_BYTES_MAX: Final = 2 * MIB
+# At first: messages are small. What a large one has beyond that is received where it belongs, if
+# it is worth a system call of its own.
+_FIRST_BYTES: Final = 64 * KIB
+_DIRECT_BYTES_MIN: Final = 32 * KIB
 #: More can only be kept if the windows do not hold: then rather no stream than no memory.
 UNSENT_BYTES_MAX: Final = 256 * MIB
 # What one system call takes: IOV_MAX is 1024.
@@ -72,8 +77,10 @@ class PeerStream:
         self._whom: Final = whom
         self._records_left = records_max
         self._reader.allow(FRAME_BYTES_MAX)
-        self._room: Final = memoryview(bytearray(RECEIVE_BYTES_MAX))
-        self._plain: Final = memoryview(bytearray(RECEIVE_BYTES_MAX))
+        is_plain = shaken.tls is None
+        room_bytes = _FIRST_BYTES if is_plain else RECEIVE_BYTES_MAX
+        self._room: Final = memoryview(bytearray(room_bytes))
+        self._plain: Final = memoryview(bytearray(0 if is_plain else RECEIVE_BYTES_MAX))
         self._collected: list[_Buffer] = []
         self._unsent: deque[_Buffer] = deque()
         self._unsent_bytes = 0
@@ -120,7 +127,7 @@ class PeerStream:
         try:
             if not self._is_over:
                 if self._tls is not None:
-                    self._decrypt()
+                    self._decrypt(self._tls)
                 self._take_frames()
         except (OSError, PeerError) as error:
             self._end(error)
@@ -135,56 +142,82 @@ class PeerStream:
             self._end(error)
 
     def _receive(self) -> None:
-        room, left_bytes = self._room, _TURN_BYTES_MAX
+        left_bytes = _TURN_BYTES_MAX
+        receive = self._receive_plain if self._tls is None else self._receive_tls
         while left_bytes > 0 and not self._is_over:
-            try:
-                count = self._socket.recv_into(room)
-            except BlockingIOError:
-                return
-            if self._tls is None:
-                if count == 0:
-                    raise self._closed()
-                self._reader.feed(room[:count])
-                self._take_frames()
-            else:
-                if count:
-                    self._tls.incoming.write(room[:count])
-                else:
-                    self._tls.incoming.write_eof()
-                self._decrypt()
-            if count < len(room):
+            count = receive()
+            if not count:
                 return  # epoll says if there is more
             left_bytes -= count
 
-    def _decrypt(self) -> None:
-        """Take the frames in all that can be decrypted now."""
-        tls, plain = self._tls, self._plain
+    def _receive_plain(self) -> int:
+        """Receive once, and take the frames. How much came, 0 if there is no more now."""
+        reader = self._reader
+        direct = reader.room(_DIRECT_BYTES_MIN)
+        room = self._room if direct is None else direct
+        try:
+            count = self._socket.recv_into(room)
+        except BlockingIOError:
+            return 0
+        if count == 0:
+            raise self._closed()
+        if direct is None:
+            reader.feed(room[:count])
+        else:
+            reader.received(count)
+        self._take_frames()
+        return count if count == len(room) else 0
+
+    def _receive_tls(self) -> int:
+        """As `_receive_plain`."""
+        tls, room = self._tls, self._room
+        try:
+            count = self._socket.recv_into(room)
+        except BlockingIOError:
+            return 0
         if tls is None:
-            return
-        read = tls.object.read
-        wants_more = False
-        while not wants_more and not self._is_over:
-            filled = 0
-            fault: Exception | None = None
-            try:
-                while filled < len(plain):
-                    count: int = read(len(plain) - filled, plain[filled:])  # type: ignore[assignment]
-                    if count == 0:
-                        fault = self._closed()
-                        break
-                    filled += count
-            except ssl.SSLWantReadError:
-                wants_more = True
-            except ssl.SSLError as error:
-                fault = error  # what came before it is good
-            if filled:
-                self._reader.feed(plain[:filled])
-                self._take_frames()
+            return 0
+        if count:
+            tls.incoming.write(room[:count])
+        else:
+            tls.incoming.write_eof()
+        self._decrypt(tls)
+        return count if count == len(room) else 0
+
+    def _decrypt(self, tls: TlsEnds) -> None:
+        """Take the frames in all that can be decrypted now."""
+        reader, plain = self._reader, self._plain
+        has_more = True
+        while has_more and not self._is_over:
+            direct = reader.room(_DIRECT_BYTES_MIN)
+            if direct is None:
+                filled, has_more, fault = self._read(tls, plain)
+                reader.feed(plain[:filled])
+            else:
+                filled, has_more, fault = self._read(tls, direct)
+                reader.received(filled)
+            self._take_frames()
             if fault is not None:
-                raise fault
+                raise self._closed() if isinstance(fault, EOFError) else fault
         if tls.outgoing.pending and not self._is_over:  # what OpenSSL has to say by itself
             self._queue([tls.outgoing.read()])
             self._write()
+
+    def _read(self, tls: TlsEnds, room: memoryview) -> tuple[int, bool, Exception | None]:
+        """Fill `room`: how much of it, whether there may be more, and what came after that."""
+        read = tls.object.read
+        filled = 0
+        try:
+            while filled < len(room):
+                count: int = read(len(room) - filled, room[filled:])  # type: ignore[assignment]
+                if count == 0:
+                    return filled, False, EOFError()
+                filled += count
+        except ssl.SSLWantReadError:
+            return filled, False, None
+        except ssl.SSLError as error:
+            return filled, False, error  # what came before it is good
+        return filled, True, None
 
     def _take_frames(self) -> None:
         reader, on_frame = self._reader, self._on_frame

@@ -1,0 +1,169 @@
+"""The stream between two workers: frames of every size arrive, however they are cut."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from mirrorha.errors import PeerError
+from mirrorha.volume.worker.handshake import Shaken, TlsEnds, shake_hands
+from mirrorha.volume.worker.loop import Loop
+from mirrorha.volume.worker.messages import Connection, KeysAt
+from mirrorha.volume.worker.stream_socket import PeerStream
+from mirrorha.wire.frames import Frame, encode_frame
+from mirrorha.wire.limits import FRAME_BYTES_MAX, FRAME_HEADER_BYTES, KIB, MIB
+from tests.worker.worker_pair import WAIT_S, hello, keys_for_both, tcp_pair
+
+SIZES = [0, 1, 100, 4 * KIB, 63 * KIB, 64 * KIB, 65 * KIB, 300 * KIB, MIB, MIB + 1]
+LARGEST = FRAME_BYTES_MAX - FRAME_HEADER_BYTES
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, KeysAt]:
+    return keys_for_both(Path(tmp_path_factory.mktemp("keys")))
+
+
+@pytest.fixture(params=["plain", "tls"])
+def ends(
+    request: pytest.FixtureRequest, keys: dict[str, KeysAt]
+) -> Iterator[tuple[Shaken, Shaken]]:
+    """Both ends of a connection that said hello; the second one is blocking."""
+    is_plain = request.param == "plain"
+    sockets = dict(zip(("paris", "lyon"), tcp_pair(), strict=True))
+    found: dict[str, Shaken] = {}
+
+    def shake(name: str) -> None:
+        asked = Connection(1, hello(name), name == "paris", "7", is_plain)
+        found[name] = shake_hands(sockets[name], asked, keys[name])
+
+    threads = [threading.Thread(target=shake, args=(name,)) for name in sockets]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(WAIT_S)
+    found["lyon"].connection.settimeout(WAIT_S)
+    try:
+        yield found["paris"], found["lyon"]
+    finally:
+        for one in found.values():
+            one.connection.close()
+
+
+def send(shaken: Shaken, pieces: list[bytes]) -> None:
+    """Send each piece by itself, then say that nothing follows."""
+    tls: TlsEnds | None = shaken.tls
+    with contextlib.suppress(OSError):
+        for piece in pieces:
+            if tls is None:
+                shaken.connection.sendall(piece)
+            elif piece:
+                tls.object.write(piece)
+                shaken.connection.sendall(tls.outgoing.read())
+        if tls is not None:
+            with contextlib.suppress(ssl.SSLError):  # it would wait for the other side's farewell
+                tls.object.unwrap()
+            shaken.connection.sendall(tls.outgoing.read())
+        shaken.connection.shutdown(socket.SHUT_WR)
+
+
+def receive(
+    shaken: Shaken, sender: Callable[[], None]
+) -> tuple[list[tuple[int, bytes]], PeerError | None]:
+    """What a PeerStream takes of what `sender` sends, and why it ended, if it did."""
+    loop = Loop()
+    frames: list[tuple[int, bytes]] = []
+    ended: list[PeerError] = []
+
+    def take(frame: Frame) -> None:
+        frames.append((frame.kind, bytes(frame.body)))
+
+    def end(error: PeerError) -> None:
+        ended.append(error)
+        loop.stop()
+
+    loop.after(int(WAIT_S * 1000), loop.stop)
+    stream = PeerStream(shaken, loop=loop, on_frame=take, on_end=end, whom="lyon")
+    thread = threading.Thread(target=sender)
+    thread.start()
+    try:
+        loop.run()
+    finally:
+        stream.close()
+        thread.join(WAIT_S)
+        loop.close()
+    return frames, ended[0] if ended else None
+
+
+def cut(data: bytes, rng: random.Random) -> list[bytes]:
+    pieces, at = [], 0
+    while at < len(data):
+        size = rng.choice([1, 23, 24, 25, 4096, 64 * KIB, 65 * KIB, 256 * KIB, MIB, 3 * MIB])
+        pieces.append(data[at : at + size])
+        at += size
+    return pieces
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_frames_of_every_size_arrive_in_order(ends: tuple[Shaken, Shaken], seed: int) -> None:
+    rng = random.Random(seed)
+    sent = [(rng.randrange(16, 255), rng.randbytes(rng.choice(SIZES))) for _ in range(30)]
+    sent.append((16, rng.randbytes(LARGEST)))
+    data = b"".join(b"".join(encode_frame(kind, body)) for kind, body in sent)
+    pieces = cut(data, rng)
+    frames, error = receive(ends[0], lambda: send(ends[1], pieces))
+    assert frames == sent
+    assert "lyon closed the stream" in str(error)
+    assert "within" not in str(error)
+
+
+@pytest.mark.parametrize("missing", [1, 300 * KIB, MIB])
+def test_a_stream_that_ends_within_a_large_frame_says_so(
+    ends: tuple[Shaken, Shaken], missing: int
+) -> None:
+    data = b"".join(encode_frame(16, b"first")) + b"".join(encode_frame(17, bytes(MIB + 9)))
+    frames, error = receive(ends[0], lambda: send(ends[1], [data[:-missing]]))
+    assert frames == [(16, b"first")]
+    assert "within a frame" in str(error)
+
+
+@pytest.mark.parametrize("at", [100, 70 * KIB, MIB])
+def test_damage_within_a_large_frame_ends_the_stream(ends: tuple[Shaken, Shaken], at: int) -> None:
+    damaged = bytearray(b"".join(encode_frame(17, bytes(MIB + 9))))
+    damaged[at] ^= 1
+    after = b"".join(encode_frame(16, b"after"))
+    frames, error = receive(ends[0], lambda: send(ends[1], [bytes(damaged), after]))
+    assert frames == []
+    assert "damaged" in str(error)
+
+
+def test_a_frame_that_was_taken_is_not_written_over(ends: tuple[Shaken, Shaken]) -> None:
+    """Its body may be a view of where it was received."""
+    first, second = (random.Random(seed).randbytes(MIB) for seed in range(2))
+    data = b"".join(encode_frame(16, first)) + b"".join(encode_frame(16, second))
+    kept: list[Frame] = []
+    loop = Loop()
+
+    def take(frame: Frame) -> None:
+        kept.append(frame)
+        if len(kept) == 2:
+            loop.stop()
+
+    loop.after(int(WAIT_S * 1000), loop.stop)
+    stream = PeerStream(
+        ends[0], loop=loop, on_frame=take, on_end=lambda _: loop.stop(), whom="lyon"
+    )
+    thread = threading.Thread(target=send, args=(ends[1], [data]))
+    thread.start()
+    loop.run()
+    stream.close()
+    thread.join(WAIT_S)
+    loop.close()
+    assert [bytes(frame.body) for frame in kept] == [first, second]
+    assert all(frame.body.readonly for frame in kept)
