@@ -9,11 +9,15 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from benchmarks.bench_worker_memory import TIMEOUT_S, measure
 from benchmarks.mount_report import as_svg, judge, verdicts
+from benchmarks.power_loss import open_pair_on_disks, survivors
 
+from tests.mounted.real_pair import NODES, Setup, open_real_pair
 from tests.requirements import require_device, require_program, require_root
 
 ROOT = Path(__file__).parents[2]
+GROWN_MB_MAX = 30
 
 
 @pytest.mark.slow
@@ -69,6 +73,32 @@ def test_a_mount_is_measured_beside_a_directory(tmp_path: Path) -> None:
     each = found["rand write 4k x8"]
     assert each.keys() == {"plain directory", "mount, no peer", "mirrored, TLS"}
     assert all(figure > 0 for figure in each.values()), each
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_a_workers_memory_does_not_grow_with_what_it_writes(tmp_path: Path) -> None:
+    """A row of what `bench_worker_memory.py` measures at length."""
+    require_root()
+    require_device("/dev/fuse")
+    with open_real_pair(tmp_path, Setup(timeout_s=TIMEOUT_S)) as pair:
+        pair.start()
+        pair.wait_mirrored()
+        first, last = measure(pair, [30, 300])
+    for name, rss_mb in last.items():
+        # Buffers that are made at first need are small beside what was written.
+        assert rss_mb < first[name] + GROWN_MB_MAX, (first, last)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_what_was_synced_is_on_both_disks_and_soon_what_was_not(tmp_path: Path) -> None:
+    """Two rows of `power_loss.py`: what is promised, and what a checkpoint a second does."""
+    require_root()
+    require_device("/dev/fuse")
+    with open_pair_on_disks(tmp_path) as pair:
+        for case in ("write + fsync, at once", "write, 3 s later"):
+            assert survivors(pair, case, case) == set(NODES), case
 
 
 def test_what_is_asked_of_a_mount_is_compared() -> None:
