@@ -188,9 +188,7 @@ class RealDisk:
         )
         #: None where everything is mirrored.
         self._excluded: Final = excluded if exclusion else None
-        self._limbo: Final = Limbo(
-            self._tree, self._handles, ids, set_apart=excluded.set_apart if exclusion else None
-        )
+        self._limbo: Final = Limbo(self._tree, self._handles, ids, excluded=self._excluded)
         self._table: Final = self._performers()
 
     @property

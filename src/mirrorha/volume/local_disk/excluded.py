@@ -21,7 +21,7 @@ from mirrorha.volume.disk import Kind
 from mirrorha.volume.exclusion import EXCLUDED
 from mirrorha.volume.local_disk.limbo import keeping_times
 from mirrorha.volume.local_disk.syscalls import FATAL
-from mirrorha.volume.names import KEPT_NAME, text_of
+from mirrorha.volume.names import KEPT_NAME, bytes_of, text_of
 from mirrorha.volume.op_checks import refusal
 from mirrorha.volume.op_rules import NAMING
 from mirrorha.volume.ops import (
@@ -52,8 +52,6 @@ _log: Final = logging.getLogger(__name__)
 
 _RAW_KEPT: Final = KEPT_NAME.encode()
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-#: Nothing follows from being in limbo, or in a directory that is no more.
-_NOWHERE: Final[Outlook] = frozenset()
 
 
 @final
@@ -153,7 +151,8 @@ class Excluded:
         directory = self._tree.listed(parent)
         return None if directory is None else directory.children.get(name)
 
-    def _outlook(self, parent: int, name: str) -> Outlook:
+    def _outlook(self, parent: int, name: str) -> Outlook | None:
+        """That of a name; None if no path says it: in limbo, or in what is no more."""
         if is_local(parent):
             return EXCLUDED
         node = self._tree.nodes.get(parent)
@@ -162,7 +161,7 @@ class Excluded:
             above = node.names[0]
             names.append(above.name)
             node = above.parent if above.parent is not self._tree.limbo else None
-        return _NOWHERE if node is None else self._exclusion.of(reversed(names))
+        return None if node is None else self._exclusion.of(reversed(names))
 
     # ---- what is in the way --------------------------------------------------------------------
 
@@ -198,24 +197,52 @@ class Excluded:
             OSError: a part of it is still there.
         """
         mirrored = {name for name, child in directory.children.items() if not is_local(child.fid)}
-        source = self._handles.get(directory)
-        raws = [os.fsencode(name) for name in os.listdir(source.fd)]
-        raws = [raw for raw in raws if text_of(raw) not in mirrored]
+        found = os.listdir(self._handles.get(directory).fd)
+        raws = [os.fsencode(name) for name in found]
+        self._keep(directory, [raw for raw in raws if text_of(raw) not in mirrored])
+
+    def settle(self, directory: Node) -> None:
+        """After a resync has moved a directory: what is in it and not excluded there is kept.
+
+        It comes to that only if somebody moved the directory while its node was stopped: it takes
+        what is mirrored along, and on the other node something else may have been below it.
+
+        Raises:
+            OSError: a part of it is still there.
+        """
+        name = directory.names[0]
+        todo = [(directory, self._outlook(name.parent.fid, name.name))]
+        while todo:
+            node, outlook = todo.pop()
+            if outlook is None:
+                return
+            below = {name: self._exclusion.below(outlook, name) for name in node.children}
+            local = {name for name, child in node.children.items() if is_local(child.fid)}
+            self._keep(node, [bytes_of(name) for name in local if below[name] is not EXCLUDED])
+            todo += [
+                (child, below[name])
+                for name, child in node.children.items()
+                if child.kind is Kind.DIRECTORY and not is_local(child.fid)
+            ]
+
+    def _keep(self, directory: Node, raws: list[bytes]) -> None:
         if not raws:
             return
+        source = self._handles.get(directory)
         place, kept_fd = self._make_place()
         try:
-            for raw in raws:
-                os.rename(raw, raw, src_dir_fd=source.fd, dst_dir_fd=kept_fd)
-                name = text_of(raw)
-                if name in directory.children:
-                    self._forget(directory, name)
+            with keeping_times(source):
+                for raw in raws:
+                    os.rename(raw, raw, src_dir_fd=source.fd, dst_dir_fd=kept_fd)
+                    name = text_of(raw)
+                    if name in directory.children:
+                        self._forget(directory, name)
             os.fsync(kept_fd)
         finally:
             os.close(kept_fd)
         self._handles.mark_dirty(source)
         _log.warning(
-            "%s was removed by the other node; %d excluded names in it are in %s now",
+            "%s was removed or moved by the other node; %d excluded names in it are in %s now",
             self._tree.path(directory),
             len(raws),
             place,

@@ -18,9 +18,10 @@ from mirrorha.volume.names import LIMBO_NAME, bytes_of, checked_name
 from mirrorha.volume.op_checks import RESERVED_FID_MAX
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from mirrorha.volume.disk import Place, Relabel, SetAside
+    from mirrorha.volume.local_disk.excluded import Excluded
     from mirrorha.volume.local_disk.handles import Handle, Handles
     from mirrorha.volume.local_disk.ids import IdTable
     from mirrorha.volume.local_disk.tree import Node, Tree
@@ -33,8 +34,7 @@ class Limbo:
     """Moves names of one disk. All methods block, and raise OSError for what failed.
 
     Args:
-        set_apart: Takes out of a directory that is to be deleted what is excluded; None: nothing
-            is.
+        excluded: Keeps what is excluded in a directory that is deleted or moved; None: nothing is.
     """
 
     def __init__(
@@ -43,9 +43,9 @@ class Limbo:
         handles: Handles,
         ids: IdTable,
         *,
-        set_apart: Callable[[Node], None] | None = None,
+        excluded: Excluded | None = None,
     ) -> None:
-        self._set_apart: Final = set_apart
+        self._excluded: Final = excluded
         self._tree: Final = tree
         self._handles: Final = handles
         self._ids: Final = ids
@@ -77,6 +77,8 @@ class Limbo:
         if in_limbo or node.kind is Kind.DIRECTORY:
             name = in_limbo[0] if in_limbo else name
             self._move(name.parent, name.name, parent, request.name)
+            if self._excluded is not None and node.kind is Kind.DIRECTORY:
+                self._excluded.settle(node)
             return True
         source = self._handles.get(name.parent)
         target = self._handles.get(parent)
@@ -132,12 +134,12 @@ class Limbo:
         return deleted
 
     def _set_excluded_apart(self, directory: Node) -> None:
-        if self._set_apart is None:
+        if self._excluded is None:
             return
-        self._set_apart(directory)
+        self._excluded.set_apart(directory)
         for node in directory.children.values():
             if node.kind is Kind.DIRECTORY:
-                self._set_apart(node)
+                self._excluded.set_apart(node)
 
     def _empty(self, directory: Node) -> int:
         """Delete everything in a directory, whose directories are empty already."""
