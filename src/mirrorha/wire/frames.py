@@ -148,6 +148,9 @@ class FrameReader:
         """
         if self._fault is not None:
             return
+        if self._body is None and self._at == len(self._chunk):  # the hot path: nothing is left
+            self._chunk, self._at = bytes(data), 0
+            return
         used = 0
         if self._body is not None:
             # Straight to where it belongs: a large body is copied once.
@@ -217,7 +220,7 @@ class FrameReader:
         magic, version, kind, length, self._hash, check = _HEADER.unpack_from(self._chunk, self._at)
         if magic != MAGIC:
             self._fail("what arrived is no frame of mirrorha; is something else on that port?")
-        checked = memoryview(self._chunk)[self._at : self._at + _CHECKED.size]
+        checked = self._chunk[self._at : self._at + _CHECKED.size]
         if check != xxhash.xxh3_64_intdigest(checked):
             self._fail("a frame's header was damaged on its way")
         if version != FORMAT:
@@ -233,7 +236,8 @@ class FrameReader:
     def _checked(self, body: bytes | bytearray) -> Frame:
         if xxhash.xxh3_64_intdigest(body) != self._hash:
             self._fail("a frame's body was damaged on its way")
-        return Frame(self._kind, memoryview(body).toreadonly())
+        view = memoryview(body)
+        return Frame(self._kind, view if view.readonly else view.toreadonly())
 
     def _fail(self, fault: str) -> None:
         # Nothing after a fault has a meaning: forget it, and where it was.

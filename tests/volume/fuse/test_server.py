@@ -83,13 +83,17 @@ class Rig:
     def make_view(self) -> Any:
         return self.disk.view()
 
-    def ask(self, opcode: int, node: int = ROOT_FID, body: bytes = b"", *, uid: int = 0) -> int:
+    def send(self, opcode: int, node: int = ROOT_FID, body: bytes = b"", *, uid: int = 0) -> int:
         self._unique += 2
         length = kernel.IN_HEADER.size + len(body)
         head = kernel.IN_HEADER.pack(length, opcode, self._unique, node, uid, uid, 1, 0)
         self.kernel.send(head + body)
-        assert self.server.serve()
         return self._unique
+
+    def ask(self, opcode: int, node: int = ROOT_FID, body: bytes = b"", *, uid: int = 0) -> int:
+        unique = self.send(opcode, node, body, uid=uid)
+        assert self.server.serve()
+        return unique
 
     def answer(self) -> Answer | None:
         try:
@@ -502,3 +506,18 @@ def test_what_lost_its_last_name_elsewhere_can_be_read_while_it_is_open(rig: Rig
     answer = rig.answer()
     assert answer is not None
     assert answer.error == errno.ESTALE
+
+
+def test_after_many_lone_requests_one_is_read_at_a_time_until_there_are_more(rig: Rig) -> None:
+    for _ in range(20):
+        rig.write(b"one")
+        rig.carry_out()
+    for _ in range(6):
+        rig.send(Opcode.WRITE, FILE, write_body(b"many"))
+    rounds = []
+    while rig.server.waiting < 6:
+        before = rig.server.waiting
+        assert rig.server.serve()
+        rounds.append(rig.server.waiting - before)
+    assert rounds[0] == 1, "it was looked in vain for a second one"
+    assert rounds[-1] > 1, "it went on with one at a time"

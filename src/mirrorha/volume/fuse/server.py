@@ -48,6 +48,12 @@ if TYPE_CHECKING:
 
 _log: Final = logging.getLogger(__name__)
 
+# To find out that there is no further request costs as much as one. After so many times in a row
+# that there was none, it is looked only every so often; the device tells if there is more.
+_LONE_MAX: Final = 8
+# On the way of every request: to look a member of an enum up costs more than to compare it.
+_WRITE: Final = int(Opcode.WRITE)
+
 
 @final
 class Server:
@@ -78,6 +84,7 @@ class Server:
     ) -> None:
         self.agreement: Agreement | None = None
         self.has_ended = False
+        self._lone = 0  # how often in a row there was one request to serve, and no more
         self._device: Final = Device(device)
         self._desk: Final = Desk(self._device, view)
         self._pending: Final = Pending(self._desk, changes)
@@ -141,16 +148,20 @@ class Server:
         """
         device, buffer, unpack = self._device, self._device.buffer, IN_HEADER.unpack_from
         write = self._writing.write
-        for _ in range(requests_max):
+        if self._lone > _LONE_MAX and self._lone % _LONE_MAX:
+            requests_max = 1
+        served = 0
+        while served < requests_max:
             length = device.receive()
             if length == NOTHING:
-                return True
+                break
             if length == ENDED:
                 self.has_ended = True
                 return False
+            served += 1
             _, opcode, unique, fid, uid, gid, _, _ = unpack(buffer)
             try:
-                if opcode == Opcode.WRITE:
+                if opcode == _WRITE:
                     write(unique, fid)
                 else:
                     body = device.view[IN_HEADER.size : length]
@@ -160,6 +171,7 @@ class Server:
             except Exception:
                 self._desk.failures.note(f"in request {opcode}")
                 self._desk.error(unique, errno.EIO)
+        self._lone = self._lone + 1 if served == 1 else 0
         return not self.has_ended
 
     @property

@@ -178,6 +178,7 @@ class RealDisk:
         except BaseException:
             self._let_go(in_order=False)
             raise
+        self._stamp: Final = offline.stamp if offline is not None else None
         self._owners: Final = Owners()
         names = NameApplier(self._tree, self._handles, ids, self._owners)
         self._ops: Final = OpApplier(
@@ -222,13 +223,14 @@ class RealDisk:
         if kind in _BESIDE:
             return perform(request)
         self._handles.trim()
-        if kind in _LOOKING or self._offline is None:
+        stamp = self._stamp
+        if kind in _LOOKING or stamp is None:
             return perform(request)
-        self._offline.renew()
+        stamp.renew()
         try:
             return perform(request)
         finally:
-            self._offline.changed()
+            stamp.changed()
 
     def _perform_many(self, request: Many) -> list[object]:
         return [self._perform(one) for one in request.requests]
@@ -312,12 +314,13 @@ class RealDisk:
         }
 
     def _apply(self, request: Apply) -> Outcome:
+        return self._apply_op(request.op)
+
+    def _apply_op(self, op: AnyOp) -> Outcome:
         try:
-            return self._ops.apply(request.op)
+            return self._ops.apply(op)
         except OSError as error:
-            if error.errno is None or error.errno in FATAL:
-                raise
-            return Outcome(None, error.errno)
+            return _refused(error)
 
     def _apply_here(self, request: ApplyHere) -> Outcome | None:
         if self._excluded is None:
@@ -325,9 +328,7 @@ class RealDisk:
         try:
             return self._excluded.apply(request.op)
         except OSError as error:
-            if error.errno is None or error.errno in FATAL:
-                raise
-            return Outcome(None, error.errno)
+            return _refused(error)
 
     def _apply_mirrored(self, request: Apply) -> Outcome:
         """Apply an op where something is excluded. What a resync deletes may hold some of it."""
@@ -338,24 +339,22 @@ class RealDisk:
     def _apply_bordered(self, op: AnyOp, *, makes_way: bool) -> Outcome:
         excluded = self._excluded
         if excluded is None:
-            return self._apply(Apply(op))
+            return self._apply_op(op)
         try:
             excluded.check_mirrored(op)
         except OSError as error:
             return Outcome(None, error.errno or errno.EXDEV)
-        outcome = self._apply(Apply(op))
+        outcome = self._apply_op(op)
         if makes_way and outcome.errno == errno.ENOTEMPTY and excluded.make_way(op):
-            return self._apply(Apply(op))
+            return self._apply_op(op)
         return outcome
 
     def _apply_all(self, request: ApplyAll) -> Applied:
         is_plain = self._excluded is None
         for count, op in enumerate(request.ops):
-            self._handles.trim()
-            if is_plain:
-                outcome = self._apply(Apply(op))
-            else:
-                outcome = self._apply_bordered(op, makes_way=True)
+            if count:
+                self._handles.trim()
+            outcome = self._apply_op(op) if is_plain else self._apply_bordered(op, makes_way=True)
             if outcome.errno or outcome.done != op:
                 return Applied(count, outcome.errno)
             if type(op) is Write and len(op.data) >= LARGE_BYTES_MIN:
@@ -368,9 +367,7 @@ class RealDisk:
         try:
             self._ops.punch_hole(request)
         except OSError as error:
-            if error.errno is None or error.errno in FATAL:
-                raise
-            return Outcome(None, error.errno)
+            return _refused(error)
         return Outcome(None)
 
     def _record_touched(self, request: RecordTouched) -> None:
@@ -480,6 +477,13 @@ class RealDisk:
             # Of a symlink it changes whenever its target is read.
             atime_ns=atime_ns,
         )
+
+
+def _refused(error: OSError) -> Outcome:
+    """What the caller of an op is told, if the error says nothing about the disk's health."""
+    if error.errno is None or error.errno in FATAL:
+        raise error
+    return Outcome(None, error.errno)
 
 
 def _share(part: int) -> int:

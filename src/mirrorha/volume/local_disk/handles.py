@@ -215,7 +215,8 @@ class Handles:
         """
         if len(self._dirty) >= self._dirty_max:
             self.sync_tree()
-        self.close_idle()
+        if len(self._idle) > self._idle_max:
+            self.close_idle()
 
     def close_idle(self) -> None:
         """Close what is too much and durable. Between two uses, as `trim`."""

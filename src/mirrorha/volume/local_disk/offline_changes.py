@@ -68,7 +68,7 @@ class OfflineChanges:
         self._missing: Final = missing
         self._gone_max: Final = gone_max
         self._before: Stamp | None = None
-        self._stamp: StampFile | None = None
+        self.stamp: StampFile | None = None  # since `load`: to be told of every change
 
     @property
     def first_late_ns(self) -> int:
@@ -86,8 +86,8 @@ class OfflineChanges:
         Raises:
             OSError: the state directory cannot be used.
         """
-        self._stamp = StampFile(self._path, root_fd)
-        self._before = self._stamp.load()
+        self.stamp = StampFile(self._path, root_fd)
+        self._before = self.stamp.load()
 
     def settle(self, root: Path, walked: Walked, logged: Sequence[TouchKey]) -> int:
         """Bring what differs from what this node knew into the log, durably. Blocks.
@@ -138,23 +138,13 @@ class OfflineChanges:
         Raises:
             OSError: the stamp cannot be written.
         """
-        if self._stamp is not None:
-            self._stamp.begin()
-
-    def renew(self) -> None:
-        """We are about to change something."""
-        if self._stamp is not None:
-            self._stamp.renew()
-
-    def changed(self) -> None:
-        """We have changed something, or tried to."""
-        if self._stamp is not None:
-            self._stamp.changed()
+        if self.stamp is not None:
+            self.stamp.begin()
 
     def sync(self) -> None:
         """Have the stamp outlive a crash of the system, if that can be had. In any thread."""
-        if self._stamp is not None:
-            self._stamp.sync()
+        if self.stamp is not None:
+            self.stamp.sync()
 
     def close(self, *, in_order: bool) -> None:
         """Let go of the stamp. Idempotent.
@@ -162,7 +152,7 @@ class OfflineChanges:
         Args:
             in_order: every change that was begun has ended.
         """
-        if self._stamp is not None:
+        if self.stamp is not None:
             if in_order:
-                self._stamp.finish()
-            self._stamp.close()
+                self.stamp.finish()
+            self.stamp.close()

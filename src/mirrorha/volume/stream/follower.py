@@ -70,7 +70,7 @@ class Stage(enum.Enum):
     BROKEN = "broken"  # an op failed: nothing after it may be applied
 
 
-_Link = tuple[AnyOp, int]  # an op, and the hash of the stream up to it
+_Link = tuple[AnyOp, int, int]  # an op, the hash of the stream up to it, what it counts for
 _Batch = tuple[int, list[_Link]]  # the turn it belongs to
 
 
@@ -228,8 +228,9 @@ class Follower:
                 self._reset("an op that no file system could carry out")
                 return
             hash_ = chain(op, hash_)
-            queue.append((op, hash_))
-            self._queue_bytes += size_bytes(op)
+            op_bytes = size_bytes(op)
+            queue.append((op, hash_, op_bytes))
+            self._queue_bytes += op_bytes
             self._tail_seq += 1
             self._tail_chain = hash_
         if len(queue) > QUEUE_OPS_MAX or self._queue_bytes > QUEUE_BYTES_MAX:
@@ -266,23 +267,25 @@ class Follower:
     def _apply_next(self) -> None:
         queue = self._queue
         batch: list[_Link] = []
+        ops: list[AnyOp] = []
         size = 0
         cold: list[TouchKey] = []
         seq = self._position.seq
         while queue and len(batch) < BATCH_OPS_MAX and size < BATCH_BYTES_MAX:
             link = queue.popleft()
             batch.append(link)
-            size += size_bytes(link[0])
+            op = link[0]
+            ops.append(op)
+            size += link[2]
             seq += 1
-            new = self._touched.touch(link[0], seq)
+            new = self._touched.touch(op, seq)
             if new is not None:
                 cold += new
         self._queue_bytes -= size
         if cold:
             self._out.call(Lane.TREE, RecordTouched(cold), _nothing)
         self._applying = True
-        request = ApplyAll([op for op, _ in batch])
-        self._out.call(Lane.TREE, request, self._applied, (self._turn, batch))
+        self._out.call(Lane.TREE, ApplyAll(ops), self._applied, (self._turn, batch))
 
     def _applied(self, along: _Batch, result: object) -> None:
         if not isinstance(result, Applied):
@@ -292,8 +295,8 @@ class Follower:
         done = batch[: result.count]
         if turn != self._turn:
             # The line may have been marked meanwhile, so the hashes are counted anew.
-            for op, _ in done:
-                self._position.advance(op)
+            for link in done:
+                self._position.advance(link[0])
         elif done:
             self._position.adopt(self._position.seq + len(done), done[-1][1])
         if self.stage is Stage.ACTIVE and turn == self._turn and done:

@@ -76,6 +76,7 @@ class Joining:
         self._source = source
         self._resyncs = resyncs
         self._session: _Session | None = None
+        self.has_session = False  # looked at in every step: a call would cost
         self._peer_ready: Ready | None = None  # kept: it may come before our order does
 
     @property
@@ -116,6 +117,7 @@ class Joining:
     def drop(self) -> None:
         """Another order ends the session: no report. What its disk calls return is thrown away."""
         self._session = None
+        self.has_session = False
         self._source.on_touched = None
 
     def link_up(self) -> None:
@@ -136,6 +138,7 @@ class Joining:
 
     def _open(self, order: StartResync | BecomeTarget) -> None:
         self._session = _Session(number=order.session, epoch=order.epoch, order=order)
+        self.has_session = True
 
     def _fail(self, session: _Session, text: str, *, here: bool = False) -> None:
         self.drop()

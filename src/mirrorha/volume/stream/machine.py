@@ -66,7 +66,6 @@ from mirrorha.volume.stream.messages import (
     Ready,
     Retire,
     SpaceLeft,
-    StreamMessage,
 )
 from mirrorha.volume.stream.pending import (
     MIRRORING,
@@ -88,6 +87,10 @@ _MODES: Final = {
     Stance.CUT: Mode.FROZEN,
     Stance.FROZEN: Mode.FROZEN,
 }
+_ANY: Final[frozenset[Stance]] = frozenset()
+_FOLLOW: Final = frozenset({Stance.FOLLOW})
+_TARGET: Final = frozenset({Stance.TARGET})
+_CUT: Final = frozenset({Stance.CUT})
 _NOT_SERVING: Final = "this volume does not serve here"
 
 
@@ -134,23 +137,23 @@ class Volume:
             LinkDown: self._link_down,
         }
         source, follower, joining = self._source, self._follower, self._joining
-        # What a message means to us, and whose epoch it must have. `Begin` may be early.
-        self._routes: dict[type, tuple[Stance | None, Callable[[Any], bool]]] = {
-            Ops: (Stance.FOLLOW, follower.on_ops),
-            Ack: (Stance.MIRROR, source.on_ack),
-            FlushRequest: (Stance.FOLLOW, follower.on_flush_request),
-            FlushDone: (Stance.MIRROR, source.on_flush_done),
-            Checkpoint: (Stance.FOLLOW, follower.on_checkpoint),
-            CheckpointDone: (Stance.MIRROR, source.on_checkpoint_done),
-            Retire: (Stance.FOLLOW, follower.on_retire),
-            Nack: (Stance.MIRROR, source.on_nack),
-            Begin: (None, follower.on_begin),
-            At: (Stance.MIRROR, source.on_at),
-            AskAgain: (Stance.MIRROR, source.on_ask_again),
-            SpaceLeft: (Stance.MIRROR, source.on_space_left),
-            Ready: (None, joining.on_ready),
-            Base: (Stance.TARGET, joining.on_base),
-            BaseDone: (Stance.CUT, joining.on_base_done),
+        # What a message means to us, and when it means anything. For any stance: it may be early.
+        self._routes: dict[type, tuple[frozenset[Stance], Callable[[Any], bool]]] = {
+            Ops: (_FOLLOW, follower.on_ops),
+            Ack: (MIRRORING, source.on_ack),
+            FlushRequest: (_FOLLOW, follower.on_flush_request),
+            FlushDone: (MIRRORING, source.on_flush_done),
+            Checkpoint: (_FOLLOW, follower.on_checkpoint),
+            CheckpointDone: (MIRRORING, source.on_checkpoint_done),
+            Retire: (_FOLLOW, follower.on_retire),
+            Nack: (MIRRORING, source.on_nack),
+            Begin: (_ANY, follower.on_begin),
+            At: (MIRRORING, source.on_at),
+            AskAgain: (MIRRORING, source.on_ask_again),
+            SpaceLeft: (MIRRORING, source.on_space_left),
+            Ready: (_ANY, joining.on_ready),
+            Base: (_TARGET, joining.on_base),
+            BaseDone: (_CUT, joining.on_base_done),
         }
 
     # ---- what others may look at -----------------------------------------------------------------
@@ -215,18 +218,20 @@ class Volume:
 
     def step_all(self, events: Iterable[AnyEvent], now_ms: int) -> list[AnyEffect]:
         """Take several events that are there at the same time."""
-        ensure(now_ms >= self._out.now_ms, "time does not run backwards")
-        self._out.now_ms = now_ms
+        out, handlers = self._out, self._handlers
+        ensure(now_ms >= out.now_ms, "time does not run backwards")
+        out.now_ms = now_ms
         for event in events:
-            self._handlers[type(event)](event)
+            handlers[type(event)](event)
         if self._stance in SOURCE:
             self._source.advance()
         else:
             self._follower.advance()
-        self._joining.advance()
+        if self._joining.has_session:
+            self._joining.advance()
         if self._freeze is not None or self._syncs:
             self._advance_orders()
-        return self._out.take()
+        return out.take()
 
     def _change(self, event: Change) -> None:
         if self._stance in SOURCE:
@@ -286,23 +291,14 @@ class Volume:
         if route is None:
             meant = self._joining.on_resync_message(message)
         else:
-            stance, handle = route
-            if not self._is_of_our_epoch(message, stance):
+            stances, handle = route
+            # What is for any stance is kept until our order comes.
+            if message.epoch != self._epoch and (stances or message.epoch < self._epoch):
                 self._out.counts.other_epoch += 1
                 return
-            meant = self._holds(stance) and handle(message)
+            meant = (not stances or self._stance in stances) and handle(message)
         if not meant:
             self._out.counts.out_of_place += 1
-
-    def _is_of_our_epoch(self, message: StreamMessage, stance: Stance | None) -> bool:
-        if stance is None:  # kept until our order comes
-            return message.epoch >= self._epoch
-        return message.epoch == self._epoch
-
-    def _holds(self, stance: Stance | None) -> bool:
-        if stance is Stance.MIRROR:
-            return self._stance in MIRRORING
-        return stance is None or stance is self._stance
 
     # ---- orders ----------------------------------------------------------------------------------
 

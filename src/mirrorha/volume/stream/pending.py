@@ -220,13 +220,13 @@ class Outbox:
         """Have `then(along, result)` called once the disk has carried out `request`."""
         if self.failure:
             return
-        self._token += 1
+        self._token = token = self._token + 1
         head = self._heads[lane]
         if head.issued == head.finished:
             head.since_ms = self.now_ms
         head.issued += 1
-        self._calls[self._token] = (head, then, along)
-        self.effects.append(DiskCall(self._token, lane, request))
+        self._calls[token] = (head, then, along)
+        self.effects.append(DiskCall(token, lane, request))
 
     def done(self, event: DiskDone) -> None:
         """A disk call came back."""

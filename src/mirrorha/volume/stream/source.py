@@ -220,12 +220,11 @@ class Source:
 
     def change(self, event: Change) -> None:
         """A caller wants something changed."""
-        wrong = flaw(event.op)
+        op = event.op
+        wrong = flaw(op)
         if wrong:
             self._out.acknowledge(event.token, None, wrong)
-        elif not self._waiting and self.admitting and self._has_room(event.op):
-            self._admit(event.token, event.op)
-        else:
+        elif self._waiting or not self.admitting or not self._admit(event.token, op):
             self._wait(event)
 
     def flush(self, event: Flush) -> None:
@@ -251,11 +250,11 @@ class Source:
         else:
             self._waiting.append((event, self._out.now_ms))
 
-    def _has_room(self, op: AnyOp) -> bool:
+    def _has_room(self, size: int) -> bool:
         pending = len(self._window) + len(self._applying)
         if pending >= self._settings.window_ops_max:
             return False
-        room = self._pending_bytes + size_bytes(op) <= self._settings.window_bytes_max
+        room = self._pending_bytes + size <= self._settings.window_bytes_max
         return room or not pending  # a single one is let through, however large it is
 
     def _admit_waiting(self) -> None:
@@ -263,14 +262,17 @@ class Source:
         while waiting and self.admitting:
             event = waiting[0][0]
             if isinstance(event, Change):
-                if not self._has_room(event.op):
+                if not self._admit(event.token, event.op):
                     return
-                self._admit(event.token, event.op)
             else:
                 self._flusher.ask(event.token, event.fid, data_only=event.data_only)
             waiting.popleft()
 
-    def _admit(self, token: int, op: AnyOp) -> None:
+    def _admit(self, token: int, op: AnyOp) -> bool:
+        """Have `op` applied. False: there is no room for it now."""
+        size = size_bytes(op)
+        if not self._has_room(size):
+            return False
         if type(op) in MAKING:
             op = self._with_new_fid(op)
         out = self._out
@@ -278,11 +280,11 @@ class Source:
         cold = self._touched.touch(op, self._stamp)
         if cold is not None:
             out.call(Lane.TREE, RecordTouched(cold), _nothing)
-        size = size_bytes(op)
         entry = _Entry(token, op, size, self._stamp, out.now_ms)
         self._pending_bytes += size
         self._applying.append(entry)
         out.call(Lane.TREE, Apply(op), self._applied, entry)
+        return True
 
     def _with_new_fid(self, op: AnyOp) -> AnyOp:
         ensure(isinstance(op, Birth), "only what is made gets a new id")
@@ -299,7 +301,8 @@ class Source:
         entry.before, entry.prev = position.seq, position.chain
         if done is not None:
             position.advance(done)
-            self._note_touched(entry, done)
+            if self.on_touched is not None or type(done) is not type(entry.op):
+                self._note_touched(entry, done)
         if not self._applying or self._applying[0] is not entry:
             return  # its caller was answered by `close`
         self._applying.popleft()
@@ -308,7 +311,8 @@ class Source:
             self._out.acknowledge(entry.token, None, result.errno)
             return
         # What changed nothing says something about the state before it: it is flushed as well.
-        self._flusher.changed(done or entry.op)
+        if self._durable:
+            self._flusher.changed(done or entry.op)
         entry.seq = position.seq
         entry.done, entry.errno = done, result.errno
         self._window.append(entry)
@@ -354,6 +358,9 @@ class Source:
 
     def _send(self, entries: list[_Entry]) -> None:
         """Send them, in as few messages as their size allows."""
+        if len(entries) == 1:
+            self._send_one(entries)
+            return
         first = 0
         size = 0
         for index, entry in enumerate(entries):

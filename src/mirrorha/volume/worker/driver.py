@@ -78,6 +78,7 @@ SLICE_MS: Final = 20
 #: The kernel lets go of its caches within milliseconds; if not, somebody should know.
 INVALIDATE_MAX_MS: Final = 10_000
 _NO_TOKEN: Final = 0
+_TREE: Final = Lane.TREE
 _OVER: Final = "this volume was closed"
 _LEAVING: Final = (Close, Follow, BecomeTarget)
 
@@ -289,9 +290,10 @@ class Driver:
                 performers[type(effect)](effect)
             if self._stream is not None:
                 self._stream.flush()
-            now_ms = clock_ms()
-            if now_ms >= until_ms:
-                break
+            if self._events:
+                now_ms = clock_ms()
+                if now_ms >= until_ms:
+                    break
         if self._bulk and not self._events:
             call = self._bulk.popleft()
             self._events.append(perform_one(self._disk_perform, call.token, call.request))
@@ -415,7 +417,7 @@ class Driver:
             self._stream.send(kind, *parts)
 
     def _call(self, effect: DiskCall) -> None:
-        if effect.lane is Lane.TREE:
+        if effect.lane is _TREE:
             request = effect.request
             if request is not _RECORDED:
                 done = perform_one(self._disk_perform, effect.token, request)

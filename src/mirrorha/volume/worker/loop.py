@@ -19,7 +19,8 @@ from typing import Final, final
 IN: Final = select.EPOLLIN
 OUT: Final = select.EPOLLOUT
 _EVENTS_MAX: Final = 32
-_IDLE_S: Final = 60.0
+_IDLE_MS: Final = 60_000
+_NEVER_MS: Final = 1 << 62
 
 
 def monotonic_ms() -> int:
@@ -61,6 +62,7 @@ class Loop:
         self._epoll: Final = select.epoll(flags=select.EPOLL_CLOEXEC)
         self._handlers: dict[int, Callable[[int], None]] = {}
         self._timers: list[tuple[int, int, Timer]] = []
+        self._due_ms = _NEVER_MS  # the first of them
         self._numbers: Final = itertools.count()
         self._soon: deque[Callable[[], None]] = deque()
         self._lock: Final = threading.Lock()
@@ -88,6 +90,7 @@ class Loop:
         """Have `call` called once, `delay_ms` from now at the earliest."""
         timer = Timer(call)
         heapq.heappush(self._timers, (self.clock_ms() + delay_ms, next(self._numbers), timer))
+        self._due_ms = self._timers[0][0]
         return timer
 
     def soon(self, call: Callable[[], None]) -> None:
@@ -109,18 +112,20 @@ class Loop:
 
     def run(self) -> None:
         """Turn until `stop`."""
-        poll, handlers = self._epoll.poll, self._handlers
+        poll, handlers, clock_ms = self._epoll.poll, self._handlers, self.clock_ms
+        now_ms = clock_ms()
         while not self._is_stopped:
-            events = poll(self._wait_s(), _EVENTS_MAX)
-            began_ms = self.turn_since_ms = self.clock_ms()
+            events = poll(self._wait_s(now_ms), _EVENTS_MAX)
+            began_ms = self.turn_since_ms = clock_ms()
             for fd, event in events:
                 handler = handlers.get(fd)
                 if handler is not None:
                     handler(event)
-            if self._timers or self._soon:
+            if self._soon or self._due_ms <= began_ms:
                 self._call_due()
             self.on_turn()
-            self.turn_ms_max = max(self.turn_ms_max, self.clock_ms() - began_ms)
+            now_ms = clock_ms()
+            self.turn_ms_max = max(self.turn_ms_max, now_ms - began_ms)
             self.turn_since_ms = 0
 
     def close(self) -> None:
@@ -131,14 +136,10 @@ class Loop:
                 self._epoll.close()
                 os.close(self._wakeup)
 
-    def _wait_s(self) -> float:
-        if self._soon:
+    def _wait_s(self, now_ms: int) -> float:
+        if self._soon or self._due_ms <= now_ms:
             return 0
-        while self._timers and self._timers[0][2].call is None:
-            heapq.heappop(self._timers)
-        if not self._timers:
-            return _IDLE_S
-        return max(0, self._timers[0][0] - self.clock_ms()) / 1000
+        return min(self._due_ms - now_ms, _IDLE_MS) / 1000
 
     def _call_due(self) -> None:
         now_ms = self.clock_ms()
@@ -146,6 +147,7 @@ class Loop:
             call = heapq.heappop(self._timers)[2].call
             if call is not None:
                 call()
+        self._due_ms = self._timers[0][0] if self._timers else _NEVER_MS
         for _ in range(len(self._soon)):
             self._soon.popleft()()
 

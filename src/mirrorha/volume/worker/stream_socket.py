@@ -98,10 +98,12 @@ class PeerStream:
 
     def flush(self) -> None:
         """Send what was collected, as far as there is room now. A failure goes to `on_end`."""
-        if self._is_over or not self._collected:
-            self._collected = []
+        collected = self._collected
+        if not collected:
             return
-        collected, self._collected = self._collected, []
+        self._collected = []
+        if self._is_over:
+            return
         try:
             if self._tls is None:
                 self._queue(collected)
@@ -234,8 +236,9 @@ class PeerStream:
     # ---- what leaves ----
 
     def _queue(self, buffers: list[_Buffer]) -> None:
-        self._unsent += buffers
-        self._unsent_bytes += sum(len(each) for each in buffers)
+        for each in buffers:
+            self._unsent.append(each)
+            self._unsent_bytes += len(each)
         if self._unsent_bytes > UNSENT_BYTES_MAX:
             raise PeerProtocolError(f"{self._whom} takes nothing, and its windows are full")
 
