@@ -418,6 +418,13 @@ def test_files_that_are_gone_are_told_from_files_that_are_excluded_now(node: Nod
         node.open(*EXCLUDE)
 
 
+def test_nothing_is_half_made_where_nobody_of_ours_was_before(node: Node) -> None:
+    (node.root / "odd.lock").touch()
+    (node.root / "odd.lock").chmod(0o1600)
+    assert node.open(*EXCLUDE).disk.found.half_made == ()
+    assert (node.root / "odd.lock").exists()
+
+
 @pytest.mark.parametrize("is_killed", [True, False])
 def test_what_a_crash_left_half_made_is_removed_from_what_is_excluded(
     node: Node, is_killed: bool

@@ -15,6 +15,7 @@ from mirrorha.core.orders import Close, Freeze, Frozen
 from mirrorha.volume.names import KEPT_NAME
 from tests.requirements import require_device, require_root
 from tests.worker.process_pair import ProcessPair, WorkerNode, clean, open_processes
+from tests.worker.worker_pair import tree
 
 EXCLUDE: Final = ("tmp/**", "*.lock", "a/cache/**")
 
@@ -150,6 +151,60 @@ async def test_a_service_keeps_its_scratch_files_to_itself(pair: ProcessPair) ->
     for name in ("tmp", "data"):
         one, other = (node.root / name for node in (pair.paris, pair.lyon))
         assert one.stat().st_mtime_ns == other.stat().st_mtime_ns
+
+
+#: A service as there are many: locks that come and go, scratch files, and what it is all about.
+SERVE: Final = """
+import fcntl, os, sys, threading
+os.chdir(sys.argv[1])
+
+def serve(number):
+    journal = os.open(f"data/journal{number}", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for turn in range(100):
+        lock = os.open(f"data/{number}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        scratch = f"tmp/{number}/{turn}"
+        with open(scratch, "wb") as file:
+            file.write(os.urandom(20_000))
+        with open(scratch, "rb") as file:
+            content = file.read()
+        os.write(journal, content[:3_000])
+        with open(f"data/new{number}", "wb") as file:
+            file.write(content)
+        os.rename(f"data/new{number}", f"data/{number}")
+        if turn % 3:
+            os.unlink(scratch)
+        if turn % 10:
+            os.unlink(f"data/{number}.lock")
+        os.close(lock)
+    os.fsync(journal)
+
+os.mkdir("tmp")
+os.mkdir("data")
+for number in range(4):
+    os.mkdir(f"tmp/{number}")
+threads = [threading.Thread(target=serve, args=(number,)) for number in range(4)]
+for each in threads:
+    each.start()
+for each in threads:
+    each.join()
+print(sum(os.path.exists(f"data/journal{number}") for number in range(4)))
+"""
+
+
+async def test_what_a_busy_service_mirrors_is_the_same_on_both(pair: ProcessPair) -> None:
+    assert await pair.paris.run(SERVE, timeout_s=60) == "4"
+    for name in ("paris", "lyon"):
+        await pair.stop(name)
+        assert pair.nodes[name].error is None
+    one, other = (
+        {path: content for path, content in tree(node.root).items() if ".lock" not in path}
+        for node in (pair.paris, pair.lyon)
+    )
+    scratch = {path for path in one if path.startswith("tmp/")}
+    assert len([path for path in scratch if path.count("/") == 2]) == 4 * 34
+    assert {path: content for path, content in one.items() if path not in scratch} == other
+    assert len([path for path in other if path.startswith("data/journal")]) == 4
 
 
 async def test_nothing_crosses_the_border_and_mv_copies(pair: ProcessPair) -> None:

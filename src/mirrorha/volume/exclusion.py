@@ -49,8 +49,8 @@ class Exclusion:
 
     def below(self, outlook: Outlook, name: str) -> Outlook:
         """The outlook of what has this name in a directory with that one."""
-        if outlook is EXCLUDED:
-            return EXCLUDED
+        if outlook is EXCLUDED or not outlook:
+            return outlook  # no pattern is about anything below
         places = []
         for index, place in outlook:
             parts = self._patterns[index]

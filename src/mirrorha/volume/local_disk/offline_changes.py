@@ -77,8 +77,8 @@ class OfflineChanges:
 
     @property
     def was_cut_off(self) -> bool:
-        """Whether the time before ended otherwise than in good order, as far as is known."""
-        return self._before is None or not self._before.is_final
+        """Whether there was a time before, and it is known to have ended in no good order."""
+        return self._before is not None and not self._before.is_final
 
     def load(self, root_fd: int) -> None:
         """Read the stamp of the time before.

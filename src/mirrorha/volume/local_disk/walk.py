@@ -191,6 +191,8 @@ class _Walk:
         self._hide_shared()
 
     def _outlook(self, outlook: Outlook, raw: bytes, seen: Identity) -> Outlook:
+        if not outlook:
+            return outlook  # most volumes: a name costs nothing more
         if outlook is not _IN_LIMBO:
             return self._exclusion.below(outlook, text_of(raw))
         kind = _KINDS.get(stat.S_IFMT(seen.mode))
