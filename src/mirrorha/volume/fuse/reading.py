@@ -103,13 +103,14 @@ class Reading:
     def _read(self, request: Request) -> None:
         handle, offset, size, _, _, _ = READ_IN.unpack_from(request.body)
         unique, fid = request.unique, request.fid
-        size = min(size, WRITE_BYTES_MAX)  # what was agreed on
-        count = self._view.read_at_hand(fid, offset, self._buffer[:size])
+        into = self._buffer[:size]  # as much as was agreed on, at most
+        count = self._view.read_at_hand(fid, offset, into)
         if count < 0:
-            self._cold.read(unique, fid, offset, size, lambda: self._was_read(fid, handle))
+            self._cold.read(unique, fid, offset, len(into), lambda: self._was_read(fid, handle))
             return
-        self._desk.data(unique, self._buffer[:count])
-        self._was_read(fid, handle)
+        self._desk.data(unique, into if count == size else into[:count])
+        if handle & CACHED:
+            self._was_read(fid, handle)
 
     def _was_read(self, fid: int, handle: int) -> None:
         if handle & CACHED and not self._desk.serving:

@@ -185,13 +185,13 @@ class DiskView:
         return _read(self._file(fid), offset, length)
 
     def read_at_hand(self, fid: int, offset: int, into: memoryview) -> int:
-        fd, length, got = self._file(fid), len(into), 0
+        fd, length = self._file(fid), len(into)
         try:
-            while True:
+            got = count = os.preadv(fd, (into,), offset, self._at_hand)
+            while got < length and count:
                 count = os.preadv(fd, (into[got:],), offset + got, self._at_hand)
                 got += count
-                if got == length or not count:
-                    return got
+            return got
         except BlockingIOError:
             return _COLD
         except OSError as error:
