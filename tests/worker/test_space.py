@@ -9,31 +9,37 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trio
 
-from mirrorha.core.orders import Follow, Freeze, Replayed, ServeMirror
-from tests.requirements import require_root
+from mirrorha.core.orders import Follow, Freeze, Replayed, ServeAlone, ServeMirror
+from tests.requirements import require_device, require_root
+from tests.worker.process_pair import open_processes
 from tests.worker.worker_pair import WAIT_S, Pair, open_pair
 
 SMALL_BYTES = 16 << 20
 
 
 @pytest.fixture
-def small_lyon(tmp_path: Path) -> Iterator[Pair]:
-    """Lyon's directory is on a small file system of its own."""
+def small_lyon(tmp_path: Path) -> Iterator[Path]:
+    """What is Lyon's is on a small file system of its own."""
     require_root()
-    root = tmp_path / "lyon" / "root"
-    root.mkdir(parents=True)
+    place = tmp_path / "lyon"
+    place.mkdir()
     options = f"size={SMALL_BYTES},nr_inodes=500"
-    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", root], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", place], check=True)
     try:
-        with open_pair(tmp_path) as pair:
-            yield pair
+        yield tmp_path
     finally:
-        subprocess.run(["umount", root], check=True)
+        subprocess.run(["umount", "-l", place], check=False)  # unless all was taken off
 
 
-def test_a_follower_tells_how_much_room_it_has(small_lyon: Pair) -> None:
-    pair = small_lyon
+@pytest.fixture
+def pair(small_lyon: Path) -> Iterator[Pair]:
+    with open_pair(small_lyon) as opened:
+        yield opened
+
+
+def test_a_follower_tells_how_much_room_it_has(pair: Pair) -> None:
     pair.connect()
     pair.wait_linked()
     pair.lyon.order(Follow(1, "g", 1))
@@ -63,3 +69,26 @@ def wait_for(is_so: object) -> None:
     while not is_so():  # type: ignore[operator]
         assert time.monotonic() < until_s, "it never came"
         time.sleep(0.05)
+
+
+SPACE = """
+import os, sys
+seen = os.statvfs(sys.argv[1])
+print(seen.f_blocks * seen.f_frsize, seen.f_files)
+"""
+
+
+async def test_a_program_sees_the_smaller_one_while_the_pair_mirrors(small_lyon: Path) -> None:
+    require_device("/dev/fuse")
+    async with open_processes(small_lyon) as pair:
+        for name in ("paris", "lyon"):
+            await pair.start(name)
+        alone = await pair.paris.run(SPACE)
+        await pair.connect()
+        await pair.mirror()
+        with trio.fail_after(WAIT_S):
+            while await pair.paris.run(SPACE) != f"{SMALL_BYTES} 500":  # noqa: ASYNC110
+                await trio.sleep(0.05)
+        pair.paris.engine.order(ServeAlone(2, "h"))
+        await pair.paris.engine.ping()
+        assert await pair.paris.run(SPACE) == alone
