@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,15 +33,17 @@ from mirrorha.core.orders import (
     Synced,
     Trouble,
 )
-from mirrorha.volume.disk import Apply, RecordTouched, RetireTouched
-from mirrorha.volume.events import AnyEffect, DiskCall, Failure, Lane
+from mirrorha.volume.disk import Apply, RecordTouched, RetireTouched, SyncFiles
+from mirrorha.volume.events import AnyEffect, DiskCall, Failure, Lane, Send
 from mirrorha.volume.fuse.interface import Known
 from mirrorha.volume.local_disk.disk import RealDisk
 from mirrorha.volume.local_disk.ids import IdTable
 from mirrorha.volume.local_disk.touched_store import TouchedStore
 from mirrorha.volume.opening import OpenVolume
 from mirrorha.volume.ops import Fallocate, Write
-from mirrorha.volume.worker.driver import recorded_together
+from mirrorha.volume.stream.messages import FlushRequest
+from mirrorha.volume.worker.driver import Driver, recorded_together
+from mirrorha.volume.worker.loop import Loop
 from mirrorha.volume.worker.messages import Unlinked
 from tests.worker.worker_pair import T0, WAIT_S, Asked, Node, Pair, open_pair, tcp_pair, tree
 
@@ -538,3 +541,53 @@ def test_entries_become_durable_together_but_not_before_others_are_taken_out() -
     assert skipped.token == 3
     assert isinstance(skipped.request, RecordTouched)
     assert skipped.request.keys == []
+
+
+class Ordering:
+    """A machine, a disk and a stream in one, for the order of what a driver does."""
+
+    def __init__(self) -> None:
+        self.effects: list[AnyEffect] = []
+        self.done: list[str] = []
+        self.syncs = threading.Event()
+
+    def step_all(self, _events: list[object], _now_ms: int) -> list[AnyEffect]:
+        effects, self.effects = self.effects, []
+        return effects
+
+    def perform(self, request: object) -> None:
+        self.done.append(type(request).__name__)
+        self.syncs.set()
+
+    def send(self, _kind: int, *_parts: bytes) -> None:
+        self.done.append("send")
+
+    def flush(self) -> None:
+        if "send" in self.done:
+            self.syncs.wait(0.05)  # the thread that syncs has time enough to be first
+            self.done.append("leaves")
+
+
+def test_what_the_peer_is_asked_leaves_before_our_own_sync_begins() -> None:
+    one = Ordering()
+    anything: Any = one
+    loop = Loop()
+    driver = Driver(
+        anything,
+        anything,
+        loop,
+        report=one.done.append,  # type: ignore[arg-type]
+        on_fault=one.done.append,  # type: ignore[arg-type]
+        reset=one.done.append,
+        freeze_max_ms=60_000,
+    )
+    try:
+        driver.link_up(anything)
+        asked = Send(FlushRequest(1, 1, 0, [5]))
+        one.effects = [DiskCall(1, Lane.SYNC, SyncFiles([5])), asked]
+        driver.pump()
+        assert one.syncs.wait(WAIT_S)
+        assert one.done == ["send", "leaves", "SyncFiles"]
+    finally:
+        assert driver.end(WAIT_S)
+        loop.close()

@@ -120,6 +120,7 @@ class Driver:
         self._stream: PeerStream | None = None
         self._events: list[AnyEvent] = []
         self._bulk: deque[DiskCall] = deque()
+        self._syncs: list[DiskCall] = []
         self._thens: dict[int, Then] = {}
         self._token = 0
         self._is_pumping = False
@@ -290,6 +291,8 @@ class Driver:
                 performers[type(effect)](effect)
             if self._stream is not None:
                 self._stream.flush()
+            if self._syncs:
+                self._begin_syncs()
             if self._events:
                 now_ms = clock_ms()
                 if now_ms >= until_ms:
@@ -425,9 +428,16 @@ class Driver:
                 done = DiskDone(effect.token, None)
             self._events.append(done)
         elif effect.lane is Lane.SYNC:
-            self._lane.submit(effect.token, effect.request)
+            self._syncs.append(effect)
         else:
             self._bulk.append(effect)
+
+    def _begin_syncs(self) -> None:
+        # After what was sent: the thread that syncs would be in the way of that, and the peer, if
+        # it is to sync as well, has further to go.
+        for call in self._syncs:
+            self._lane.submit(call.token, call.request)
+        self._syncs.clear()
 
     def _reply(self, effect: Reply) -> None:
         then = self._thens.pop(effect.token, None)
