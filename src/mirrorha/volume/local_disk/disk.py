@@ -71,6 +71,7 @@ from mirrorha.volume.local_disk.tree import Tree
 from mirrorha.volume.local_disk.view import DiskView
 from mirrorha.volume.local_disk.walk import ExcludedHere, load_tree
 from mirrorha.volume.names import bytes_of, is_mirrored_xattr, text_of
+from mirrorha.volume.op_rules import MAKING
 from mirrorha.volume.ops import DEVICE_KINDS, Rmdir, Write, is_local
 from mirrorha.volume.touched import NAMES
 from mirrorha.wire.limits import BLOCK_BYTES
@@ -95,6 +96,8 @@ _LOOKING: Final = frozenset(
 _DESCRIPTORS_MIN: Final = 16
 _DESCRIPTORS_MAX: Final = 4096
 _ZEROS: Final = bytes(BLOCK_BYTES)
+# Of what is mirrored, by what is excluded.
+_IN_THE_WAY: Final = frozenset({errno.ENOTEMPTY, errno.EEXIST})
 # Blocks are read together up to this many, for a system call costs as much as hashing one.
 _BLOCKS_AT_ONCE: Final = 16
 
@@ -331,21 +334,27 @@ class RealDisk:
             return _refused(error)
 
     def _apply_mirrored(self, request: Apply) -> Outcome:
-        """Apply an op where something is excluded. What a resync deletes may hold some of it."""
-        op = request.op
-        is_deletion = type(op) is Rmdir and op.parent == LIMBO_FID
-        return self._apply_bordered(op, makes_way=is_deletion)
+        """Apply an op where something is excluded. What a resync deletes may hold some of it.
 
-    def _apply_bordered(self, op: AnyOp, *, makes_way: bool) -> Outcome:
+        A resync also makes files in directories that have not come to their place yet, where the
+        patterns may say something else than there.
+        """
+        op = request.op
+        is_birth = type(op) in MAKING
+        is_deletion = type(op) is Rmdir and op.parent == LIMBO_FID
+        return self._apply_bordered(op, makes_way=is_birth or is_deletion, anywhere=is_birth)
+
+    def _apply_bordered(self, op: AnyOp, *, makes_way: bool, anywhere: bool = False) -> Outcome:
         excluded = self._excluded
         if excluded is None:
             return self._apply_op(op)
         try:
-            excluded.check_mirrored(op)
+            if not anywhere:
+                excluded.check_mirrored(op)
         except OSError as error:
             return Outcome(None, error.errno or errno.EXDEV)
         outcome = self._apply_op(op)
-        if makes_way and outcome.errno == errno.ENOTEMPTY and excluded.make_way(op):
+        if makes_way and outcome.errno in _IN_THE_WAY and excluded.make_way(op):
             return self._apply_op(op)
         return outcome
 

@@ -166,10 +166,13 @@ class Excluded:
     # ---- what is in the way --------------------------------------------------------------------
 
     def make_way(self, op: AnyOp) -> bool:
-        """Empty the directory that a mirrored op removes, if only excluded files are left in it.
+        """Empty the directory that a mirrored op removes, if only excluded files are left in it;
+        or free the name of what one makes.
 
         They are kept. Whether the op can be tried again. Blocks.
         """
+        if isinstance(op, Birth):
+            return self._free_name(op)
         match op:
             case Rmdir():
                 node = self._child(op.parent, op.name)
@@ -181,12 +184,22 @@ class Excluded:
             return False
         if any(not is_local(child.fid) for child in node.children.values()):
             return False
+        return self._has_left(node, self.set_apart)
+
+    def _free_name(self, op: Birth) -> bool:
+        directory = self._tree.listed(op.parent)
+        there = self._child(op.parent, op.name)
+        if directory is None or there is None or not is_local(there.fid):
+            return False
+        return self._has_left(directory, lambda node: self._keep(node, [bytes_of(op.name)]))
+
+    def _has_left(self, directory: Node, leave: Callable[[Node], None]) -> bool:
         try:
-            self.set_apart(node)
+            leave(directory)
         except OSError as error:
             if error.errno in FATAL:
                 raise
-            _log.error("%s cannot be emptied: %s", self._tree.path(node), error)
+            _log.error("%s cannot be emptied: %s", self._tree.path(directory), error)
             return False
         return True
 

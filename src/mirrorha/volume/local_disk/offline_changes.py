@@ -37,15 +37,18 @@ class Walked:
     Attributes:
         known: how many files the table of ids had, 0 if it was lost.
         new: those that it does not know.
-        new_in: directories that hold such.
+        changed_in: directories that hold such, or what is not mirrored any more.
         gone: rows of those that are nowhere.
+        now_local: rows of those that are excluded now. The other node may have them where they are
+            mirrored: they were moved here, or there before the patterns changed.
         late: those whose ctime the stamp does not cover.
     """
 
     known: int
     new: Sequence[Row]
-    new_in: set[int]
+    changed_in: set[int]
     gone: Sequence[Row]
+    now_local: Sequence[Row]
     late: Sequence[Late]
 
 
@@ -114,8 +117,8 @@ class OfflineChanges:
             new = {row.fid for row in walked.new}
             late = [each for each in walked.late if each.fid not in new]
             changed = suspects(late, self._before, logged)
-        keys = [(fid, NAMES) for fid in sorted(walked.new_in)]
-        for row in (*walked.new, *walked.gone):
+        keys = [(fid, NAMES) for fid in sorted(walked.changed_in)]
+        for row in (*walked.new, *walked.gone, *walked.now_local):
             keys += entries_of(row.fid, row.kind)
         for each in changed:
             keys += entries_of(each.fid, each.kind)

@@ -122,7 +122,14 @@ def load_tree(
     stale = [row for row in rows or () if row.fid not in tree.nodes]
     gone = [row for row in stale if row.fid not in walk.now_local]
     known = len(rows or ()) - len(stale) + len(gone)
-    walked = Walked(known=known, new=walk.new, new_in=walk.new_in, gone=gone, late=walk.late)
+    walked = Walked(
+        known=known,
+        new=walk.new,
+        changed_in=walk.changed_in,
+        gone=gone,
+        now_local=[row for row in stale if row.fid in walk.now_local],
+        late=walk.late,
+    )
     changed = settle(walked)
     ids.store(root, new=walk.new, stale=[row.fid for row in stale])
     return Found(
@@ -157,7 +164,7 @@ class _Walk:
         self._excluded: Final = excluded
         self._exclusion: Final = Exclusion(()) if excluded is None else excluded.exclusion
         self._local_by_inode: Final[dict[int, Node]] = {}
-        self.new_in: Final[set[int]] = set()
+        self.changed_in: Final[set[int]] = set()
         self._first_late_ns: Final = first_late_ns
         self.half_made: Final[list[str]] = []
         self._may_be_half_made: Final = may_be_half_made
@@ -229,6 +236,8 @@ class _Walk:
         known = self._known.get((seen.inode, seen.birth_ns, kind))
         if known is not None:
             self.now_local.add(known)
+            if not is_local(directory.fid):
+                self.changed_in.add(directory.fid)
         node = None if kind is Kind.DIRECTORY else self._local_by_inode.get(seen.inode)
         if node is None:
             ensure(self._excluded is not None, "what is excluded has a pattern")
@@ -304,7 +313,7 @@ class _Walk:
         fid = self._draw()
         ensure(fid not in self._fids and fid not in self._tree.nodes, "a drawn id is new")
         self.new.append(Row(fid, seen.inode, seen.birth_ns, kind))
-        self.new_in.add(directory.fid)
+        self.changed_in.add(directory.fid)
         return fid
 
 
