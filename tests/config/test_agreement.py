@@ -94,7 +94,9 @@ def test_what_stays_local_is_compared_where_there_is_any() -> None:
     def text(*patterns: str) -> str:
         return must_agree(cluster(volumes=[VolumeConfig(path="/srv", exclude=patterns)]))["exclude"]
 
-    assert text("tmp/**", "*.lock") == text("*.lock", "tmp/**") == "*.lock, tmp/** in /srv"
+    assert text("tmp/**", "*.lock") == text("*.lock", "tmp/**") == '"*.lock", "tmp/**" in /srv'
+    assert text("a, b") != text("a", "b")
+    assert text('a", "b') != text("a", "b")
     many = [f"{'x' * 900}{number}" for number in range(60)]
     assert len(text(*many)) < 1000
     assert text(*many) != text(*many, "one more")

@@ -25,6 +25,8 @@ EXCLUDED_PATHS = [
     ("a+b.(c)", "a+b.(c) x/a+b.(c)/y", "aab.(c) a+bx(c)"),
     ("é*", "é été/é.txt", "e ete"),
     ("x*y", "xy x\ny", "xyz"),
+    ("x*y*?z", "xyaz xyyz xayaaz xyzz", "xyz yxyz xyaza xzyz"),
+    ("*ab*ab*", "abab xababx aababab abxab", "ab aab abaxb"),
 ]
 
 
@@ -43,6 +45,13 @@ def test_any_of_several_patterns_is_enough_and_none_excludes_nothing() -> None:
     assert not both.excludes("b/x")
     assert not Exclusion([])
     assert not Exclusion([]).excludes("tmp/a")
+
+
+def test_a_name_made_to_be_hard_to_match_holds_nobody_up() -> None:
+    """Names are the application's, and the answer is waited for."""
+    hard = Exclusion(["*-*-*-*-*-*-*-*-*-*.tmp"])
+    assert not hard.excludes("-" * 255)
+    assert hard.excludes("-" * 251 + ".tmp")
 
 
 FLAWS = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from typing import Final
 
 from mirrorha.config.model import ClusterConfig, VolumeConfig
@@ -72,7 +73,8 @@ def _excluded_text(config: ClusterConfig) -> str:
     """What stays on each node, whatever the order of the patterns; "" if nothing does."""
     text = "; ".join(
         sorted(
-            f"{', '.join(sorted({*volume.exclude}))} in {_volume_text(config, volume)}"
+            f"{', '.join(map(_quoted, sorted({*volume.exclude})))} in "
+            f"{_volume_text(config, volume)}"
             for volume in config.volumes
             if volume.exclude
         )
@@ -80,6 +82,11 @@ def _excluded_text(config: ClusterConfig) -> str:
     if len(text) <= _TEXT_CHARS_MAX:
         return text
     return f"{text[:80]}… ({hashlib.sha256(text.encode()).hexdigest()[:16]})"
+
+
+def _quoted(pattern: str) -> str:
+    """So that two patterns are not taken for one that has a comma in it."""
+    return json.dumps(pattern, ensure_ascii=False)
 
 
 def _volume_text(config: ClusterConfig, volume: VolumeConfig) -> str:

@@ -95,6 +95,16 @@ def _parts_of(pattern: str) -> tuple[str, ...]:
 
 
 def _compiled(part: str) -> re.Pattern[str]:
-    known = {"*": ".*", "?": "."}
+    first, *others = (_literally(piece) for piece in part.split("*"))
+    text = first
+    if others:
+        *inner, last = others
+        # Each at the first place where it fits, for good: what comes after it and fits behind a
+        # later one fits behind that too. To try them all takes seconds for a long name.
+        text += "".join(f"(?>.*?{piece})" for piece in inner if piece) + f".*{last}"
     # Names may have line ends in them.
-    return re.compile("".join(known.get(each, re.escape(each)) for each in part), re.DOTALL)
+    return re.compile(text, re.DOTALL)
+
+
+def _literally(piece: str) -> str:
+    return "".join("." if each == "?" else re.escape(each) for each in piece)
