@@ -20,6 +20,12 @@ IN: Final = select.EPOLLIN
 OUT: Final = select.EPOLLOUT
 _EVENTS_MAX: Final = 32
 _IDLE_MS: Final = 60_000
+#: A wait is short that ends sooner. After some in a row the next one begins with looking, so long;
+#: after twice as many where that was in vain.
+SHORT_NS: Final = 100_000
+LOOKING_NS: Final = 50_000
+_SHORT_WAITS: Final = 2
+_SHORT_WAITS_MAX: Final = 1024
 _NEVER_MS: Final = 1 << 62
 
 
@@ -48,17 +54,30 @@ class Loop:
 
     A handler that raises ends the loop: `run` raises it.
 
+    To sleep and to be woken takes about as long as a turn does. So while waits are short, it looks
+    a few times whether something has come, before it sleeps. At rest it never does.
+
     Args:
         clock_ms: counts milliseconds; never backwards.
+        pause: lets others run between two looks. None: it sleeps at once; who has one processor
+            only waits for others in vain while he looks.
     """
 
-    def __init__(self, *, clock_ms: Callable[[], int] = monotonic_ms) -> None:
+    def __init__(
+        self,
+        *,
+        clock_ms: Callable[[], int] = monotonic_ms,
+        pause: Callable[[], object] | None = None,
+    ) -> None:
         self.clock_ms: Final = clock_ms
         self.on_turn: Callable[[], None] = _nothing
         #: When the present turn began; 0 while the loop waits. Other threads may look.
         self.turn_since_ms = 0
         #: The longest turn since somebody set this to 0.
         self.turn_ms_max = 0
+        self._pause: Final = pause
+        self._short_waits = 0  # in a row
+        self._patience = _SHORT_WAITS  # so many are asked for before it looks
         self._epoll: Final = select.epoll(flags=select.EPOLL_CLOEXEC)
         self._handlers: dict[int, Callable[[int], None]] = {}
         self._timers: list[tuple[int, int, Timer]] = []
@@ -112,10 +131,10 @@ class Loop:
 
     def run(self) -> None:
         """Turn until `stop`."""
-        poll, handlers, clock_ms = self._epoll.poll, self._handlers, self.clock_ms
+        handlers, clock_ms = self._handlers, self.clock_ms
         now_ms = clock_ms()
         while not self._is_stopped:
-            events = poll(self._wait_s(now_ms), _EVENTS_MAX)
+            events = self._wait(self._wait_s(now_ms))
             began_ms = self.turn_since_ms = clock_ms()
             for fd, event in events:
                 handler = handlers.get(fd)
@@ -135,6 +154,31 @@ class Loop:
                 self._is_closed = True
                 self._epoll.close()
                 os.close(self._wakeup)
+
+    def _wait(self, wait_s: float) -> list[tuple[int, int]]:
+        poll, pause = self._epoll.poll, self._pause
+        if pause is None or not wait_s:
+            return poll(wait_s, _EVENTS_MAX)
+        now_ns = time.monotonic_ns
+        began_ns = now_ns()
+        events: list[tuple[int, int]] = []
+        has_looked = False
+        if self._short_waits >= self._patience:
+            until_ns = began_ns + LOOKING_NS
+            events = poll(0, _EVENTS_MAX)
+            has_looked = not events
+            while not events and now_ns() < until_ns:
+                pause()
+                events = poll(0, _EVENTS_MAX)
+        if not events:
+            events = poll(wait_s, _EVENTS_MAX)
+        is_short = now_ns() - began_ns < SHORT_NS
+        self._short_waits = self._short_waits + 1 if is_short else 0
+        if has_looked:
+            # In vain, or others had the processor meanwhile, who may have long work to do.
+            patience = self._patience // 2 if is_short else self._patience * 2
+            self._patience = min(max(patience, _SHORT_WAITS), _SHORT_WAITS_MAX)
+        return events
 
     def _wait_s(self, now_ms: int) -> float:
         if self._soon or self._due_ms <= now_ms:

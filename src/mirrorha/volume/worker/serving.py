@@ -81,7 +81,8 @@ class Worker:
     """
 
     def __init__(self, end: socket.socket) -> None:
-        self._loop: Final = Loop()
+        several = len(os.sched_getaffinity(0)) > 1
+        self._loop: Final = Loop(pause=os.sched_yield if several else None)
         self._control: Final = Control(end, incoming=ToWorker)
         self._opening: Open | None = None
         self._place: MountPoint | None = None
