@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, final
 
 import pytest
 
-from mirrorha.volume.disk import Applied, Apply, ApplyAll, SyncTree
+from mirrorha.volume.disk import Applied, ApplyAll, SyncTree
 from mirrorha.volume.local_disk import streaming
 from mirrorha.volume.local_disk.streaming import (
     BEHIND,
@@ -103,15 +103,26 @@ def test_small_writes_stay_in_memory(home: Home) -> None:
     assert watched.started == []
 
 
-def test_what_a_source_writes_stays_in_memory(home: Home) -> None:
-    """Its callers read it there."""
+@pytest.mark.parametrize("exclude", [(), ("*.tmp",)])
+@pytest.mark.parametrize("piece_bytes", [MIB, LARGE_BYTES_MIN // 2])
+@pytest.mark.parametrize("mounted", [False, True])
+def test_what_a_source_writes_stays_in_memory_once(
+    home: Home, *, mounted: bool, piece_bytes: int, exclude: tuple[str, ...]
+) -> None:
+    """Its callers read it here, or what is mounted over it keeps it for them."""
     watched = Watched()
-    disk = home.open(streaming=watched.streaming)
+    raw = os.open(home.root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        disk = home.open(streaming=watched.streaming, raw=raw if mounted else None, exclude=exclude)
+    finally:
+        os.close(raw)
     do(disk, create(1, "f"))
-    for offset in range(0, 2 * WINDOW_BYTES, MIB):
-        disk.perform(Apply(Write(fid(1), offset, bytes(MIB), T0)))
+    for offset in range(0, 2 * WINDOW_BYTES, piece_bytes):
+        do(disk, Write(fid(1), offset, bytes(piece_bytes), T0))
+    if mounted and piece_bytes >= LARGE_BYTES_MIN:
+        watched.until(started=2)
     home.close()
-    assert watched.started == []
+    assert watched.started == ([0, 1] if mounted and piece_bytes >= LARGE_BYTES_MIN else [])
 
 
 def test_large_writes_here_and_there_fill_no_window(home: Home) -> None:

@@ -124,10 +124,12 @@ class RealDisk:
         fsync: Makes a descriptor's file durable. Several threads call it at the same time. Tests
             watch and fail it, `fdatasync`, `syncfs`, `pwrite` and `fallocate`.
         raw: A descriptor of the directory, where `root` leads to what is mounted over it; not
-            closed by `close`. By default `root` is opened.
+            closed by `close`. By default `root` is opened. What is mounted keeps what callers
+            read and write in memory: large writes are not kept here as well.
         offline: Finds what was changed while nobody of ours ran. By default nobody looks.
         exclude: Patterns of what stays on this node (`mirrorha.volume.exclusion`).
-        streaming: Writes out early what streams in as a follower. Closed by `close`.
+        streaming: Writes out early what streams in, as a follower's or beneath a mount. Closed by
+            `close`.
 
     Raises:
         VolumeError: the directory cannot be opened or read.
@@ -160,6 +162,7 @@ class RealDisk:
         self._failure: str | None = None
         self._offline: Final = offline
         self._streaming: Final = streaming or Streaming()
+        self._is_mounted: Final = raw is not None
         root_fd = _open_root(root) if raw is None else os.dup(raw)
         self._tree: Final = Tree(root_inode=os.fstat(root_fd).st_ino)
         self._handles: Final = Handles(
@@ -317,7 +320,11 @@ class RealDisk:
         }
 
     def _apply(self, request: Apply) -> Outcome:
-        return self._apply_op(request.op)
+        op = request.op
+        outcome = self._apply_op(op)
+        if self._is_mounted and type(op) is Write and len(op.data) >= LARGE_BYTES_MIN:
+            self._note_large(op)
+        return outcome
 
     def _apply_op(self, op: AnyOp) -> Outcome:
         try:
@@ -342,7 +349,11 @@ class RealDisk:
         op = request.op
         is_birth = type(op) in MAKING
         is_deletion = type(op) is Rmdir and op.parent == LIMBO_FID
-        return self._apply_bordered(op, makes_way=is_birth or is_deletion, anywhere=is_birth)
+        makes_way = is_birth or is_deletion
+        outcome = self._apply_bordered(op, makes_way=makes_way, anywhere=is_birth)
+        if self._is_mounted and type(op) is Write and len(op.data) >= LARGE_BYTES_MIN:
+            self._note_large(op)
+        return outcome
 
     def _apply_bordered(self, op: AnyOp, *, makes_way: bool, anywhere: bool = False) -> Outcome:
         excluded = self._excluded
@@ -367,10 +378,13 @@ class RealDisk:
             if outcome.errno or outcome.done != op:
                 return Applied(count, outcome.errno)
             if type(op) is Write and len(op.data) >= LARGE_BYTES_MIN:
-                handle = self._handles.open.get(op.fid)
-                if handle is not None:
-                    self._streaming.wrote(handle.fd, op.offset, op.offset + len(op.data))
+                self._note_large(op)
         return Applied(len(request.ops))
+
+    def _note_large(self, op: Write) -> None:
+        handle = self._handles.open.get(op.fid)
+        if handle is not None:
+            self._streaming.wrote(handle.fd, op.offset, op.offset + len(op.data))
 
     def _punch_hole(self, request: PunchHole) -> Outcome:
         try:

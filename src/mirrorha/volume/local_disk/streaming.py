@@ -1,10 +1,11 @@
 """Large files that stream through a disk: written out early, and let go of behind that.
 
-Nobody reads on a node that follows what its source sends; until it becomes durable it is in the
-page cache, as promised, and after that it need not be there. So the memory of a machine is not
-filled with a second copy of everything, a sync finds little left to write, and the pages that were
-let go of are the next ones to be filled: where a hypervisor takes back what a machine does not
-use, memory that was not used lately costs ten times as much to write to.
+Nobody reads on a node that follows what its source sends, and beneath a mount the kernel has kept
+for its callers what they wrote. Until it becomes durable it is in the page cache here, as promised;
+after that it need not be. So memory is not filled with a second copy of everything, a sync finds
+little left to write, and the pages that were let go of are the next ones to be filled: where a
+hypervisor takes back what a machine does not use, memory that was not used lately costs ten times
+as much to write to.
 
 It is done in a thread: to hand pages to a disk that is busy blocks.
 """
