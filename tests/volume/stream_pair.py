@@ -11,6 +11,7 @@ import errno
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import msgspec
 
@@ -77,12 +78,16 @@ def demand(condition: bool, claim: str) -> None:
 
 
 class Tree:
-    """Names in directories; of every byte in a file, the id (mtime) of the op that wrote it."""
+    """Names in directories; of every byte in a file, the id (mtime) of the op that wrote it.
+
+    And of its attributes the id of the op that set any last.
+    """
 
     def __init__(self) -> None:
         self.names: dict[int, dict[str, int]] = {ROOT_FID: {}}
         self.files: dict[int, dict[int, int]] = {}
         self.sizes: dict[int, int] = {}
+        self.attributes: dict[int, int] = {}
 
     def copy(self) -> Tree:
         return copy.deepcopy(self)
@@ -93,12 +98,17 @@ class Tree:
     __hash__ = None  # type: ignore[assignment]
 
     def differences(self, other: Tree) -> list[tuple[int, int | None]]:
-        """Where two trees differ, as (fid, segment), the segment None for a directory."""
+        """Where two trees differ, as (fid, segment).
+
+        The segment is None for a directory, INODE for a file's attributes.
+        """
         found: list[tuple[int, int | None]] = []
         for parent in self.names.keys() | other.names.keys():
             if self.names.get(parent) != other.names.get(parent):
                 found.append((parent, None))
         for fid in self.files.keys() & other.files.keys():
+            if self.attributes[fid] != other.attributes[fid]:
+                found.append((fid, INODE))
             mine, theirs = self.files[fid], other.files[fid]
             for offset in mine.keys() | theirs.keys():
                 if mine.get(offset) != theirs.get(offset):
@@ -110,6 +120,8 @@ def covers(keys: set[TouchKey], difference: tuple[int, int | None]) -> bool:
     fid, segment = difference
     if segment is None:
         return (fid, NAMES) in keys
+    if segment == INODE:
+        return any(of == fid for of, _ in keys)
     if (fid, segment) in keys:
         return True
     starts = (tail_start(part) for of, part in keys if of == fid and part not in (INODE, NAMES))
@@ -133,7 +145,8 @@ class TinyDisk:
     def state(self) -> TouchedState:
         return TouchedState(list(self.touched), self.confirmed, self.retired)
 
-    def perform(self, request: requests.AnyRequest) -> object:
+    def perform(self, request: requests.AnyRequest, was: Tree | None = None) -> object:
+        """`was`: the tree when a sync began. What came later it does not make durable."""
         if self.broken:
             raise requests.DiskError("EIO")
         self.performed.append(request)
@@ -143,10 +156,10 @@ class TinyDisk:
             case requests.ApplyAll(ops):
                 return self.apply_all(ops)
             case requests.SyncTree():
-                self.durable = self.tree.copy()
-            case requests.SyncFiles(fids):
+                self.durable = (was or self.tree).copy()
+            case requests.SyncFiles(fids, data_only):
                 for fid in fids:
-                    self.sync_file(fid)
+                    self.sync_file(fid, (was or self.tree).copy(), data_only=fid in data_only)
             case requests.RecordTouched(keys):
                 self.touched |= set(keys)
             case requests.RetireTouched(keys, epoch, seq):
@@ -159,16 +172,19 @@ class TinyDisk:
                 raise Wrong(f"the stream has no business with {request}")
         return None
 
-    def sync_file(self, fid: int) -> None:
-        if fid in self.tree.names:
-            self.durable.names[fid] = dict(self.tree.names[fid])
-        if fid in self.tree.files:
-            self.durable.files[fid] = dict(self.tree.files[fid])
-            self.durable.sizes[fid] = self.tree.sizes[fid]
-            for parent, names in self.tree.names.items():
+    def sync_file(self, fid: int, tree: Tree, *, data_only: bool) -> None:
+        durable = self.durable
+        if fid in tree.names:
+            durable.names[fid] = tree.names[fid]
+        if fid in tree.files:
+            durable.files[fid] = tree.files[fid]
+            durable.sizes[fid] = tree.sizes[fid]
+            if not data_only or fid not in durable.attributes:
+                durable.attributes[fid] = tree.attributes[fid]
+            for parent, names in tree.names.items():
                 for name, child in names.items():
                     if child == fid:
-                        self.durable.names[parent][name] = child
+                        durable.names[parent][name] = child
 
     def apply_all(self, ops: list[AnyOp]) -> Applied:
         for count, op in enumerate(ops):
@@ -184,7 +200,7 @@ class TinyDisk:
         demand(set(touches(op)) <= self.touched, f"applied before its entries are durable: {op}")
         if self.full:
             return Outcome(None, errno.ENOSPC)
-        if isinstance(op, SetAttributes):
+        if isinstance(op, SetAttributes) and op.mtime_ns is None:
             return Outcome(None)  # nothing to do
         if isinstance(op, Write) and not whole and self.chance and self.chance.random() < 0.1:
             op = msgspec.structs.replace(op, data=op.data[:1])  # a short write
@@ -203,22 +219,29 @@ class TinyDisk:
                 for at in range(offset, offset + len(data)):
                     tree.files[fid][at] = stamp
                 tree.sizes[fid] = max(tree.sizes[fid], offset + len(data))
-            case Truncate(fid, size):
+                tree.attributes[fid] = stamp
+            case SetAttributes(fid):
+                if fid not in tree.files:
+                    return errno.ESTALE
+                tree.attributes[fid] = op.mtime_ns or 0
+            case Truncate(fid, size, stamp):
                 if fid not in tree.files:
                     return errno.ESTALE
                 tree.files[fid] = {at: b for at, b in tree.files[fid].items() if at < size}
                 tree.sizes[fid] = size
+                tree.attributes[fid] = stamp
             case Create(fid, parent, name):
                 if name in tree.names[parent]:
                     return errno.EEXIST
                 tree.names[parent][name] = fid
                 tree.files[fid] = {}
                 tree.sizes[fid] = 0
+                tree.attributes[fid] = op.mtime_ns
             case Unlink(fid, parent, name):
                 if tree.names[parent].get(name) != fid:
                     return errno.ENOENT
                 del tree.names[parent][name]
-                del tree.files[fid], tree.sizes[fid]
+                del tree.files[fid], tree.sizes[fid], tree.attributes[fid]
             case Rename(fid, parent, name, new_parent, new_name):
                 if tree.names[parent].get(name) != fid or new_name in tree.names[new_parent]:
                     return errno.ENOENT
@@ -311,6 +334,8 @@ class Node:
         self.settings = settings
         self.disk = disk
         self.lanes: dict[Lane, deque[DiskCall]] = {lane: deque() for lane in Lane}
+        self.syncs_take_time = True  # a tiny disk knows what was there when one began
+        self.synced: Tree | None = None  # that, while one is under way
         self.inbox: deque[bytes] = deque()
         self.reports: list[AnyReport] = []
         self.replies: list[Reply] = []
@@ -321,6 +346,7 @@ class Node:
         """Make a machine of what the disk holds."""
         for lane in self.lanes.values():
             lane.clear()
+        self.synced = None
         self.inbox.clear()
         self.reports.clear()
         resyncs = TinyResyncs(self.disk, self.peer.disk)
@@ -370,11 +396,19 @@ class Pair:
     def disk(self, node: Node, lane: Lane) -> None:
         """Have the next request of a lane carried out, and tell the machine."""
         call = node.lanes[lane].popleft()
+        perform: Callable[[requests.AnyRequest], object] = node.disk.perform
+        if lane is Lane.SYNC and node.synced is not None:
+            perform = partial(node.disk.perform, was=node.synced)
+            node.synced = None
         try:
-            done = DiskDone(call.token, node.disk.perform(call.request))
+            done = DiskDone(call.token, perform(call.request))
         except requests.DiskError as error:
             done = DiskDone(call.token, None, str(error))
         self.give(node, done)
+
+    def begin_sync(self, node: Node) -> None:
+        """Begin the next request of the lane; `disk` ends it, and other moves come between."""
+        node.synced = node.disk.tree.copy()
 
     def deliver(self, node: Node) -> None:
         self.give(node, Received(decode(node.inbox.popleft())))
@@ -411,7 +445,11 @@ class Pair:
             if node.inbox:
                 moves.append(lambda node=node: self.deliver(node))  # type: ignore[misc]
             for lane, calls in node.lanes.items():
-                if calls and (node, lane) != held:
+                if not calls or (node, lane) == held:
+                    continue
+                if lane is Lane.SYNC and node.syncs_take_time and node.synced is None:
+                    moves.append(lambda node=node: self.begin_sync(node))  # type: ignore[misc]
+                else:
                     moves.append(lambda node=node, lane=lane: self.disk(node, lane))  # type: ignore[misc]
         return moves
 

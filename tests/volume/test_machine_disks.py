@@ -100,6 +100,7 @@ class Callers:
 def place(node: Node, disk: Disk) -> None:
     """Give a node another disk than the tiny one."""
     node.disk = cast("TinyDisk", disk)
+    node.syncs_take_time = False
     touched = disk.perform(LoadTouched())
     assert isinstance(touched, TouchedState)
     resyncs = TinyResyncs(node.disk, node.disk)

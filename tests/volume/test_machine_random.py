@@ -94,7 +94,7 @@ class Life:
         self.asked_of[self.token] = node
         event: Change | Flush
         if self.fids and self.chance.random() < 0.15:
-            event = Flush(self.token, self.chance.choice(self.fids))
+            event = Flush(self.token, self.chance.choice(self.fids), self.chance.random() < 0.5)
             self.wrote[self.token] = list(self.of_file.get(event.fid, ()))
         else:
             event = Change(self.token, self.op())
@@ -117,7 +117,7 @@ class Life:
                     fid, ROOT_FID, chance.choice(names), ROOT_FID, chance.choice(names), 0, stamp
                 )
             case 3:
-                return SetAttributes(fid, None, None, None, None)
+                return SetAttributes(fid, None, None, None, chance.choice([None, stamp]))
             case _:
                 offset = chance.randrange(4) * SEGMENT_BYTES - chance.choice([0, 1])
                 return Write(fid, max(offset, 0), b"xy", stamp)
@@ -133,7 +133,8 @@ class Life:
         holders = [self.pair.nodes[i] for i in self.in_sync]
         if isinstance(event, Flush):
             for holder in holders:
-                self.check_durable(holder, event.fid, self.wrote[reply.token])
+                wrote = self.wrote[reply.token]
+                self.check_durable(holder, event.fid, wrote, data_only=event.data_only)
         elif reply.op is not None:
             self.counts["acked"] += 1
             self.counts["mirrored"] += len(holders) == 2
@@ -141,13 +142,13 @@ class Life:
             self.acked.add(stamp)
             for holder in holders:
                 demand(stamp in holder.disk.history, f"I1: acknowledged, not on both: {reply}")
-                if self.ack is Ack.DURABLE and isinstance(reply.op, Write | Create):
-                    self.check_durable(holder, reply.op.fid, [stamp])
+                if self.ack is Ack.DURABLE and isinstance(reply.op, Write | Create | SetAttributes):
+                    self.check_durable(holder, reply.op.fid, [stamp], data_only=False)
             self.of_file.setdefault(reply.op.fid, []).append(stamp)
             if isinstance(reply.op, Create):
                 self.fids.append(reply.op.fid)
 
-    def check_durable(self, holder: Node, fid: int, stamps: list[int]) -> None:
+    def check_durable(self, holder: Node, fid: int, stamps: list[int], *, data_only: bool) -> None:
         """Whatever these ops wrote and what is still there is there on the disk, too."""
         disk = holder.disk
         if not set(stamps) <= set(disk.history):
@@ -155,6 +156,9 @@ class Life:
         if fid not in disk.tree.files:
             return
         demand(fid in disk.durable.files, f"{fid} was acknowledged as durable and is not there")
+        if disk.tree.attributes[fid] in stamps and not data_only:
+            found = disk.durable.attributes[fid]
+            demand(found == disk.tree.attributes[fid], f"the attributes of {fid}: {found}")
         for offset, stamp in disk.tree.files[fid].items():
             if stamp in stamps:
                 found = disk.durable.files[fid].get(offset)
@@ -453,7 +457,7 @@ def test_a_random_life(seed: int) -> None:
 def test_lives_see_what_they_should() -> None:
     """The lives are worth something only if they go through all of it."""
     total: dict[str, int] = {}
-    for seed in range(24):
+    for seed in range(32):
         life = Life(1_000 + seed)
         life.live(moves=3_000)
         for name, count in life.counts.items():
