@@ -30,6 +30,7 @@ from mirrorha.volume.opening import OpenVolume, open_volume
 from mirrorha.volume.ops import (
     LOCAL_FID_MIN,
     RENAME_EXCHANGE,
+    RENAME_NOREPLACE,
     ROOT_FID,
     AnyOp,
     Create,
@@ -281,6 +282,16 @@ def test_who_follows_keeps_what_is_excluded_in_a_replaced_directory(home: Home) 
     follow(disk, Rename(fid(1), ROOT_FID, "d", ROOT_FID, "e", fid(2), T0))
     assert sorted(os.listdir(home.root)) == [KEPT_NAME, "e"]
     assert os.listdir(home.root / KEPT_NAME / "1") == ["x.lock"]
+
+
+def test_what_fails_for_another_reason_empties_no_directory(home: Home) -> None:
+    disk = home.open(exclude=EXCLUDE)
+    do(disk, mkdir(1, "d"), mkdir(2, "e"), create(3, "f"))
+    here(disk, born("x.lock", fid(2)))
+    onto = Rename(fid(1), ROOT_FID, "d", ROOT_FID, "e", 0, T0, RENAME_NOREPLACE)
+    for op in (onto, mkdir(4, "e"), create(4, "e"), Link(fid(3), ROOT_FID, "e", T0)):
+        assert disk.perform(ApplyAll([op])) == Applied(0, errno.EEXIST)
+    assert os.listdir(home.root / "e") == ["x.lock"]
 
 
 def test_a_directory_that_is_mirrored_in_part_is_not_emptied(home: Home) -> None:

@@ -96,8 +96,6 @@ _LOOKING: Final = frozenset(
 _DESCRIPTORS_MIN: Final = 16
 _DESCRIPTORS_MAX: Final = 4096
 _ZEROS: Final = bytes(BLOCK_BYTES)
-# Of what is mirrored, by what is excluded.
-_IN_THE_WAY: Final = frozenset({errno.ENOTEMPTY, errno.EEXIST})
 # Blocks are read together up to this many, for a system call costs as much as hashing one.
 _BLOCKS_AT_ONCE: Final = 16
 
@@ -365,7 +363,8 @@ class RealDisk:
         except OSError as error:
             return Outcome(None, error.errno or errno.EXDEV)
         outcome = self._apply_op(op)
-        if makes_way and outcome.errno in _IN_THE_WAY and excluded.make_way(op):
+        in_the_way = errno.EEXIST if type(op) in MAKING else errno.ENOTEMPTY
+        if makes_way and outcome.errno == in_the_way and excluded.make_way(op):
             return self._apply_op(op)
         return outcome
 
