@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from functools import partial
 from typing import TYPE_CHECKING
@@ -93,3 +94,29 @@ def test_threads_end() -> None:
     threads.stop()
     threads.stop()
     assert threading.active_count() == before
+
+
+def rounds_kept() -> int:
+    gc.collect()
+    return sum(type(each).__qualname__ == "_Round" for each in gc.get_objects())
+
+
+@pytest.mark.parametrize("error", [RuntimeError, MemoryError])
+def test_nothing_waits_for_threads_that_cannot_be_had(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise error("can't start new thread")
+
+    made: list[int] = []
+    threads = SyncThreads()
+    before = rounds_kept()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        for number in range(10):
+            threads.perform([partial(made.append, number)] * 3)
+    assert sorted(made) == sorted([*range(10)] * 3)
+    assert rounds_kept() == before
+    all_here = threading.Barrier(3)
+    threads.perform([partial(all_here.wait, 30)] * 3)  # type: ignore[list-item]
+    threads.stop()

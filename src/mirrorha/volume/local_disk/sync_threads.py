@@ -43,12 +43,9 @@ class SyncThreads:
                 ended, and no other was begun after it.
         """
         round_ = _Round(calls)
-        helpers = min(round_.left, self._threads_max) - 1
-        for _ in range(helpers):
+        # As many as there are: what waits for a thread that never comes is kept for ever.
+        for _ in range(self._helpers(min(round_.left, self._threads_max) - 1)):
             self._rounds.put(round_)
-        with contextlib.suppress(RuntimeError):  # no more threads can be had: then fewer help
-            while len(self._threads) < helpers:
-                self._threads.append(self._new_thread())
         round_.work()
         round_.wait_ended()
 
@@ -59,6 +56,13 @@ class SyncThreads:
         for thread in self._threads:
             thread.join()
         self._threads.clear()
+
+    def _helpers(self, wanted: int) -> int:
+        """How many threads there are to help, of so many wanted."""
+        with contextlib.suppress(RuntimeError, MemoryError):  # no more threads can be had
+            while len(self._threads) < wanted:
+                self._threads.append(self._new_thread())
+        return min(wanted, len(self._threads))
 
     def _new_thread(self) -> threading.Thread:
         thread = threading.Thread(target=self._help, name="mirrorha-sync-helper", daemon=True)
