@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
+import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -168,6 +170,40 @@ def test_a_directory_that_is_placed_keeps_its_time(home: Home) -> None:
     assert names(disk, fid(2), with_local=True) == ["x.lock"]
     assert os.listdir(home.root / KEPT_NAME / "1") == ["x"]
     assert (home.root / "b/cache").stat().st_mtime_ns == T0
+
+
+@contextlib.contextmanager
+def few_descriptors(more: int) -> Iterator[None]:
+    """So many more may be open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with open(os.devnull) as lowest:
+        free = lowest.fileno()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free + more, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_many_directories_are_deleted_with_few_descriptors(home: Home) -> None:
+    disk = home.open(exclude=EXCLUDE, idle_max=16, dirty_max=16)
+    do(disk, mkdir(1, "d"), *(mkdir(number, f"{number}", fid(1)) for number in range(2, 150)))
+    here(disk, born("x.lock", fid(149)))
+    disk.perform(SetAside(ROOT_FID, "d"))
+    with few_descriptors(60):
+        assert disk.perform(ClearLimbo()) == 149
+    assert os.listdir(home.root / KEPT_NAME / "1") == ["x.lock"]
+
+
+def test_a_directory_that_is_moved_is_settled_with_few_descriptors(home: Home) -> None:
+    disk = home.open(exclude=("a/*/own",), idle_max=16, dirty_max=16)
+    do(disk, mkdir(1, "a"), *(mkdir(number, f"{number}", fid(1)) for number in range(2, 150)))
+    for number in range(2, 150):
+        here(disk, born("own", fid(number)))
+    disk.perform(SetAside(ROOT_FID, "a"))
+    with few_descriptors(60):
+        assert disk.perform(Place(ROOT_FID, "b", fid(1)))
+    assert len(os.listdir(home.root / KEPT_NAME)) == 148
 
 
 def test_what_a_crash_left_in_limbo_is_still_told_apart(homes: tuple[Home, Home]) -> None:

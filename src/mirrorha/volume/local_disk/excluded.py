@@ -229,6 +229,7 @@ class Excluded:
             node, outlook = todo.pop()
             if outlook is None:
                 return
+            self._handles.trim()  # there may be more of them than descriptors
             below = {name: self._exclusion.below(outlook, name) for name in node.children}
             local = {name for name, child in node.children.items() if is_local(child.fid)}
             self._keep(node, [bytes_of(name) for name in local if below[name] is not EXCLUDED])

@@ -139,6 +139,7 @@ class Limbo:
         self._excluded.set_apart(directory)
         for node in directory.children.values():
             if node.kind is Kind.DIRECTORY:
+                self._handles.trim()  # there may be more of them than descriptors
                 self._excluded.set_apart(node)
 
     def _empty(self, directory: Node) -> int:
