@@ -50,7 +50,7 @@ from mirrorha.volume.ops import (
 from mirrorha.volume.stream import messages
 from mirrorha.volume.stream.flushing import FILES_MAX
 from mirrorha.volume.stream.pending import VolumeSettings
-from mirrorha.volume.touched import RETIRED_MAX
+from mirrorha.volume.touched import RETIRED_MAX, SEGMENT_BYTES
 from tests.volume.stream_pair import Node, Pair, decode
 
 
@@ -919,6 +919,24 @@ class TestCheckpoint:
             pair.tick(1_000)
             pair.settle(held=(pair.nodes[late], Lane.SYNC))
         assert (fid, 0) in source.disk.touched
+
+    def test_what_comes_while_the_trees_are_synced_is_not_covered(self) -> None:
+        settings = VolumeSettings(checkpoint_ms=1_000, touched_max=1)
+        pair, source, follower, fid = mirrored(settings)
+        pair.give(source, write(5, fid))
+        pair.settle()
+        pair.tick(1_000)
+        pair.settle(held=(source, Lane.SYNC))  # the follower is done
+        pair.begin_sync(source)
+        pair.give(source, write(6, fid, offset=40 * SEGMENT_BYTES))
+        for _ in range(3):
+            pair.settle(held=(source, Lane.SYNC))
+            pair.tick(50)
+        pair.disk(source, Lane.SYNC)
+        pair.settle()
+        for node in (source, follower):
+            assert (fid, 0) not in node.disk.touched
+            assert (fid, 40) in node.disk.touched
 
     def test_a_long_log_is_forgotten_piece_by_piece(self) -> None:
         pair = Pair(VolumeSettings(checkpoint_ms=1_000, hot_checkpoints=1))
