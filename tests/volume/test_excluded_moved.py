@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mirrorha.volume.ops import Write
+from mirrorha.volume.ops import ROOT_FID, SetAttributes, Write
 from tests.volume.disk_support import T0, create, do, fid, mkdir
 from tests.volume.resync_pair import Pair, difference
 from tests.volume.test_excluded import EXCLUDE, Node
@@ -43,6 +43,8 @@ def fill(node: Node, *exclude: str) -> None:
     do(disk, mkdir(1, "tmp"), mkdir(2, "data"), mkdir(3, "job", fid(2)))
     do(disk, create(4, "f", fid(3)), Write(fid(4), 0, b"mirrored", T0), create(5, "g", fid(2)))
     do(disk, mkdir(6, "cache", fid(2)), create(7, "c", fid(6)), Write(fid(7), 0, b"c", T0))
+    # The root's were its own.
+    do(disk, SetAttributes(ROOT_FID, None, None, None, T0, T0))
     node.stop()
 
 
@@ -69,6 +71,24 @@ def test_a_directory_that_is_renamed_to_the_border_by_hand_is_put_back(
     (lyon.root / "data").rename(lyon.root / "a")
     become_equal(nodes, *EXCLUDE)
     assert (lyon.root / "data/cache/c").read_text() == "c"
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+@pytest.mark.parametrize("everything", [True, False])
+def test_a_name_that_is_not_shown_stands_in_nobodys_way(
+    nodes: tuple[Node, Node], everything: bool, is_new: bool
+) -> None:
+    for node in nodes:
+        fill(node)
+    paris, lyon = nodes
+    (paris.root / "data").rename(paris.root / "e")
+    if is_new:
+        (paris.root / "e/own").write_text("mirrored there")
+    else:
+        (paris.root / "e/g").rename(paris.root / "e/own")
+    (lyon.root / "data/g").rename(lyon.root / "g")
+    (lyon.root / "data/own").hardlink_to(lyon.root / "g")
+    become_equal(nodes, "data/own", everything=everything)
 
 
 @pytest.mark.parametrize("everything", [True, False])

@@ -189,7 +189,13 @@ class Excluded:
     def _free_name(self, op: Birth) -> bool:
         directory = self._tree.listed(op.parent)
         there = self._child(op.parent, op.name)
-        if directory is None or there is None or not is_local(there.fid):
+        if directory is None:
+            return False
+        if there is None:
+            is_there = op.name in self._tree.hidden.get(directory, ())
+        else:
+            is_there = is_local(there.fid)
+        if not is_there:
             return False
         return self._has_left(directory, lambda node: self._keep(node, [bytes_of(op.name)]))
 
@@ -230,14 +236,26 @@ class Excluded:
             if outlook is None:
                 return
             self._handles.trim()  # there may be more of them than descriptors
-            below = {name: self._exclusion.below(outlook, name) for name in node.children}
             local = {name for name, child in node.children.items() if is_local(child.fid)}
+            local |= self._tree.hidden.get(node, set())
+            below = {
+                name: self._exclusion.below(outlook, name) for name in {*node.children} | local
+            }
             self._keep(node, [bytes_of(name) for name in local if below[name] is not EXCLUDED])
             todo += [
                 (child, below[name])
                 for name, child in node.children.items()
                 if child.kind is Kind.DIRECTORY and not is_local(child.fid)
             ]
+
+    def free_hidden(self, directory: Node, name: str) -> None:
+        """Free a name that the tree does not show, and that something mirrored is to have. Blocks.
+
+        Raises:
+            OSError: it is still there.
+        """
+        if name in self._tree.hidden.get(directory, ()):
+            self._keep(directory, [bytes_of(name)])
 
     def _keep(self, directory: Node, raws: list[bytes]) -> None:
         if not raws:
@@ -249,6 +267,7 @@ class Excluded:
                 for raw in raws:
                     os.rename(raw, raw, src_dir_fd=source.fd, dst_dir_fd=kept_fd)
                     name = text_of(raw)
+                    self._tree.hidden.get(directory, set()).discard(name)
                     if name in directory.children:
                         self._forget(directory, name)
             os.fsync(kept_fd)

@@ -72,6 +72,8 @@ class Limbo:
             return False
         if there is not None:
             self._set_aside(parent, request.name)
+        elif self._excluded is not None:
+            self._excluded.free_hidden(parent, request.name)
         name = node.names[0]
         in_limbo = [one for one in node.names if one.parent is self._tree.limbo]
         if in_limbo or node.kind is Kind.DIRECTORY:

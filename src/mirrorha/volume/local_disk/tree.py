@@ -65,6 +65,8 @@ class Tree:
         self.nodes: Final[dict[int, Node]] = {ROOT_FID: self.root}
         self.changes = 0  # counts changes of names
         self.has_kept = False  # the root holds KEPT_NAME
+        # Excluded names of files that have mirrored ones too: on the disk, and not in the tree.
+        self.hidden: Final[dict[Node, set[str]]] = {}
 
     def directory(self, fid: int) -> Node:
         """The directory `fid`.

@@ -260,6 +260,7 @@ class _Walk:
                     "/".join(filter(None, (self._tree.path(name.parent), name.name)))
                 )
                 del name.parent.children[name.name]
+                self._tree.hidden.setdefault(name.parent, set()).add(name.name)
             del self._tree.nodes[node.fid]
 
     def _remove_half_made(
