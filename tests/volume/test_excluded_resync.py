@@ -176,9 +176,10 @@ def test_a_directory_that_is_placed_keeps_its_time(home: Home) -> None:
 def few_descriptors(more: int) -> Iterator[None]:
     """So many more may be open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with open(os.devnull) as lowest:
-        free = lowest.fileno()
-    resource.setrlimit(resource.RLIMIT_NOFILE, (free + more, hard))
+    free = [os.open(os.devnull, os.O_RDONLY) for _ in range(more)]
+    for fd in free:
+        os.close(fd)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(free) + 1, hard))
     try:
         yield
     finally:

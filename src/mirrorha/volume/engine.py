@@ -64,7 +64,7 @@ TICK_S: Final = 0.1
 #: While nothing is under way. What begins is looked after that much later, once.
 REST_TICK_S: Final = 0.5
 #: How often a follower looks how much room it has.
-SPACE_MS: Final = 1_000
+SPACE_MS: Final = 5_000
 _SPACE_TOKEN: Final = 0
 #: How long the end of a volume waits for its threads. What hangs longer hangs in the kernel.
 END_S: Final = 5.0

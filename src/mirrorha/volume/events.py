@@ -100,7 +100,7 @@ class Received(Event, frozen=True):
 
 
 class SpaceSeen(Event, frozen=True):
-    """What a follower's file system has room for. Given about every second while it follows."""
+    """What a follower's file system has room for. Given every few seconds while it follows."""
 
     space: Space
 

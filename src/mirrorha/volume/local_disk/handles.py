@@ -132,6 +132,8 @@ class Handles:
         self._dirty: Final[dict[int, Handle]] = {}
         self._idle_max: Final = idle_max
         self._dirty_max: Final = dirty_max
+        # So many descriptors are duplicated for a sync of the tree: where few may be open, fewer.
+        self._at_once: Final = max(1, min(MANY, dirty_max // 4))
         self._fsync: Final = fsync
         self._fdatasync: Final = fdatasync
         self._syncfs: Final = syncfs
@@ -289,7 +291,7 @@ class Handles:
                 return
             while left:
                 with self.lock:
-                    some, left = left[:MANY], left[MANY:]
+                    some, left = left[: self._at_once], left[self._at_once :]
                     jobs = self._jobs([(handle, True) for handle in some if handle.dirty])
                 self._perform(jobs, through)
 

@@ -38,7 +38,7 @@ from mirrorha.volume.offline import Late
 from mirrorha.volume.ops import DEVICE_KINDS, is_local
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from mirrorha.volume.exclusion import Outlook
     from mirrorha.volume.local_disk.handles import Handles
@@ -120,17 +120,7 @@ def load_tree(
     )
     walk.run(root)
     stale = [row for row in rows or () if row.fid not in tree.nodes]
-    gone = [row for row in stale if row.fid not in walk.now_local]
-    known = len(rows or ()) - len(stale) + len(gone)
-    walked = Walked(
-        known=known,
-        new=walk.new,
-        changed_in=walk.changed_in,
-        gone=gone,
-        now_local=[row for row in stale if row.fid in walk.now_local],
-        late=walk.late,
-    )
-    changed = settle(walked)
+    changed = settle(walk.told(rows or [], stale))
     ids.store(root, new=walk.new, stale=[row.fid for row in stale])
     return Found(
         rebuilt=rows is None and bool(walk.new),
@@ -196,6 +186,18 @@ class _Walk:
                 if found is not None:
                     todo.append((found, f"{path}{text_of(raw)}/", below))
         self._hide_shared()
+
+    def told(self, rows: Sequence[Row], stale: Sequence[Row]) -> Walked:
+        """What was found, beside the `rows` of the time before; the `stale` are in no place now."""
+        gone = [row for row in stale if row.fid not in self.now_local]
+        return Walked(
+            known=len(rows) - len(stale) + len(gone),
+            new=self.new,
+            changed_in=self.changed_in,
+            gone=gone,
+            now_local=[row for row in stale if row.fid in self.now_local],
+            late=self.late,
+        )
 
     def _outlook(self, outlook: Outlook, raw: bytes, seen: Identity) -> Outlook:
         if not outlook:
