@@ -8,6 +8,7 @@ itself but events, so that an idle node is idle.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -79,7 +80,9 @@ class Settings:
     def directory(self, node: str, kind: str) -> Path:
         found = Path(self.base) / node / kind
         if not os.path.lexists(found.parent) or kind not in os.listdir(found.parent):
-            found.mkdir(parents=True)  # else it may be under a mount that is dead
+            # Else it may be under a mount that is dead. The other node makes it as well.
+            with contextlib.suppress(FileExistsError):
+                found.mkdir(parents=True)
         return found
 
     def config(self) -> ClusterConfig:
