@@ -5,6 +5,7 @@ from __future__ import annotations
 import attrs
 
 from mirrorha.core.events import Verb, VolumesInspected
+from mirrorha.testing.sim.node import SimNode
 from mirrorha.testing.sim.scenarios import Play
 
 
@@ -29,49 +30,51 @@ def acknowledge_many(play: Play) -> None:
     play.until(lambda: all(play.is_acked(value) for value in values))
 
 
+def fail_unseen(play: Play, failing: SimNode, *, peer: SimNode) -> None:
+    """A disk fails, and the peer ends before it has told anybody what it made of that."""
+    acknowledge_many(play)
+    play.arbiter_open(peer, is_open=False)
+    failing.disk_fails()
+    play.run(100)
+    peer.crash(power=False)
+
+
+def wait_anew(play: Play, node: SimNode) -> None:
+    """Its process starts anew on the same disk, and does not serve."""
+    node.crash(power=False)
+    play.start(node)
+    play.run(20_000)
+    assert play.role(node) == "WAIT"
+
+
+def bring_back(play: Play, node: SimNode) -> None:
+    """What it holds makes the pair whole again."""
+    play.arbiter_open(node, is_open=True)
+    play.start(node)
+    play.until_mirrored()
+
+
 def failed_disk_on_the_prim() -> None:
     """5.1.7: lyon's disk failed, and paris is gone: lyon's process starts anew on that disk."""
     play = Play()
-    acknowledge_many(play)
-    play.arbiter_open(play.paris, is_open=False)
-    play.lyon.disk_fails()
-    play.run(100)
-    play.paris.crash(power=False)
-    play.lyon.crash(power=False)
-    play.start(play.lyon)
-    play.run(20_000)
-    assert play.role(play.lyon) == "WAIT"
+    fail_unseen(play, play.lyon, peer=play.paris)
+    wait_anew(play, play.lyon)
     assert "its disk failed" in play.state(play.lyon).why
-    play.arbiter_open(play.paris, is_open=True)
-    play.start(play.paris)
-    play.until_mirrored()
+    bring_back(play, play.paris)
 
 
 def failed_disk_on_the_second() -> None:
     """5.1.7: paris' disk failed; before lyon excludes it both processes end, and paris is back."""
     play = Play()
-    acknowledge_many(play)
-    play.arbiter_open(play.lyon, is_open=False)
-    play.paris.disk_fails()
-    play.run(100)
-    play.lyon.crash(power=False)
-    play.paris.crash(power=False)
-    play.start(play.paris)
-    play.run(20_000)
-    assert play.role(play.paris) == "WAIT"
-    play.arbiter_open(play.lyon, is_open=True)
-    play.start(play.lyon)
-    play.until_mirrored()
+    fail_unseen(play, play.paris, peer=play.lyon)
+    wait_anew(play, play.paris)
+    bring_back(play, play.lyon)
 
 
 def failed_disk_and_both_start_anew() -> None:
     """5.2: both processes start anew: who goes on is the one whose disk did not fail."""
     play = Play()
-    acknowledge_many(play)
-    play.arbiter_open(play.paris, is_open=False)
-    play.lyon.disk_fails()
-    play.run(100)
-    play.paris.crash(power=False)
+    fail_unseen(play, play.lyon, peer=play.paris)
     play.lyon.crash(power=False)
     play.arbiter_open(play.paris, is_open=True)
     play.start()
@@ -81,20 +84,11 @@ def failed_disk_and_both_start_anew() -> None:
 def failed_disk_and_a_clean_stop() -> None:
     """5.1.7: a node whose disk failed and that is stopped in good order has lost the same."""
     play = Play()
-    acknowledge_many(play)
-    play.arbiter_open(play.paris, is_open=False)
-    play.lyon.disk_fails()
-    play.run(100)
-    play.paris.crash(power=False)
+    fail_unseen(play, play.lyon, peer=play.paris)
     play.command(play.lyon, Verb.STOP)
     play.until(lambda: play.role(play.lyon) == "STOP")
-    play.lyon.crash(power=False)
-    play.start(play.lyon)
-    play.run(20_000)
-    assert play.role(play.lyon) == "WAIT"
-    play.arbiter_open(play.paris, is_open=True)
-    play.start(play.paris)
-    play.until_mirrored()
+    wait_anew(play, play.lyon)
+    bring_back(play, play.paris)
 
 
 def writes_lost_between_two_processes() -> None:

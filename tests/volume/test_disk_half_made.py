@@ -20,7 +20,7 @@ from mirrorha.volume.touched import NAMES
 from tests.volume.disk_support import T0, Home, create, do, fid
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from mirrorha.volume.ops import Birth
@@ -38,13 +38,6 @@ CALLS = frozenset({"chmod", "chown", "link", "mkdir", "mknod", "open", "setxattr
     "unlink",
     "utime",
 }
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[Home]:
-    home = Home(tmp_path)
-    yield home
-    home.close()
 
 
 def in_a_child(body: Callable[[], None]) -> bool:

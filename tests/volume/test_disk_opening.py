@@ -37,15 +37,8 @@ from tests.requirements import require_root
 from tests.volume.disk_support import T0, Home, create, do, drawn, fid, mkdir
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[Home]:
-    home = Home(tmp_path)
-    yield home
-    home.close()
 
 
 def fids(disk: RealDisk) -> dict[str, int]:

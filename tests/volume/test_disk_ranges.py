@@ -33,13 +33,6 @@ ZERO = FALLOCATE_ZERO_RANGE
 MIB = 1 << 20
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[Home]:
-    home = Home(tmp_path)
-    yield home
-    home.close()
-
-
 class Failing:
     """A fallocate that fails with `number` after it has done some of its work, as ext4 may.
 

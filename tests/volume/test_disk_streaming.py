@@ -22,19 +22,11 @@ from mirrorha.wire.limits import MIB
 from tests.volume.disk_support import T0, Home, create, do, fid
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from mirrorha.volume.local_disk.disk import RealDisk
 
 WAIT_S = 10.0
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[Home]:
-    home = Home(tmp_path)
-    yield home
-    home.close()
 
 
 @final

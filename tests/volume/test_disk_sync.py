@@ -39,19 +39,11 @@ from mirrorha.volume.ops import (
 from tests.volume.disk_support import T0, Home, create, do, fid, mkdir
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable
 
     from mirrorha.volume.local_disk.disk import RealDisk
 
 HELPER = "mirrorha-sync-helper"
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[Home]:
-    home = Home(tmp_path)
-    yield home
-    home.close()
 
 
 class Watched:

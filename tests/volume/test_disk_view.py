@@ -27,17 +27,9 @@ from mirrorha.volume.ops import (
 from tests.volume.disk_support import T0, Home, create, do, fid, mkdir
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    pass
 
 FILE, DIRECTORY, INNER, SYMLINK = fid(1), fid(2), fid(3), fid(4)
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[Home]:
-    home = Home(tmp_path)
-    yield home
-    home.close()
 
 
 def opened(home: Home, **settings: int) -> tuple[Any, Any]:

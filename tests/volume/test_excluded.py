@@ -54,24 +54,6 @@ EXCLUDE: Final = ("tmp/**", "*.lock", "a/cache/**")
 EXDEV: Final = Outcome(None, errno.EXDEV)
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[Home]:
-    home = Home(tmp_path)
-    yield home
-    home.close()
-
-
-@pytest.fixture
-def homes(tmp_path: Path) -> Iterator[tuple[Home, Home]]:
-    made = []
-    for name in ("one", "other"):
-        (tmp_path / name).mkdir()
-        made.append(Home(tmp_path / name))
-    yield made[0], made[1]
-    for home in made:
-        home.close()
-
-
 def here(disk: RealDisk, op: AnyOp) -> Any:
     """Carry out an op on what stays here; its fid."""
     outcome = disk.perform(ApplyHere(op))

@@ -29,24 +29,6 @@ from tests.volume.test_excluded import EXCLUDE, Node, born, here, names
 from tests.volume.test_resync_real_disk import application
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[Home]:
-    home = Home(tmp_path)
-    yield home
-    home.close()
-
-
-@pytest.fixture
-def homes(tmp_path: Path) -> Iterator[tuple[Home, Home]]:
-    made = []
-    for name in ("one", "other"):
-        (tmp_path / name).mkdir()
-        made.append(Home(tmp_path / name))
-    yield made[0], made[1]
-    for home in made:
-        home.close()
-
-
 def tree(root: Path, wanted: Callable[[str], bool]) -> dict[str, object]:
     found: dict[str, object] = {}
     for at, directories, files in os.walk(root):

@@ -22,7 +22,7 @@ from mirrorha.volume.ops import Create, Truncate, Unlink, Write
 from tests.volume.disk_support import T0, Home
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable
 
     from mirrorha.volume.disk import AnyRequest
     from mirrorha.volume.files.api import FileApi
@@ -36,13 +36,6 @@ def ticking() -> Callable[[], int]:
 
 def files_on(engine: DirectEngine, root: Path = Path("/srv/volume")) -> Files:
     return Files(root, engine, clock_ns=ticking())
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[Home]:
-    home = Home(tmp_path)
-    yield home
-    home.close()
 
 
 @pytest.mark.parametrize("case", FILE_CASES, ids=lambda case: case.__name__)

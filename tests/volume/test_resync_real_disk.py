@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -25,17 +24,6 @@ OWNER_BITS: Final = 0 if os.geteuid() == 0 else 0o700
 
 def application(rng: random.Random, disk: RealDisk, *, epoch: int) -> Application:
     return Application(rng, disk, epoch=epoch, owner_bits=OWNER_BITS)
-
-
-@pytest.fixture
-def homes(tmp_path: Path) -> Iterator[tuple[Home, Home]]:
-    homes = []
-    for name in ("source", "target"):
-        (tmp_path / name).mkdir()
-        homes.append(Home(tmp_path / name))
-    yield homes[0], homes[1]
-    for home in homes:
-        home.close()
 
 
 def finish(pair: Pair[RealDisk]) -> None:
