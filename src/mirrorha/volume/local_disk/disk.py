@@ -295,7 +295,7 @@ class RealDisk:
     def _performers(self) -> dict[type, Callable[..., object]]:
         return {
             Many: self._perform_many,
-            Apply: self._apply if self._excluded is None else self._apply_mirrored,
+            Apply: self._apply,
             ApplyAll: self._apply_all,
             ApplyHere: self._apply_here,
             PunchHole: self._punch_hole,
@@ -319,7 +319,7 @@ class RealDisk:
 
     def _apply(self, request: Apply) -> Outcome:
         op = request.op
-        outcome = self._apply_op(op)
+        outcome = self._apply_op(op) if self._excluded is None else self._apply_mirrored(op)
         if self._is_mounted and type(op) is Write and len(op.data) >= LARGE_BYTES_MIN:
             self._note_large(op)
         return outcome
@@ -338,20 +338,15 @@ class RealDisk:
         except OSError as error:
             return _refused(error)
 
-    def _apply_mirrored(self, request: Apply) -> Outcome:
+    def _apply_mirrored(self, op: AnyOp) -> Outcome:
         """Apply an op where something is excluded. What a resync deletes may hold some of it.
 
         A resync also makes files in directories that have not come to their place yet, where the
         patterns may say something else than there.
         """
-        op = request.op
         is_birth = type(op) in MAKING
         is_deletion = type(op) is Rmdir and op.parent == LIMBO_FID
-        makes_way = is_birth or is_deletion
-        outcome = self._apply_bordered(op, makes_way=makes_way, anywhere=is_birth)
-        if self._is_mounted and type(op) is Write and len(op.data) >= LARGE_BYTES_MIN:
-            self._note_large(op)
-        return outcome
+        return self._apply_bordered(op, makes_way=is_birth or is_deletion, anywhere=is_birth)
 
     def _apply_bordered(self, op: AnyOp, *, makes_way: bool, anywhere: bool = False) -> Outcome:
         excluded = self._excluded

@@ -19,6 +19,7 @@ import msgspec
 
 from mirrorha.volume.disk import Kind
 from mirrorha.volume.exclusion import EXCLUDED
+from mirrorha.volume.local_disk.handles import OPEN_DIRECTORY
 from mirrorha.volume.local_disk.limbo import keeping_times
 from mirrorha.volume.local_disk.syscalls import FATAL
 from mirrorha.volume.names import KEPT_NAME, bytes_of, text_of
@@ -51,7 +52,6 @@ if TYPE_CHECKING:
 _log: Final = logging.getLogger(__name__)
 
 _RAW_KEPT: Final = KEPT_NAME.encode()
-_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @final
@@ -288,13 +288,13 @@ class Excluded:
             os.mkdir(_RAW_KEPT, 0o700, dir_fd=root.fd)
         self._tree.has_kept = True
         self._handles.mark_dirty(root)
-        above = os.open(_RAW_KEPT, _DIRECTORY, dir_fd=root.fd)
+        above = os.open(_RAW_KEPT, OPEN_DIRECTORY, dir_fd=root.fd)
         try:
             taken = set(os.listdir(above))
             name = next(text for text in map(str, itertools.count(1)) if text not in taken)
             os.mkdir(name, 0o700, dir_fd=above)
             os.fsync(above)
-            return f"{KEPT_NAME}/{name}", os.open(name, _DIRECTORY, dir_fd=above)
+            return f"{KEPT_NAME}/{name}", os.open(name, OPEN_DIRECTORY, dir_fd=above)
         finally:
             os.close(above)
 
