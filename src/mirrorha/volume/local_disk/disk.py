@@ -54,6 +54,7 @@ from mirrorha.volume.local_disk.handles import (
     as_owner,
     open_quietly,
     place_of,
+    read_range,
 )
 from mirrorha.volume.local_disk.limbo import Limbo
 from mirrorha.volume.local_disk.naming import NameApplier
@@ -449,7 +450,7 @@ class RealDisk:
         if node is None:
             return None
         fd = self._handles.get(node).fd
-        return _read(fd, request.offset, request.length)
+        return read_range(fd, request.offset, request.length)
 
     def _hash_blocks(self, request: HashBlocks) -> list[bytes] | None:
         node = self._file(request.fid)
@@ -517,19 +518,6 @@ def _open_root(root: Path) -> int:
         raise VolumeError(f"{root}: {error.strerror}") from error
 
 
-def _read(fd: int, offset: int, length: int) -> bytes:
-    data = os.pread(fd, length, offset)
-    if len(data) in {0, length}:
-        return data
-    # Short before the end of the file: the kernel reads no more than 2 GiB at once.
-    parts = [data]
-    while data:
-        offset, length = offset + len(data), length - len(data)
-        data = os.pread(fd, length, offset)
-        parts.append(data)
-    return b"".join(parts)
-
-
 def _hash(fd: int, first: int, count: int, seed: int) -> list[bytes]:
     size_bytes = os.fstat(fd).st_size
     end = min(first + count, -(-size_bytes // BLOCK_BYTES))
@@ -542,7 +530,7 @@ def _hash(fd: int, first: int, count: int, seed: int) -> list[bytes]:
             block = data_block
             continue
         some = min(_BLOCKS_AT_ONCE, end - block)
-        data = _read(fd, block * BLOCK_BYTES, some * BLOCK_BYTES)
+        data = read_range(fd, block * BLOCK_BYTES, some * BLOCK_BYTES)
         digests += [
             _digest(data[start : start + BLOCK_BYTES], seed)
             for start in range(0, len(data), BLOCK_BYTES)

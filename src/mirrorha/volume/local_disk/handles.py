@@ -483,3 +483,17 @@ def as_owner(fd: int, action: Callable[[], T]) -> T:
             return action()
         finally:
             os.chmod(place, mode)
+
+
+def read_range(fd: int, offset: int, length: int) -> bytes:
+    """Read so many bytes, or up to the end of the file. Blocks."""
+    data = os.pread(fd, length, offset)
+    if len(data) in {0, length}:
+        return data
+    # Short before the end of the file: the kernel reads no more than 2 GiB at once.
+    parts = [data]
+    while data:
+        offset, length = offset + len(data), length - len(data)
+        data = os.pread(fd, length, offset)
+        parts.append(data)
+    return b"".join(parts)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar, final
 import msgspec
 
 from mirrorha.volume.disk import LIMBO_FID, Kind
-from mirrorha.volume.local_disk.handles import OPENED_KINDS, as_owner, place_of
+from mirrorha.volume.local_disk.handles import OPENED_KINDS, as_owner, place_of, read_range
 from mirrorha.volume.local_disk.syscalls import fallocate, set_mtime
 from mirrorha.volume.names import bytes_of, check_xattr_name, is_mirrored_xattr, text_of
 from mirrorha.volume.op_checks import (
@@ -182,7 +182,7 @@ class DiskView:
         return status, len(node.names)
 
     def read(self, fid: int, offset: int, length: int) -> bytes:
-        return _read(self._file(fid), offset, length)
+        return read_range(self._file(fid), offset, length)
 
     def read_at_hand(self, fid: int, offset: int, into: memoryview) -> int:
         fd, length = self._file(fid), len(into)
@@ -205,7 +205,7 @@ class DiskView:
 
     def read_pinned(self, fd: int, offset: int, length: int) -> bytes:
         try:
-            return _read(fd, offset, length)
+            return read_range(fd, offset, length)
         finally:
             os.close(fd)
 
@@ -312,16 +312,6 @@ class DiskView:
         if node is not self._tree.root:
             return 0
         return bool(self._tree.limbo.inode) + self._tree.has_kept
-
-
-def _read(fd: int, offset: int, length: int) -> bytes:
-    data = os.pread(fd, length, offset)
-    while data and len(data) < length:
-        more = os.pread(fd, length - len(data), offset + len(data))
-        if not more:
-            break
-        data += more
-    return data
 
 
 def _write_orphan(fd: int, op: Write) -> Write:
