@@ -71,15 +71,23 @@ def test_readme_has_a_demo_command() -> None:
     assert any(line.endswith("/mirrorha demo") for line in readme_commands())
 
 
+def test_every_python_file_is_short() -> None:
+    """Tests and benchmarks too: who looks for one should find a file of its subject."""
+    lines = {
+        str(path.relative_to(ROOT)): len(path.read_text().splitlines())
+        for path in tracked_files()
+        if path.suffix == ".py"
+    }
+    assert "tests/test_project.py" in lines
+    assert not {name: count for name, count in lines.items() if count > LINES_MAX}
+
+
 def test_sources_are_found() -> None:
     assert ROOT / "src/mirrorha/errors.py" in SOURCES
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT / "src")))
 class TestEverySourceFile:
-    def test_is_short(self, path: Path) -> None:
-        assert len(path.read_text().splitlines()) <= LINES_MAX
-
     def test_has_short_functions(self, path: Path) -> None:
         long = [
             f"{node.name}: {node.end_lineno - node.lineno + 1} lines"

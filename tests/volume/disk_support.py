@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, NoReturn, final
 
 from mirrorha.volume.disk import Apply, Outcome
 from mirrorha.volume.local_disk.disk import RealDisk
@@ -13,6 +13,7 @@ from mirrorha.volume.local_disk.touched_store import TouchedStore
 from mirrorha.volume.ops import ROOT_FID, Create, Mkdir, make_fid
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from mirrorha.volume.disk import Disk
@@ -43,6 +44,20 @@ def do(disk: Disk, *ops: AnyOp) -> None:
         outcome = disk.perform(Apply(op))
         assert isinstance(outcome, Outcome)
         assert not outcome.errno, f"{op}: {os.strerror(outcome.errno)}"
+
+
+def failing(number: int) -> Callable[..., NoReturn]:
+    """A system call that always fails with this errno."""
+
+    def fail(*_: object) -> NoReturn:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+def open_descriptors() -> set[str]:
+    """Those of this process, by number."""
+    return set(os.listdir("/proc/self/fd"))
 
 
 @final

@@ -34,7 +34,7 @@ from mirrorha.volume.local_disk.disk import RealDisk
 from mirrorha.volume.ops import ROOT_FID, Link, Rename, Symlink, Unlink, Write
 from mirrorha.volume.touched import TouchedState
 from tests.requirements import require_root
-from tests.volume.disk_support import T0, Home, create, do, drawn, fid, mkdir
+from tests.volume.disk_support import T0, Home, create, do, drawn, fid, mkdir, open_descriptors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,7 +56,7 @@ def rows(home: Home, statement: str) -> list[tuple[int, ...]]:
 def without_descriptors(body: Callable[[], None]) -> None:
     """Run `body` with not one descriptor free."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    used = max(int(name) for name in os.listdir("/proc/self/fd"))
+    used = max(int(name) for name in open_descriptors())
     held = [os.dup(0)]
     try:
         while held[-1] < used:
@@ -371,7 +371,7 @@ def test_a_look_that_fails_for_want_of_descriptors_is_not_final(home: Home) -> N
 
 
 def test_no_descriptor_is_left_open(home: Home) -> None:
-    before = sorted(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     disk = home.open(idle_max=4)
     numbers = range(1, 60)
     do(disk, *(mkdir(number, f"d{number}") for number in numbers))
@@ -380,23 +380,23 @@ def test_no_descriptor_is_left_open(home: Home) -> None:
     take_snapshot(disk)
     disk.perform(SetAside(ROOT_FID, "d1"))
     home.close()
-    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before
     with pytest.raises(DiskError, match="closed"):
         disk.perform(ListDirectory(ROOT_FID))
 
 
 def test_few_descriptors_are_open_at_a_time(home: Home) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(open_descriptors())
     disk = home.open(idle_max=8, dirty_max=8)
     do(disk, mkdir(1, "d"))
     for depth in range(2, 40):
         do(disk, mkdir(depth, "d", fid(depth - 1)), create(100 + depth, "f", fid(depth)))
     take_snapshot(disk)
     # Root, ids and touched log: some more.
-    assert len(os.listdir("/proc/self/fd")) < before + 16 + 10
+    assert len(open_descriptors()) < before + 16 + 10
     disk = home.open(idle_max=8, dirty_max=8)
     do(disk, Write(fid(139), 0, b"x", T0))
-    assert len(os.listdir("/proc/self/fd")) < before + 16 + 10
+    assert len(open_descriptors()) < before + 16 + 10
 
 
 @pytest.mark.parametrize("request_", [SyncFiles([fid(1)]), SyncTree()], ids=["file", "tree"])

@@ -19,7 +19,7 @@ from mirrorha.volume.local_disk.streaming import (
 from mirrorha.volume.local_disk.syscalls import start_writing_out
 from mirrorha.volume.ops import Write
 from mirrorha.wire.limits import MIB
-from tests.volume.disk_support import T0, Home, create, do, fid
+from tests.volume.disk_support import T0, Home, create, do, fid, open_descriptors
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -153,12 +153,12 @@ def test_a_disk_that_hangs_holds_up_nobody(home: Home, monkeypatch: pytest.Monke
 
     disk = home.open(streaming=Streaming(start=hang))
     do(disk, create(1, "f"))
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(open_descriptors())
     try:
         for end in range(WINDOW_BYTES, 40 * WINDOW_BYTES, WINDOW_BYTES):
             apply_all(disk, Write(fid(1), end - LARGE_BYTES_MIN, bytes(LARGE_BYTES_MIN), T0))
         assert hangs.wait(WAIT_S)
-        assert len(os.listdir("/proc/self/fd")) - before <= 17  # it and 16 that wait
+        assert len(open_descriptors()) - before <= 17  # it and 16 that wait
         home.close()
     finally:
         goes_on.set()

@@ -1,29 +1,14 @@
-"""What the real disk makes durable, and what it does when that fails."""
+"""What the real disk makes durable."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-import threading
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING
 
 import pytest
 
-from mirrorha.testing.check_disk_steps import take_snapshot
-from mirrorha.volume.disk import (
-    Apply,
-    ClearLimbo,
-    DiskError,
-    ListDirectory,
-    Outcome,
-    Place,
-    ReadAttributes,
-    ReadBytes,
-    SetAside,
-    SyncFiles,
-    SyncTree,
-)
+from mirrorha.volume.disk import ClearLimbo, Place, ReadBytes, SetAside, SyncFiles, SyncTree
 from mirrorha.volume.ops import (
     RENAME_EXCHANGE,
     ROOT_FID,
@@ -36,14 +21,10 @@ from mirrorha.volume.ops import (
     Unlink,
     Write,
 )
-from tests.volume.disk_support import T0, Home, create, do, fid, mkdir
+from tests.volume.disk_support import T0, Home, create, do, fid, mkdir, open_descriptors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from mirrorha.volume.local_disk.disk import RealDisk
-
-HELPER = "mirrorha-sync-helper"
 
 
 class Watched:
@@ -68,10 +49,6 @@ class Watched:
         synced = {names[inode] for inode in self._inodes}
         self._inodes.clear()
         return synced
-
-
-def open_descriptors() -> set[str]:
-    return set(os.listdir("/proc/self/fd"))
 
 
 def open_paths() -> set[str]:
@@ -269,17 +246,6 @@ def test_many_files_are_synced_at_once(home: Home) -> None:
     assert watched.taken() == set(), "and nothing is left to sync"
 
 
-def test_a_failed_syncfs_is_final(home: Home) -> None:
-    def syncfs(descriptor: int) -> None:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    disk = home.open(syncfs=syncfs)
-    do(disk, *(create(number, f"f{number}") for number in range(1, 100)))
-    for request in (SyncTree(), ListDirectory(ROOT_FID)):
-        with pytest.raises(DiskError, match="syncfs failed"):
-            disk.perform(request)
-
-
 def test_many_files_are_synced_one_by_one_where_that_is_all_there_is(home: Home) -> None:
     removed = False
 
@@ -305,308 +271,3 @@ def test_too_much_that_is_not_durable_is_made_so(home: Home) -> None:
     assert watched.taken() == set()
     do(disk, create(10, "f10"), create(11, "f11"))
     assert {".", "f1", "f9"} < watched.taken()
-
-
-def test_a_failed_fsync_is_final(home: Home) -> None:
-    def fsync(descriptor: int) -> None:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    disk = home.open(fsync=fsync)
-    do(disk, create(1, "a"), Write(fid(1), 0, b"x", T0))
-    with pytest.raises(DiskError, match="fsync failed"):
-        disk.perform(SyncFiles([fid(1)]))
-    requests = SyncFiles([fid(1)]), SyncTree(), ReadBytes(fid(1), 0, 1), ReadAttributes(fid(1))
-    for request in (*requests, Apply(Write(fid(1), 0, b"y", T0)), ListDirectory(ROOT_FID)):
-        with pytest.raises(DiskError, match="fsync failed"):
-            disk.perform(request)
-    assert (home.root / "a").read_bytes() == b"x"
-
-
-def test_a_failed_fdatasync_is_final(home: Home) -> None:
-    def fdatasync(descriptor: int) -> None:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    disk = home.open(fdatasync=fdatasync)
-    do(disk, create(1, "a"))
-    disk.perform(SyncTree())
-    do(disk, Write(fid(1), 0, b"x", T0))
-    for request in (SyncFiles([fid(1)], [fid(1)]), SyncTree(), ListDirectory(ROOT_FID)):
-        with pytest.raises(DiskError, match="fsync failed"):
-            disk.perform(request)
-
-
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EINTR])
-def test_an_fsync_may_fail_for_no_reason(home: Home, number: int) -> None:
-    """Whatever it says, the dirty pages may be gone: it is not tried again."""
-
-    def fsync(descriptor: int) -> None:
-        raise OSError(number, os.strerror(number))
-
-    disk = home.open(fsync=fsync)
-    do(disk, create(1, "a"))
-    with pytest.raises(DiskError):
-        disk.perform(SyncTree())
-    with pytest.raises(DiskError):
-        disk.perform(ListDirectory(ROOT_FID))
-
-
-def test_a_sync_that_was_forced_and_fails_is_final(home: Home) -> None:
-    def fsync(descriptor: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    disk = home.open(fsync=fsync, dirty_max=2)
-    do(disk, create(1, "a"))
-    with pytest.raises(DiskError, match="fsync failed"):
-        do(disk, create(2, "b"), create(3, "c"))
-    with pytest.raises(DiskError):
-        disk.perform(ListDirectory(ROOT_FID))
-
-
-@pytest.mark.parametrize("number", [errno.EIO, errno.EROFS, errno.EUCLEAN])
-def test_a_write_that_meets_a_failing_device_is_final(home: Home, number: int) -> None:
-    def pwrite(descriptor: int, data: bytes, offset: int) -> int:
-        raise OSError(number, os.strerror(number))
-
-    disk = home.open(pwrite=pwrite)
-    do(disk, create(1, "a"))
-    with pytest.raises(DiskError, match=os.strerror(number)):
-        disk.perform(Apply(Write(fid(1), 0, b"x", T0)))
-    with pytest.raises(DiskError, match=os.strerror(number)):
-        disk.perform(ListDirectory(ROOT_FID))
-
-
-class Room:
-    """A device that takes `bytes_left` more bytes."""
-
-    def __init__(self, bytes_left: int) -> None:
-        self.bytes_left = bytes_left
-
-    def pwrite(self, descriptor: int, data: bytes, offset: int) -> int:
-        if not self.bytes_left:
-            # As the kernel does before it looks for room.
-            os.utime(descriptor, ns=(os.fstat(descriptor).st_atime_ns, T0 + 99))
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        written = os.pwrite(descriptor, data[: self.bytes_left], offset)
-        self.bytes_left -= written
-        return written
-
-
-def test_a_write_that_finds_no_room_changes_nothing(home: Home) -> None:
-    disk = home.open(pwrite=Room(0).pwrite)
-    do(disk, create(1, "a"))
-    before = take_snapshot(disk)
-    outcome = disk.perform(Apply(Write(fid(1), 0, b"x", T0 + 5)))
-    assert outcome == Outcome(None, errno.ENOSPC)
-    assert take_snapshot(disk) == before
-
-
-def test_a_write_that_finds_some_room_says_how_much(home: Home) -> None:
-    disk = home.open(pwrite=Room(6).pwrite)
-    do(disk, create(1, "a"), Write(fid(1), 0, b"ab", T0))
-    outcome = disk.perform(Apply(Write(fid(1), 2, b"cdefghij", T0 + 5)))
-    assert outcome == Outcome(Write(fid(1), 2, b"cdef", T0 + 5), errno.ENOSPC)
-    seen = take_snapshot(disk)["a"]
-    assert (seen.content, seen.attributes.mtime_ns) == (b"abcdef", T0 + 5)
-
-
-def test_a_write_that_comes_in_pieces_is_one(home: Home) -> None:
-    def pwrite(descriptor: int, data: bytes, offset: int) -> int:
-        return os.pwrite(descriptor, data[:3], offset)
-
-    disk = home.open(pwrite=pwrite)
-    do(disk, create(1, "a"))
-    write = Write(fid(1), 2, b"cdefghij", T0 + 5)
-    assert disk.perform(Apply(write)) == Outcome(write)
-    seen = take_snapshot(disk)["a"]
-    assert (seen.content, seen.attributes.mtime_ns) == (b"\0\0cdefghij", T0 + 5)
-    watched = take_snapshot(disk)
-    disk.perform(SyncFiles([fid(1)]))
-    assert take_snapshot(disk) == watched
-
-
-def eight_written_files(disk: RealDisk) -> SyncFiles:
-    """A request that has eight files, and nothing else, to sync."""
-    fids = [fid(number) for number in range(1, 9)]
-    do(disk, *(create(number, f"f{number}") for number in range(1, 9)))
-    disk.perform(SyncTree())
-    do(disk, *(Write(one, 0, b"x", T0) for one in fids))
-    return SyncFiles(fids)
-
-
-def helpers() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == HELPER]
-
-
-def test_the_files_of_a_request_are_synced_at_the_same_time(home: Home) -> None:
-    all_here = threading.Barrier(8)
-    is_on = False
-
-    def fsync(descriptor: int) -> None:
-        if is_on:
-            all_here.wait(30)
-
-    disk = home.open(fsync=fsync)
-    request = eight_written_files(disk)
-    is_on = True
-    disk.perform(request)
-    home.close()
-    assert not helpers(), "the disk is closed"
-
-
-def test_a_single_file_is_synced_in_the_thread_that_asks(home: Home) -> None:
-    seen: list[threading.Thread] = []
-    disk = home.open(fsync=lambda _: seen.append(threading.current_thread()))
-    do(disk, create(1, "a"))
-    disk.perform(SyncTree())
-    seen.clear()
-    do(disk, Write(fid(1), 0, b"x", T0))
-    disk.perform(SyncFiles([fid(1)]))
-    assert seen == [threading.current_thread()]
-
-
-@pytest.mark.parametrize("failing", [0, 7])
-def test_one_of_eight_that_fails_is_final_and_nothing_goes_on(home: Home, failing: int) -> None:
-    lock = threading.Lock()
-    begun = ended = 0
-    all_here = threading.Barrier(8)
-
-    def fsync(descriptor: int) -> None:
-        nonlocal begun, ended
-        if not is_on:
-            return
-        with lock:
-            number, begun = begun, begun + 1
-        all_here.wait(30)
-        if number == failing:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        threading.Event().wait(0.05)  # a disk that takes its time
-        with lock:
-            ended += 1
-
-    is_on = False
-    disk = home.open(fsync=fsync)
-    request = eight_written_files(disk)
-    before = open_descriptors()
-    is_on = True
-    with pytest.raises(DiskError, match="fsync failed"):
-        disk.perform(request)
-    assert (begun, ended) == (8, 7)
-    assert open_descriptors() == before
-    for later in (SyncFiles([fid(1)]), SyncTree(), ListDirectory(ROOT_FID)):
-        with pytest.raises(DiskError, match="fsync failed"):
-            disk.perform(later)
-
-
-@final
-class Gate:
-    """An fsync that says when it has begun, and ends when it is let, perhaps with an error."""
-
-    def __init__(self) -> None:
-        self.begun = threading.Event()
-        self.let = threading.Event()
-        self.error: OSError | None = None
-
-    def fsync(self, descriptor: int) -> None:
-        self.begun.set()
-        assert self.let.wait(30)
-        if self.error is not None:
-            raise self.error
-
-
-@pytest.mark.parametrize("second", [SyncFiles([fid(1)]), SyncTree()], ids=["files", "tree"])
-@pytest.mark.parametrize("fails", [False, True], ids=["", "fails"])
-def test_a_second_sync_waits_for_the_first_and_fails_with_it(
-    home: Home, second: SyncFiles | SyncTree, fails: bool
-) -> None:
-    """The first has marked the file clean, and nobody knows yet whether it is."""
-    gate = Gate()
-    disk = home.open(fsync=gate.fsync)
-    do(disk, create(1, "a"))
-    results: list[str] = []
-
-    def perform(request: SyncFiles | SyncTree) -> None:
-        try:
-            disk.perform(request)
-            results.append("durable")
-        except DiskError as error:
-            results.append(str(error))
-
-    threads = [
-        threading.Thread(target=perform, args=(one,)) for one in (SyncFiles([fid(1)]), second)
-    ]
-    threads[0].start()
-    assert gate.begun.wait(30)
-    threads[1].start()
-    threads[1].join(0.05)
-    assert threads[1].is_alive()
-    if fails:
-        gate.error = OSError(errno.EIO, os.strerror(errno.EIO))
-    gate.let.set()
-    for thread in threads:
-        thread.join(30)
-    assert len(results) == 2
-    assert [("fsync failed" in result) for result in results] == [fails] * 2
-
-
-def test_a_sync_that_finds_no_descriptor_free_is_final(
-    home: Home, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Even if who asked only wanted to look: some files are marked clean already."""
-    disk = home.open(dirty_max=8)
-    do(disk, *(create(number, f"f{number}") for number in range(1, 8)))
-    before = open_descriptors()
-    left = 3
-    dup = os.dup
-
-    def few(descriptor: int) -> int:
-        nonlocal left
-        if not left:
-            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-        left -= 1
-        return dup(descriptor)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "dup", few)
-        with pytest.raises(DiskError):
-            disk.perform(ListDirectory(ROOT_FID))
-    assert open_descriptors() == before
-    with pytest.raises(DiskError):
-        disk.perform(SyncTree())
-
-
-def test_syncs_run_beside_changes(home: Home) -> None:
-    disk = home.open(idle_max=4, dirty_max=16)
-    ended = threading.Event()
-    failures: list[BaseException] = []
-
-    def sync() -> None:
-        try:
-            while not ended.is_set():
-                for number in range(1, 40, 3):
-                    disk.perform(SyncFiles([fid(number + more) for more in range(3)]))
-                disk.perform(SyncTree())
-        except BaseException as error:
-            failures.append(error)
-
-    thread = threading.Thread(target=sync, name="syncs")
-    thread.start()
-    try:
-        for round_ in range(8):
-            first = round_ * 40 + 1
-            do(disk, mkdir(first, f"d{round_}"))
-            for number in range(first + 1, first + 40):
-                do(disk, create(number, f"f{number}", fid(first)))
-                do(disk, Write(fid(number), 0, b"x" * number, T0))
-                do(disk, Rename(0, fid(first), f"f{number}", ROOT_FID, f"g{number}", 0, T0))
-                if number % 3 == 0:
-                    do(disk, Unlink(0, ROOT_FID, f"g{number}", T0))
-    finally:
-        ended.set()
-        thread.join(30)
-    assert not thread.is_alive()
-    assert not failures
-    found = take_snapshot(disk)
-    expected = {
-        f"g{number}": b"x" * number for number in range(1, 321) if (number - 1) % 40 and number % 3
-    }
-    assert {path: seen.content for path, seen in found.items() if path[:1] == "g"} == expected

@@ -2,95 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import random
 import shutil
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final, final
+from typing import Final
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from msgspec.structs import replace
 
 from mirrorha.errors import VolumeError
-from mirrorha.testing.memory_disk import Seen
-from mirrorha.volume.disk import (
-    Attributes,
-    Disk,
-    LoadTouched,
-    ReadAttributes,
-    RecordTouched,
-    SyncTree,
-)
+from mirrorha.volume.disk import Attributes, LoadTouched, ReadAttributes, RecordTouched, SyncTree
 from mirrorha.volume.local_disk.missing import LOOK_AGAIN_S, MissingNote
-from mirrorha.volume.local_disk.stamp import FileSystemClock, StampFile, decode, encode
-from mirrorha.volume.offline import AHEAD_NS, Stamp
-from mirrorha.volume.opening import OpenVolume, open_volume
+from mirrorha.volume.local_disk.stamp import FileSystemClock, StampFile
+from mirrorha.volume.offline import AHEAD_NS
 from mirrorha.volume.ops import ROOT_FID, Unlink, Write
-from mirrorha.volume.touched import INODE, NAMES, TouchedState, TouchKey, tail
+from mirrorha.volume.touched import INODE, NAMES, TouchedState, tail
 from tests.volume.disk_support import T0, create, do, fid, mkdir
+from tests.volume.offline_node import Node, hide_the_write, keys, let_pass, overwrite
 from tests.volume.offline_writer import FID as WRITER_FID
-from tests.volume.resync_pair import Pair, difference
-from tests.volume.resync_trees import Application, snapshot
-
-OWNER_BITS: Final = 0 if os.geteuid() == 0 else 0o700
-
-
-@final
-class Node:
-    """A volume of one node, opened and left in every way there is."""
-
-    def __init__(self, base: Path, *, seed: int = 0) -> None:
-        self.root: Final = base / "root"
-        self.state: Final = base / "state"
-        self.root.mkdir(parents=True)
-        self._rng: Final = random.Random(seed)
-        self._open: OpenVolume | None = None
-
-    def open(self) -> OpenVolume:
-        """Open it; one that was open is stopped first."""
-        self.stop()
-        self._open = open_volume(self.root, self.state, rng=self._rng)
-        return self._open
-
-    def open_whatever_is_gone(self) -> OpenVolume:
-        try:
-            return self.open()
-        except VolumeError:
-            note = MissingNote(self.state)
-            asked = note.read()
-            assert asked is not None
-            note.accept(asked)
-            return self.open()
-
-    def stop(self) -> None:
-        """End in good order."""
-        if self._open is not None:
-            self._open.close()
-            self._open = None
-
-    def kill(self) -> None:
-        """End as by kill -9: what the process has written is there, and nothing comes after."""
-        stamp = (self.state / "stamp").read_bytes()
-        self.stop()
-        (self.state / "stamp").write_bytes(stamp)
-
-    def lose_power(self) -> None:
-        """End as by a crash of the system: of the stamp only what was synced long ago is there."""
-        stamp = self._long_ago
-        self.stop()
-        (self.state / "stamp").write_bytes(stamp)
-
-    def remember(self) -> None:
-        self._long_ago = (self.state / "stamp").read_bytes()
+from tests.volume.resync_trees import snapshot
 
 
 @pytest.fixture
@@ -98,10 +32,6 @@ def node(tmp_path: Path) -> Iterator[Node]:
     node = Node(tmp_path)
     yield node
     node.stop()
-
-
-def keys(opened: OpenVolume) -> set[TouchKey]:
-    return set(opened.touched.keys)
 
 
 def filled(node: Node) -> None:
@@ -121,18 +51,6 @@ def test_a_directory_that_nobody_touched_adds_nothing(node: Node) -> None:
         opened = node.open()
         assert opened.disk.found.changed == 0
         assert opened.touched == TouchedState()
-
-
-def overwrite(path: Path) -> None:
-    with path.open("r+b") as file:
-        file.write(b"CONT")
-
-
-def hide_the_write(path: Path) -> None:
-    """As rsync -a --inplace, or touch -r, would."""
-    before = path.stat()
-    overwrite(path)
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
 def replace_by_an_older_one(path: Path) -> None:
@@ -263,14 +181,6 @@ def test_a_clock_that_is_behind_the_stamp_tells_nothing(node: Node) -> None:
     node.stop()
     let_pass(node, -3_600_000_000_000)
     assert node.open().touched.damaged
-
-
-def let_pass(node: Node, time_ns: int) -> None:
-    """Change the stamp as if so much time had passed since it was left."""
-    path = node.state / "stamp"
-    before = decode(path.read_bytes())
-    assert before is not None
-    path.write_bytes(encode(Stamp(before.noted_ns - time_ns, before.until_ns - time_ns)))
 
 
 def test_the_stamp_is_renewed_by_changes_alone(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -442,174 +352,6 @@ def test_what_the_node_itself_has_removed_is_not_missing(node: Node) -> None:
     do(disk, Unlink(0, fid(1), "f", T0), Unlink(0, fid(1), "g", T0), Unlink(0, ROOT_FID, "h", T0))
     node.kill()
     node.open()
-
-
-# ---- whatever is edited, a resync of what the logs name makes both the same ----
-
-
-@final
-class Editor:
-    """People and programs, at work on a directory that is nobody's."""
-
-    def __init__(self, rng: random.Random, root: Path) -> None:
-        self._rng: Final = rng
-        self._root: Final = root
-        self._count = 0
-        self._edits: Final = [
-            self.write,
-            self.append,
-            self.truncate,
-            self.chmod,
-            self.xattr,
-            self.create,
-            self.create_deep,
-            self.remove,
-            self.remove_tree,
-            self.rename,
-            self.replace,
-            self.link,
-            self.symlink,
-            self.hide,
-        ]
-
-    def edit(self, count: int) -> None:
-        for _ in range(count):
-            # A name that is taken, a directory that is moved into itself: as it goes.
-            with contextlib.suppress(OSError):
-                self._rng.choice(self._edits)()
-
-    def _paths(self) -> tuple[list[Path], list[Path]]:
-        directories, files = [self._root], []
-        for where, names, others in os.walk(self._root):
-            if ".mirrorha-limbo" in names:
-                names.remove(".mirrorha-limbo")
-            directories += [Path(where, name) for name in names]
-            files += [Path(where, name) for name in others]
-        return [one for one in directories if not one.is_symlink()], files
-
-    def _file(self) -> Path:
-        files = [one for one in self._paths()[1] if one.is_file() and not one.is_symlink()]
-        if not files:
-            raise FileNotFoundError
-        return self._rng.choice(files)
-
-    def _any(self) -> Path:
-        directories, files = self._paths()
-        if not directories[1:] + files:
-            raise FileNotFoundError
-        return self._rng.choice(directories[1:] + files)
-
-    def _new(self) -> Path:
-        self._count += 1
-        return self._rng.choice(self._paths()[0]) / f"new{self._count}"
-
-    def write(self) -> None:
-        with self._file().open("r+b") as file:
-            file.write(self._rng.randbytes(9))
-
-    def append(self) -> None:
-        with self._file().open("ab") as file:
-            file.write(self._rng.randbytes(70_000))
-
-    def truncate(self) -> None:
-        os.truncate(self._file(), self._rng.choice((0, 5, 100_000)))
-
-    def hide(self) -> None:
-        hide_the_write(self._file())
-
-    def chmod(self) -> None:
-        path = self._any()
-        if not path.is_symlink():
-            path.chmod(self._rng.choice((0o700, 0o755, 0o750)))
-
-    def xattr(self) -> None:
-        os.setxattr(self._file(), "user.edited", self._rng.randbytes(4))
-
-    def create(self) -> None:
-        self._new().write_bytes(self._rng.randbytes(11))
-
-    def create_deep(self) -> None:
-        (self._new() / "deep").mkdir(parents=True)
-        self.create()
-
-    def remove(self) -> None:
-        self._file().unlink()
-
-    def remove_tree(self) -> None:
-        shutil.rmtree(self._rng.choice(self._paths()[0][1:] or [self._root / "none"]))
-
-    def rename(self) -> None:
-        self._any().rename(self._new())
-
-    def replace(self) -> None:
-        new, old = self._new(), self._file()
-        new.write_bytes(self._rng.randbytes(12))
-        os.utime(new, ns=(5, 5))
-        new.rename(old)
-
-    def link(self) -> None:
-        self._new().hardlink_to(self._file())
-
-    def symlink(self) -> None:
-        self._new().symlink_to("anywhere")
-
-
-def seen(disk: Disk) -> dict[str, Seen]:
-    """The tree, but for the times of access: whoever reads a file changes those, and no more."""
-    return {
-        path: replace(one, attributes=replace(one.attributes, atime_ns=None))
-        for path, one in snapshot(disk).items()
-    }
-
-
-def mirrored(nodes: list[Node], rng: random.Random) -> None:
-    """Two nodes that hold the same, and know it."""
-    source, target = (node.open().disk for node in nodes)
-    Application(rng, source, epoch=2, owner_bits=OWNER_BITS).live(30)
-    pair = Pair(rng, source, target, everything=True)
-    pair.begin()
-    pair.run()
-    assert difference(source, target) == []
-    for node in nodes:
-        node.stop()
-        node.remember()
-
-
-@settings(max_examples=20)
-@given(
-    seed=st.integers(0, 1 << 32),
-    ends=st.tuples(*[st.sampled_from(("stop", "kill", "lose_power"))] * 2),
-    edits=st.tuples(st.integers(0, 12), st.integers(0, 12)),
-)
-def test_a_resync_of_what_the_logs_name_makes_edited_directories_equal(
-    seed: int, ends: tuple[str, str], edits: tuple[int, int]
-) -> None:
-    rng = random.Random(seed)
-    with tempfile.TemporaryDirectory() as base:
-        nodes = [Node(Path(base, name), seed=seed) for name in ("source", "target")]
-        try:
-            mirrored(nodes, rng)
-            for epoch, (node, end, count) in enumerate(zip(nodes, ends, edits, strict=True), 3):
-                disk = node.open().disk
-                log: set[TouchKey] = set()
-                Application(rng, disk, epoch=epoch, owner_bits=OWNER_BITS).live(6, log)
-                disk.perform(RecordTouched(sorted(log)))
-                getattr(node, end)()
-                if end == "kill":
-                    let_pass(node, AHEAD_NS)
-                Editor(rng, node.root).edit(count)
-            opened = [node.open_whatever_is_gone() for node in nodes]
-            assert not any(one.touched.damaged for one in opened)
-            source, target = (one.disk for one in opened)
-            pair = Pair(rng, source, target, everything=False, epoch=6)
-            pair.source.log, pair.target.log = (keys(one) for one in opened)
-            pair.begin()
-            pair.run()
-            assert (pair.machine_s.failure, pair.machine_t.failure) == ("", "")
-            assert seen(source) == seen(target)
-        finally:
-            for node in nodes:
-                node.stop()
 
 
 def test_the_times_of_a_volume_are_not_changed_by_looking(node: Node) -> None:

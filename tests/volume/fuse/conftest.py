@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.volume.fuse.mounts import Mount, mounted
+from tests.volume.fuse.mounts import Mount, checked_mount
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,13 +14,5 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def mount() -> Iterator[Mount]:
-    # Not in pytest's own directory, which is root's alone.
-    with tempfile.TemporaryDirectory(prefix="mirrorha-mount-") as name:
-        home = Path(name)
-        home.chmod(0o755)
-        with mounted(home) as mount:
-            yield mount
-            # What a handler could not do by a bug, or the kernel did not understand.
-            state = mount.tell("counts")
-            expected = (mount.expected_failures, 0, 0)
-            assert (state["failures"], state["refused"], state["waiting"]) == expected
+    with checked_mount() as mount:
+        yield mount

@@ -9,6 +9,7 @@ import os
 import select
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[3]
 CLIENT_S = 60.0
 ANSWER_S = 20.0
+NOBODY = 65534
 _MNT_DETACH = 2
 
 
@@ -165,6 +167,21 @@ def mounted(home: Path, *, user: int = 0) -> Iterator[Mount]:
         mount.close()
 
 
+@contextlib.contextmanager
+def checked_mount(*, user: int = 0) -> Iterator[Mount]:
+    """A mount in a directory of its own; at its end the server is asked what went wrong in it."""
+    # Not in pytest's own directory, which is root's alone.
+    with tempfile.TemporaryDirectory(prefix="mirrorha-mount-") as name:
+        home = Path(name)
+        home.chmod(0o755)
+        with mounted(home, user=user) as mount:
+            yield mount
+            # What a handler could not do by a bug, or the kernel did not understand.
+            state = mount.tell("counts")
+            expected = (mount.expected_failures, 0, 0)
+            assert (state["failures"], state["refused"], state["waiting"]) == expected
+
+
 #: Prints everything that can be seen of the tree in the working directory.
 SNAPSHOT = """
 import hashlib, json
@@ -215,3 +232,9 @@ def snapshots(mount: Mount) -> tuple[dict[str, Any], dict[str, Any]]:
     )
     behind: dict[str, Any] = json.loads(said.stdout)
     return through, behind
+
+
+def assert_same(mount: Mount) -> None:
+    """The directory behind the mount holds what is seen on it."""
+    through, behind = snapshots(mount)
+    assert through == behind

@@ -2,19 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from tests.volume.fuse.mounts import finish, snapshots
-
-if TYPE_CHECKING:
-    from tests.volume.fuse.mounts import Mount
-
-NOBODY = 65534
-
-
-def assert_same(mount: Mount) -> None:
-    through, behind = snapshots(mount)
-    assert through == behind
+from tests.volume.fuse.mounts import Mount, assert_same
 
 
 def test_files_and_directories(mount: Mount) -> None:
@@ -100,89 +88,6 @@ def test_what_is_refused_says_why(mount: Mount) -> None:
         refuses(errno.EBADF, os.write, os.open("f", os.O_RDONLY), b"x")
         refuses(errno.EFBIG, os.pwrite, os.open("f", os.O_WRONLY), b"x", (1 << 63) - 2)
     """)
-    assert_same(mount)
-
-
-def test_permissions_are_those_of_the_caller(mount: Mount) -> None:
-    mount.run("""
-        os.chmod(".", 0o777)
-        os.mkdir("private", 0o700)
-        open("mine", "w").close()
-        os.umask(0o027)
-        os.mkdir("masked", 0o777)
-        os.mkdir("shared")
-        os.chown("shared", 0, 100)
-        os.chmod("shared", 0o2777)
-    """)
-    mount.run(
-        """
-        os.umask(0o022)
-        def refuses(number, call, *args):
-            try:
-                call(*args)
-            except OSError as error:
-                assert error.errno == number, (call, args, error)
-            else:
-                raise AssertionError((call, args))
-        refuses(errno.EACCES, os.listdir, "private")
-        refuses(errno.EACCES, open, "mine", "w")
-        refuses(errno.EPERM, os.chmod, "mine", 0o777)
-        refuses(errno.EACCES, os.mkdir, "masked/x")
-        fd = os.open("theirs", os.O_CREAT | os.O_WRONLY, 0o666)
-        os.mkdir("shared/directory", 0o775)
-        os.close(os.open("shared/file", os.O_CREAT | os.O_WRONLY, 0o666))
-        os.symlink("x", "shared/symlink")
-        assert os.stat("theirs").st_uid == os.getuid()
-        assert stat.S_IMODE(os.stat("theirs").st_mode) == 0o644
-        """,
-        user=NOBODY,
-    )
-    raw = mount.raw
-    assert (raw / "masked").stat().st_mode & 0o7777 == 0o750
-    assert (raw / "theirs").stat().st_uid == NOBODY
-    assert (raw / "theirs").stat().st_gid == NOBODY
-    for name in ("directory", "file", "symlink"):
-        assert (raw / "shared" / name).lstat().st_gid == 100, name
-    assert (raw / "shared/directory").stat().st_mode & 0o7777 == 0o2755
-    assert_same(mount)
-
-
-def test_a_write_takes_set_user_id_bits_away(mount: Mount) -> None:
-    mount.run(f"""
-        os.chmod(".", 0o777)
-        for name in ("write", "truncate", "otruncate", "root", "locking", "chowned"):
-            with open(name, "wb") as file:
-                file.write(bytes(8192))
-            os.chown(name, {NOBODY}, {NOBODY})
-            os.chmod(name, 0o6764 if name == "locking" else 0o6777)
-        with open("root", "r+b") as file:
-            file.write(b"x")
-        assert os.stat("root").st_mode & 0o7777 == 0o6777
-        os.chown("chowned", 1, -1)
-        assert os.stat("chowned").st_mode & 0o7777 == 0o777
-    """)
-    mount.run(
-        """
-        for name in ("write", "truncate", "otruncate", "locking"):
-            assert os.stat(name).st_mode & 0o6000, name
-        for name in ("write", "locking"):
-            with open(name, "r+b", buffering=0) as file:
-                file.write(b"x")
-                # The kernel, too, knows of it at once.
-                assert not os.fstat(file.fileno()).st_mode & stat.S_ISUID, name
-        os.truncate("truncate", 1)
-        open("otruncate", "wb").close()
-        for name in ("write", "truncate", "otruncate"):
-            mode = os.stat(name).st_mode & 0o7777
-            assert mode == 0o777, (name, oct(mode))
-        """,
-        user=NOBODY,
-    )
-    raw = mount.raw
-    for name in ("write", "truncate", "otruncate", "chowned"):
-        assert (raw / name).stat().st_mode & 0o7777 == 0o777, name
-    assert (raw / "root").stat().st_mode & 0o7777 == 0o6777
-    assert (raw / "locking").stat().st_mode & 0o7777 == 0o2764
     assert_same(mount)
 
 
@@ -332,23 +237,6 @@ def test_copies_are_made_by_the_server(mount: Mount) -> None:
     assert_same(mount)
 
 
-def test_appends_of_several_processes_are_whole_lines(mount: Mount) -> None:
-    writer = """
-        fd = os.open("log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        for number in range(300):
-            line = f"{os.getpid()} {number} ".ljust(20 + number % 50, "x") + "\\n"
-            assert os.write(fd, line.encode()) == len(line)
-    """
-    writers = [mount.start(writer) for _ in range(4)]
-    for process in writers:
-        finish(process, timeout_s=60)
-    lines = (mount.raw / "log").read_text().splitlines()
-    expected = {(process.pid, number) for process in writers for number in range(300)}
-    found = [tuple(map(int, line.split()[:2])) for line in lines]
-    assert len(found) == len(expected)
-    assert set(found) == expected
-
-
 def test_mappings_and_synchronous_files(mount: Mount) -> None:
     mount.run("""
         with open("mapped", "w+b") as file:
@@ -386,110 +274,6 @@ def test_mappings_and_synchronous_files(mount: Mount) -> None:
         assert os.preadv(fd, [page], 0) == 8192
         assert page[:4] == bytes(4) and page[4096:4100] == b"page"
     """)
-    assert_same(mount)
-
-
-def test_locks_are_the_kernels(mount: Mount) -> None:
-    holder = mount.start("""
-        file = open("locked", "w")
-        fcntl.lockf(file, fcntl.LOCK_EX)
-        other = open("flocked", "w")
-        fcntl.flock(other, fcntl.LOCK_EX)
-        print("held", flush=True)
-        sys.stdin.readline()
-    """)
-    assert holder.stdout is not None
-    assert holder.stdout.readline() == "held\n"
-    mount.run("""
-        for name, lock in (("locked", fcntl.lockf), ("flocked", fcntl.flock)):
-            try:
-                lock(open(name, "r+"), fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
-            raise AssertionError(name)
-    """)
-    holder.communicate("\n", timeout=20)
-
-
-def test_listing_while_names_change(mount: Mount) -> None:
-    mount.run("""
-        os.mkdir("many")
-        for number in range(5_000):
-            open(f"many/stays-{number}", "w").close()
-    """)
-    changer = mount.start("""
-        print("go", flush=True)
-        for number in range(1_500):
-            open(f"many/comes-{number}", "w").close()
-            if number % 3 == 0:
-                os.unlink(f"many/comes-{number}")
-            if number % 3 == 1:
-                os.rename(f"many/comes-{number}", f"many/moved-{number}")
-    """)
-    assert changer.stdout is not None
-    assert changer.stdout.readline() == "go\n"
-    mount.run("""
-        stays = {f"stays-{number}" for number in range(5_000)}
-        for turn in range(6):
-            with_status = turn % 2
-            names = []
-            for entry in os.scandir("many"):
-                names.append(entry.name)
-                if with_status:
-                    try:
-                        entry.stat()
-                    except FileNotFoundError:
-                        pass
-            assert len(set(names)) == len(names)
-            assert stays <= set(names)
-            assert "." not in names
-    """)
-    finish(changer, timeout_s=60)
-    mount.run("""
-        assert len(os.listdir("many")) == 5_000 + 1_000
-        directory = os.open("many", os.O_RDONLY)
-        for name in os.listdir("many"):
-            os.unlink(f"many/{name}")
-        assert os.listdir("many") == []
-    """)
-    assert_same(mount)
-
-
-def test_many_processes_in_one_directory(mount: Mount) -> None:
-    mount.run("os.makedirs('a/b')")
-    actor = """
-        import random
-        rng = random.Random(os.getpid())
-        places = ["a", "a/b", "."]
-        def name():
-            return f"{rng.choice(places)}/{rng.randrange(12)}"
-        def write():
-            with open(name(), "ab") as file:
-                file.write(rng.randbytes(rng.randrange(9000)))
-        def cut():
-            os.truncate(name(), rng.randrange(9000))
-        def hold():
-            with open(name(), "r+b", buffering=0) as file:
-                write(), remove()
-                file.write(b"held")
-                file.read()
-        def remove():
-            os.unlink(name())
-        acts = [write, write, cut, hold, remove, lambda: os.rename(name(), name()),
-                lambda: os.link(name(), name()), lambda: os.symlink("x", name()),
-                lambda: os.chmod(name(), rng.randrange(0o1000)), lambda: os.listdir("a"),
-                lambda: os.mkdir(name()), lambda: os.rmdir(name())]
-        for _ in range(400):
-            try:
-                rng.choice(acts)()
-            except OSError as error:
-                assert error.errno in {errno.ENOENT, errno.EEXIST, errno.EISDIR, errno.ENOTDIR,
-                                       errno.ENOTEMPTY, errno.EPERM, errno.EINVAL}, error
-    """
-    for process in [mount.start(actor) for _ in range(6)]:
-        finish(process, timeout_s=60)
-    state = mount.tell("counts")
-    assert (state["held"], state["orphans"]) == (0, 0)
     assert_same(mount)
 
 
@@ -558,29 +342,6 @@ def test_ranges(mount: Mount) -> None:
     assert_same(mount)
 
 
-def test_a_range_takes_set_user_id_bits_away(mount: Mount) -> None:
-    """The owner's own files, and those that a group may write."""
-    mount.run(f"""
-        for name in ("mine", "ours", "copied"):
-            os.close(os.open(name, os.O_CREAT | os.O_WRONLY))
-            os.chown(name, {NOBODY} if name == "mine" else 0, {NOBODY})
-            os.chmod(name, 0o4775)
-        open("source", "w").write("x")
-    """)
-    mount.run(
-        """
-        for name in ("mine", "ours"):
-            fd = os.open(name, os.O_WRONLY)
-            os.posix_fallocate(fd, 0, 10)
-        source, target = os.open("source", os.O_RDONLY), os.open("copied", os.O_WRONLY)
-        assert os.copy_file_range(source, target, 1) == 1
-        """,
-        user=NOBODY,
-    )
-    for name in ("mine", "ours", "copied"):
-        assert (mount.raw / name).stat().st_mode & 0o7777 == 0o775, name
-
-
 def test_renames_with_flags(mount: Mount) -> None:
     mount.run("""
         import ctypes
@@ -619,93 +380,3 @@ def test_times_of_access_are_kept_when_they_are_set(mount: Mount) -> None:
         assert before - 1 < os.stat("f").st_mtime < time.time() + 1
     """)
     assert (mount.raw / "f").stat().st_atime_ns > 0
-
-
-def test_access_control_lists(mount: Mount) -> None:
-    mount.run(f"""
-        import struct
-        def acl(*entries):
-            return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *one) for one in entries)
-        USER_OBJ, USER, GROUP_OBJ, MASK, OTHER, NO = 1, 2, 4, 16, 32, 0xFFFFFFFF
-        os.mkdir("d", 0o700)
-        access = acl((USER_OBJ, 7, NO), (USER, 7, {NOBODY}), (GROUP_OBJ, 0, NO), (MASK, 7, NO),
-                     (OTHER, 0, NO))
-        os.setxattr("d", "system.posix_acl_access", access)
-        os.setxattr("d", "system.posix_acl_default", access)
-        assert stat.S_IMODE(os.stat("d").st_mode) == 0o770
-        assert os.getxattr("d", "system.posix_acl_access") == access
-        os.umask(0o777)
-        with open("d/f", "w") as file:
-            file.write("x")
-        os.mkdir("d/inner", 0o770)
-        assert os.getxattr("d/inner", "system.posix_acl_default") == access
-        assert stat.S_IMODE(os.stat("d/f").st_mode) == 0o660
-        os.chmod("d/f", 0o640)
-    """)
-    mount.run(
-        """
-        assert open("d/f").read() == "x"
-        try:
-            open("d/f", "a")
-        except PermissionError:
-            pass
-        else:
-            raise AssertionError
-        open("d/inner/mine", "w").close()
-        """,
-        user=NOBODY,
-    )
-    assert_same(mount)
-
-
-def test_who_does_not_own_a_file_takes_no_bits_away_but_by_writing(mount: Mount) -> None:
-    """chown to -1, -1 says to the kernel's FUSE what a write to come says."""
-    modes = {"setuid": 0o4777, "setgid": 0o2777, "plain": 0o666, "written": 0o4777}
-    mount.run(f"""
-        for name, mode in {modes}.items():
-            open(name, "w").close()
-            os.chmod(name, mode)
-        os.mkdir("directory")
-        os.chmod("directory", 0o2777)
-    """)
-    mount.run(
-        """
-        for name in ("setuid", "setgid"):
-            try:
-                os.chown(name, -1, -1)
-            except PermissionError as error:
-                assert error.errno == errno.EPERM
-            else:
-                raise AssertionError(name)
-        os.chown("plain", -1, -1)
-        os.chown("directory", -1, -1)
-        with open("written", "r+b", buffering=0) as file:
-            file.write(b"x")
-            assert os.fstat(file.fileno()).st_mode & 0o7777 == 0o777
-        """,
-        user=NOBODY,
-    )
-    assert {name: mount.raw.joinpath(name).stat().st_mode & 0o7777 for name in modes} == {
-        **modes,
-        "written": 0o777,
-    }
-    assert_same(mount)
-
-
-def test_a_change_takes_capabilities_away(mount: Mount) -> None:
-    mount.run("""
-        import struct
-        capability = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)
-        for name in ("write", "truncate", "chown", "fallocate"):
-            with open(name, "w") as file:
-                file.write("x")
-            os.setxattr(name, "security.capability", capability)
-            assert os.getxattr(name, "security.capability") == capability
-        open("write", "a").write("y")
-        os.truncate("truncate", 0)
-        os.chown("chown", 1, 1)
-        os.posix_fallocate(os.open("fallocate", os.O_WRONLY), 0, 10)
-        for name in ("write", "truncate", "chown", "fallocate"):
-            assert "security.capability" not in os.listxattr(name), name
-    """)
-    assert_same(mount)

@@ -3,31 +3,20 @@
 from __future__ import annotations
 
 import os
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.requirements import require_root
-from tests.volume.fuse.mounts import Mount, mounted, snapshots
+from tests.volume.fuse.mounts import NOBODY, Mount, assert_same, checked_mount
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-NOBODY = 65534
-
 
 @pytest.fixture
 def mount() -> Iterator[Mount]:
-    require_root()
-    with tempfile.TemporaryDirectory(prefix="mirrorha-mount-") as name:
-        home = Path(name)
-        home.chmod(0o755)
-        with mounted(home, user=NOBODY) as mount:
-            yield mount
-            state = mount.tell("counts")
-            assert (state["failures"], state["refused"], state["waiting"]) == (0, 0, 0)
+    with checked_mount(user=NOBODY) as mount:
+        yield mount
 
 
 def test_what_its_own_user_does(mount: Mount) -> None:
@@ -67,8 +56,7 @@ def test_what_its_own_user_does(mount: Mount) -> None:
         """,
         user=NOBODY,
     )
-    through, behind = snapshots(mount)
-    assert through == behind
+    assert_same(mount)
 
 
 def test_set_user_id_bits_stay_until_a_write_takes_them(mount: Mount) -> None:
