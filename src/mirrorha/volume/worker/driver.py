@@ -2,7 +2,7 @@
 
 What one turn of the loop brings is given to the machine together, by `pump`. Requests to the tree
 are performed at once, in between; what a resync reads in slices, when there is nothing else to do;
-syncs in a thread.
+syncs in a thread, but for short ones that nobody has to wait for (`ShortSyncs`).
 
 The kernel has cached what this node served. So before the machine takes another node's changes in,
 everything pending is answered, and then the kernel is made to forget: in a thread that serves no
@@ -27,7 +27,7 @@ from mirrorha.core.orders import (
     Trouble,
 )
 from mirrorha.volume.codec import decode, encode
-from mirrorha.volume.disk import MeasureSpace, RecordTouched, RetireTouched, Space
+from mirrorha.volume.disk import MeasureSpace, RecordTouched, RetireTouched, Space, SyncFiles
 from mirrorha.volume.disk_thread import DiskThread, perform_one
 from mirrorha.volume.events import (
     AnyEffect,
@@ -52,11 +52,12 @@ from mirrorha.volume.events import (
 )
 from mirrorha.volume.stream.pending import SOURCE, Stance
 from mirrorha.volume.worker.messages import Status
+from mirrorha.volume.worker.short_syncs import ShortSyncs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mirrorha.volume.disk import Disk
+    from mirrorha.volume.disk import AnyRequest, Disk
     from mirrorha.volume.fuse.interface import Front, Known
     from mirrorha.volume.ops import AnyOp
     from mirrorha.volume.stream.machine import Volume
@@ -121,6 +122,8 @@ class Driver:
         self._events: list[AnyEvent] = []
         self._bulk: deque[DiskCall] = deque()
         self._syncs: list[DiskCall] = []
+        self._syncs_in_thread = 0
+        self._short_syncs: Final = ShortSyncs()
         self._thens: dict[int, Then] = {}
         self._token = 0
         self._is_pumping = False
@@ -433,11 +436,31 @@ class Driver:
             self._bulk.append(effect)
 
     def _begin_syncs(self) -> None:
-        # After what was sent: the thread that syncs would be in the way of that, and the peer, if
-        # it is to sync as well, has further to go.
-        for call in self._syncs:
+        # After what was sent: the peer, if it is to sync as well, has further to go.
+        syncs, self._syncs = self._syncs, []
+        first = syncs[0]
+        if len(syncs) == 1 and self._is_alone(first.request) and self._short_syncs.is_next():
+            done = self._short_syncs.perform(
+                lambda: perform_one(self._disk_perform, first.token, first.request),
+                has_somebody_come=self._has_somebody_come,
+            )
+            self._events.append(done)
+            return
+        self._syncs_in_thread += len(syncs)
+        for call in syncs:
             self._lane.submit(call.token, call.request)
-        self._syncs.clear()
+
+    def _is_alone(self, sync: AnyRequest) -> bool:
+        """Whether it is one file's, and whoever asked is the only one who waits for anything."""
+        is_one = type(sync) is SyncFiles and len(sync.fids) == 1
+        return is_one and not self._syncs_in_thread and len(self._thens) <= 1
+
+    def _has_somebody_come(self) -> bool:
+        """Whether anybody would have been served, had the loop not synced."""
+        come = self._loop.arrived()
+        if self._thens and self._stream is not None:
+            come.discard(self._stream.fileno())  # the peer, who was asked for the same
+        return bool(come)
 
     def _reply(self, effect: Reply) -> None:
         then = self._thens.pop(effect.token, None)
@@ -451,6 +474,7 @@ class Driver:
         self._reset_link(effect.why)
 
     def _take_done(self, done: list[DiskDone]) -> None:
+        self._syncs_in_thread -= len(done)
         self._events += done
 
 

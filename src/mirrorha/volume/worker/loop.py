@@ -105,6 +105,10 @@ class Loop:
         if self._handlers.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 
+    def arrived(self) -> set[int]:
+        """The descriptors that would be handled now. Does not wait, and handles nothing."""
+        return {fd for fd, _ in self._epoll.poll(0, _EVENTS_MAX)}
+
     def after(self, delay_ms: int, call: Callable[[], None]) -> Timer:
         """Have `call` called once, `delay_ms` from now at the earliest."""
         timer = Timer(call)

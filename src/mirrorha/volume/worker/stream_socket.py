@@ -92,6 +92,10 @@ class PeerStream:
         # The other side may have gone on at once: some of it came with its last word.
         loop.soon(self._begin)
 
+    def fileno(self) -> int:
+        """Readable when something has come from the peer."""
+        return self._socket.fileno()
+
     def send(self, kind: int, *parts: _Buffer) -> None:
         """Collect a frame for the next `flush`. Large parts are not copied: do not change them."""
         self._collected += encode_frame(kind, *parts)
