@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mirrorha.volume.disk import Disk
+    from mirrorha.volume.local_disk.view import DiskView
     from mirrorha.volume.ops import AnyOp
 
 T0 = 1_700_000_000_000_000_000
@@ -86,3 +87,8 @@ class Home:
         for one in self._open:
             one.close()
         self._open = []
+
+
+def seen_in(view: DiskView, fid: int, offset: int = 0, length: int = 100) -> bytes:
+    """What a view shows of a file."""
+    return view.read_pinned(view.pin(fid), offset, length)

@@ -94,6 +94,13 @@ def test_others_are_answered_meanwhile(rig: ColdRig) -> None:
     assert rig.wait_answer() == Answer(0, unique, CONTENT[3:103])
 
 
+def test_what_is_cold_is_copied_by_the_kernel(rig: ColdRig) -> None:
+    """It reads, and nobody waits for that, and writes."""
+    unique = rig.copy(100)
+    assert rig.wait_answer() == Answer(errno.EOPNOTSUPP, unique, b"")
+    assert not rig.changes.asked
+
+
 def test_what_was_written_meanwhile_is_read(rig: ColdRig) -> None:
     rig.read()
     do(rig.disk, Write(FILE, 0, b"newer", T0))

@@ -18,7 +18,8 @@ from mirrorha.volume.fuse.device import WANTED
 from mirrorha.volume.fuse.kernel import Init, Opcode
 from mirrorha.volume.fuse.server import Server
 from mirrorha.volume.ops import ROOT_FID, SetAttributes, Unlink, Write
-from tests.volume.disk_support import T0, Home, create, do, fid, mkdir
+from mirrorha.wire.limits import WRITE_BYTES_MAX
+from tests.volume.disk_support import T0, Home, create, do, fid, mkdir, seen_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -106,6 +107,10 @@ class Rig:
 
     def write(self, data: bytes, *, flags: int = 0, node: int = FILE) -> int:
         return self.ask(Opcode.WRITE, node, write_body(data, flags=flags), uid=1)
+
+    def copy(self, length: int, *, offset: int = 0, offset_out: int = 0) -> int:
+        body = kernel.COPY_FILE_RANGE_IN.pack(1, offset, FILE, 1, offset_out, length, 0)
+        return self.ask(Opcode.COPY_FILE_RANGE, FILE, body)
 
     def only_asked(self) -> AnyOp | int:
         (one,) = self.changes.asked.values()
@@ -330,6 +335,34 @@ def test_a_request_that_has_changed_something_is_not_interrupted(rig: Rig) -> No
     assert (stat.S_IMODE(status.st_mode), status.st_size) == (0o600, 7)
 
 
+def test_one_request_copies_as_much_as_one_write_at_most(rig: Rig) -> None:
+    """The kernel asks for the rest, and whoever else asked meanwhile comes first."""
+    content = os.urandom(WRITE_BYTES_MAX + 5)
+    do(rig.disk, Write(FILE, 0, content[:-5], T0), Write(FILE, WRITE_BYTES_MAX, content[-5:], T0))
+    for offset, size in ((0, WRITE_BYTES_MAX), (WRITE_BYTES_MAX, 5), (len(content), 0)):
+        rig.copy(10 * len(content), offset=offset, offset_out=offset)
+        if size:
+            assert rig.only_asked() == Write(FILE, offset, content[offset : offset + size], T0)
+        rig.carry_out()
+        answer = rig.answer()
+        assert answer is not None
+        assert struct.unpack("=I4x", answer.body) == (size,)
+
+
+def test_a_copy_onto_an_orphan_ends_too(rig: Rig) -> None:
+    """That is made at once, without a turn of the loop in between."""
+    do(rig.disk, Write(FILE, 0, bytes(WRITE_BYTES_MAX), T0))
+    rig.ask(Opcode.OPEN, FILE, kernel.OPEN_IN.pack(os.O_RDWR, 0))
+    rig.answer()
+    do(rig.disk, Unlink(FILE, ROOT_FID, "file", T0))
+    rig.server._pending.orphans.note(FILE)
+    rig.copy(1 << 40, offset_out=1)
+    answer = rig.answer()
+    assert answer is not None
+    assert struct.unpack("=I4x", answer.body) == (WRITE_BYTES_MAX,)
+    assert rig.view.status(FILE)[0].st_size == WRITE_BYTES_MAX + 1
+
+
 def test_everything_that_waits_can_be_refused(rig: Rig) -> None:
     uniques = {rig.write(b"1"), rig.write(b"2"), rig.ask(Opcode.FSYNC, FILE, bytes(16))}
     rig.server.fail_pending(errno.EIO)
@@ -351,7 +384,7 @@ def test_a_change_that_waited_behind_the_removal_is_made_on_the_orphan(rig: Rig)
     assert removed is not None
     assert written is not None
     assert (removed.error, written.error, written.body[0]) == (0, 0, 4)
-    assert rig.view.read(FILE, 0, 10) == b"late"
+    assert seen_in(rig.view, FILE) == b"late"
     # And those that come later ask nobody.
     rig.write(b"LATE")
     assert not rig.changes.asked
@@ -359,7 +392,7 @@ def test_a_change_that_waited_behind_the_removal_is_made_on_the_orphan(rig: Rig)
     assert not rig.changes.asked
     rig.answer()
     rig.answer()
-    assert rig.view.read(FILE, 0, 10) == b"LATE"
+    assert seen_in(rig.view, FILE) == b"LATE"
     rig.ask(Opcode.RELEASE, FILE, bytes(24))
     rig.answer()
     rig.write(b"gone")

@@ -142,10 +142,6 @@ class View(Protocol):
         """Whether it was opened more often than it was released."""
         ...
 
-    def read(self, fid: int, offset: int, length: int) -> bytes:
-        """Bytes of a file, fewer at its end."""
-        ...
-
     def read_at_hand(self, fid: int, offset: int, into: memoryview) -> int:
         """Fill `into`, less of it at the end of the file, without waiting for the disk.
 
@@ -158,7 +154,7 @@ class View(Protocol):
         ...
 
     def read_pinned(self, fd: int, offset: int, length: int) -> bytes:
-        """As `read`; closes `fd`. In any thread."""
+        """Bytes of it, fewer at its end; closes `fd`. In any thread."""
         ...
 
     def seek(self, fid: int, offset: int, whence: int) -> int:

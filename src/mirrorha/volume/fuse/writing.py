@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 _BODY: Final = IN_HEADER.size
 _CONTENT: Final = IN_HEADER.size + WRITE_IN.size
 _UNSET_TOKEN: Final = 0
-# What is copied for one request, which cannot be interrupted: a fraction of a second.
-_COPY_BYTES_MAX: Final = 64 * WRITE_BYTES_MAX
 
 
 @final
@@ -134,11 +132,31 @@ class Writing:
         _, offset_in, fid_out, _, offset_out, length, flags = fields
         if flags:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-        length = min(length, _COPY_BYTES_MAX)
-        unique, source, target = request.unique, (request.fid, offset_in), (fid_out, offset_out)
-        self._unprivileged(
-            request, fid_out, lambda _: self._copy_on(unique, source, target, length, 0)
-        )
+        unique, fid_in, size = request.unique, request.fid, min(length, WRITE_BYTES_MAX)
+
+        def then(is_first: bool) -> None:
+            data = self._at_hand(fid_in, offset_in, size)
+            if not data:
+                self._device.reply(WRITE_OUT.pack(WRITE_OUT.size, 0, unique, 0))
+                return
+            self._write(unique, Write(fid_out, offset_out, data, self._clock_ns()), is_first)
+
+        self._unprivileged(request, fid_out, then)
+
+    def _at_hand(self, fid: int, offset: int, size: int) -> bytes:
+        """What is to be copied: as much as one request may take, for everybody else waits.
+
+        So the data need not go through the caller. Fewer bytes than it asked for are in order.
+
+        Raises:
+            OSError: EOPNOTSUPP, it would have to come from the disk. Then the kernel copies by
+                itself, and has it read as anything else that is read.
+        """
+        into = memoryview(bytearray(size))
+        count = self._view.read_at_hand(fid, offset, into)
+        if count < 0:
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+        return bytes(into[:count])
 
     def _unprivileged(self, request: Request, fid: int, then: Callable[[bool], None]) -> None:
         """Go on once the file has nothing that a change by this caller takes away.
@@ -149,33 +167,6 @@ class Writing:
             self.without_privileges(request.unique, fid, then)
         else:
             then(True)
-
-    def _copy_on(
-        self,
-        unique: int,
-        source: tuple[int, int],
-        target: tuple[int, int],
-        length: int,
-        copied: int,
-    ) -> None:
-        """Copy what is left after `copied` bytes, piece by piece: read here, written as any write.
-
-        So the data need not go through the caller. Fewer bytes than it asked for are in order.
-        """
-        (fid_in, offset_in), (fid_out, offset_out) = source, target
-        size = min(length - copied, WRITE_BYTES_MAX)
-        data = self._view.read(fid_in, offset_in + copied, size) if size else b""
-        if not data:
-            self._device.reply(WRITE_OUT.pack(WRITE_OUT.size, 0, unique, copied))
-            return
-        op = Write(fid_out, offset_out + copied, data, self._clock_ns())
-
-        def done(written: AnyOp | None) -> None:
-            size = len(written.data) if type(written) is Write else 0
-            end = copied + size
-            self._copy_on(unique, source, target, length if size == len(data) else end, end)
-
-        self._pending.change(unique, op, done, is_first=not copied)
 
     def _fallocate(self, request: Request) -> None:
         _, offset, length, mode = FALLOCATE_IN.unpack_from(request.body)

@@ -181,9 +181,6 @@ class DiskView:
             return status, status.st_nlink - self._hidden_links(node)
         return status, len(node.names)
 
-    def read(self, fid: int, offset: int, length: int) -> bytes:
-        return read_range(self._file(fid), offset, length)
-
     def read_at_hand(self, fid: int, offset: int, into: memoryview) -> int:
         fd, length = self._file(fid), len(into)
         try:
