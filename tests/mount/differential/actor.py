@@ -24,6 +24,7 @@ import os
 import socket
 import stat
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -33,6 +34,8 @@ libc = ctypes.CDLL(None, use_errno=True)
 AT_FDCWD = -100
 #: What the tests set is older; whatever is younger, the clock has set.
 SET_BEFORE_NS = 1_500_000_000 * 10**9
+#: The clock of file systems stands still for so long at most.
+CLOCK_S = 0.011
 
 files: dict[int, int] = {}
 mappings: dict[int, mmap.mmap] = {}
@@ -257,12 +260,24 @@ def do_fchmod(slot: int, mode: int) -> None:
     os.fchmod(fd_of(slot), mode)
 
 
-def do_chown(path: str, uid: int, gid: int) -> None:
-    os.chown(path, uid, gid, follow_symlinks=False)
+def do_chown(path: str, uid: int, gid: int) -> bool:
+    def look() -> os.stat_result:
+        return os.lstat(path)
+
+    return is_change(look, lambda: os.chown(path, uid, gid, follow_symlinks=False))
 
 
-def do_fchown(slot: int, uid: int, gid: int) -> None:
-    os.fchown(fd_of(slot), uid, gid)
+def do_fchown(slot: int, uid: int, gid: int) -> bool:
+    fd = fd_of(slot)
+    return is_change(lambda: os.fstat(fd), lambda: os.fchown(fd, uid, gid))
+
+
+def is_change(look: Callable[[], os.stat_result], act: Callable[[], None]) -> bool:
+    """Whether what was done counts as a change of the file, also if it has changed nothing."""
+    before_ns = look().st_ctime_ns
+    time.sleep(CLOCK_S)
+    act()
+    return look().st_ctime_ns != before_ns
 
 
 def do_utime(path: str, atime_ns: int, mtime_ns: int) -> None:

@@ -291,13 +291,11 @@ class Changing:
         """What a SETATTR changes besides the size; None if nothing."""
         fid = request.fid
         valid, _, _, _, atime, mtime, _, atime_ns, mtime_ns, _, mode, uid, gid = fields
+        if not valid:
+            return self._no_new_owner(request)
         new_mode = stat.S_IMODE(mode) if valid & Fattr.MODE else None
-        if new_mode is None and (valid & _OWNER or not valid):
-            # A new owner; or none that is new: chown to -1, -1.
+        if new_mode is None and valid & _OWNER:
             new_mode = self._mode_left(fid)
-            if new_mode is not None and not valid and not self._may_change(request):
-                self._refuse_unless_open(fid)
-                new_mode = None
         new_atime_ns = new_mtime_ns = None
         if valid & Fattr.ATIME:
             new_atime_ns = self._time_ns(atime, atime_ns, is_now=bool(valid & Fattr.ATIME_NOW))
@@ -313,18 +311,27 @@ class Changing:
         )
         return None if op == SetAttributes(fid, None, None, None, None) else op
 
-    def _may_change(self, request: Request) -> bool:
-        """Whether the caller may change the mode: the kernel has not asked that of everybody."""
-        return request.uid in (0, self._view.status(request.fid)[0].st_uid)
-
-    def _refuse_unless_open(self, fid: int) -> None:
-        """A chown to -1, -1 by somebody else than the owner would take bits away: EPERM.
+    def _no_new_owner(self, request: Request) -> SetAttributes | None:
+        """What a chown to -1, -1 changes: set-user-id bits, or only when the file was changed.
 
         The kernel says the same of who is about to write to an open file: then the WRITE takes them
-        away. So what is open is left as it is, and the WRITE, if there is one, does it.
+        away. So what is open is left as it is by who does not own it, and the WRITE, if there is
+        one, does it.
+
+        Raises:
+            OSError: EPERM, somebody else than the owner would take bits away.
         """
+        fid = request.fid
+        status = self._view.status(fid)[0]
+        if stat.S_ISLNK(status.st_mode):  # which has no mode to set again
+            return SetAttributes(fid, None, None, None, status.st_mtime_ns)
+        left = self._mode_left(fid)
+        if left is None or request.uid in (0, status.st_uid):
+            mode = stat.S_IMODE(status.st_mode) if left is None else left
+            return SetAttributes(fid, mode, None, None, None)
         if not self._view.is_open(fid):
             raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+        return None
 
     def _mode_left(self, fid: int) -> int | None:
         """The mode without set-user-id bits; None if nothing changes."""
