@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+import random
 import stat
 import warnings
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from mirrorha.testing.check_disk_steps import take_snapshot
 from mirrorha.testing.check_disk_surface import acl
 from mirrorha.volume.access_lists import ACL_ACCESS
-from mirrorha.volume.disk import Apply, RecordTouched, SyncTree
+from mirrorha.volume.disk import Apply, ApplyHere, RecordTouched, SyncTree
 from mirrorha.volume.local_disk import naming
 from mirrorha.volume.names import HALF_MADE_PREFIX
+from mirrorha.volume.opening import OpenVolume, open_volume
 from mirrorha.volume.ops import ROOT_FID, Create, Kind, Mkdir, Mknod, Symlink
 from mirrorha.volume.touched import NAMES
 from tests.volume.disk_support import T0, Home, create, do, fid
@@ -34,10 +37,12 @@ BIRTHS: tuple[Birth, ...] = (
     Symlink(fid(5), ROOT_FID, "new", "old", *OWNERS, T0),
 )
 # What making a file consists of. Reading calls are not among them.
-CALLS = frozenset({"chmod", "chown", "link", "mkdir", "mknod", "open", "setxattr", "symlink"}) | {
-    "unlink",
-    "utime",
-}
+CALLS = frozenset(
+    {
+        *("chmod", "chown", "link", "mkdir", "mknod", "open", "rename", "setxattr", "symlink"),
+        *("unlink", "utime"),
+    }
+)
 
 
 def in_a_child(body: Callable[[], None]) -> bool:
@@ -106,6 +111,39 @@ def test_a_file_is_there_whole_or_not_at_all(op: Birth, home: Home) -> None:
         for name in os.listdir(home.root):
             assert name == "old"
     assert ended >= 3
+
+
+@pytest.mark.parametrize("op", BIRTHS, ids=lambda op: type(op).__name__)
+def test_so_it_is_of_what_is_excluded(op: Birth, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+
+    def opened() -> OpenVolume:
+        rng = random.Random(1)
+        return open_volume(root, tmp_path / "state", rng=rng, exclude=["new"])
+
+    opened().close()
+    ends = []
+    for nth in range(20):
+
+        def make(nth: int = nth) -> None:
+            disk = opened().disk
+            naming.os = _DyingOs(nth)  # type: ignore[assignment,attr-defined]
+            disk.perform(ApplyHere(msgspec.structs.replace(op, fid=0)))
+
+        is_made = in_a_child(make)
+        raw = os.listdir(root)
+        volume = opened()
+        volume.close()
+        assert volume.disk.found.half_made == tuple(name for name in raw if name != "new")
+        ends.append(os.listdir(root))
+        if ends[-1]:
+            _check_whole(op, root / "new")
+            (os.rmdir if isinstance(op, Mkdir) else os.unlink)(root / "new")
+        if is_made:
+            break
+    assert ends[-1] == ["new"]
+    assert ends.count([]) >= 3
 
 
 def _check_whole(op: Birth, path: Path) -> None:

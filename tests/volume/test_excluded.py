@@ -37,6 +37,7 @@ from mirrorha.volume.ops import (
     Kind,
     Link,
     Mkdir,
+    Mknod,
     Rename,
     Rmdir,
     SetAttributes,
@@ -427,16 +428,50 @@ def test_what_a_crash_left_half_made_is_removed_from_what_is_excluded(
     do(disk, mkdir(1, "tmp"))
     here(disk, born("whole", fid(1)))
     (node.kill if is_killed else node.stop)()
-    (node.root / "half.lock").touch()
-    (node.root / "half.lock").chmod(0o1600)
-    (node.root / "tmp/half").mkdir()
-    (node.root / "tmp/half").chmod(0o1700)
-    symlink = node.root / f"{HALF_MADE_PREFIX}{LOCAL_FID_MIN + 3:x}"
-    symlink.symlink_to("x")
+    file, symlink, directory = (
+        f"{HALF_MADE_PREFIX}{LOCAL_FID_MIN + number:x}" for number in range(3)
+    )
+    (node.root / file).touch()
+    (node.root / symlink).symlink_to("x")
+    (node.root / "tmp" / directory).mkdir()
     found = node.open(*EXCLUDE).disk.found
     if is_killed:
-        assert sorted(found.half_made) == [symlink.name, "half.lock", "tmp/half"]
+        assert sorted(found.half_made) == [file, symlink, f"tmp/{directory}"]
         assert sorted(os.listdir(node.root)) == ["tmp"]
         assert os.listdir(node.root / "tmp") == ["whole"]
     else:  # somebody else's then, however odd
         assert found.half_made == ()
+
+
+def test_what_is_excluded_may_look_as_it_likes(node: Node) -> None:
+    """Sticky and empty, as what is mirrored looks while it is made; there an id says more."""
+    disk = node.open(*EXCLUDE).disk
+    do(disk, mkdir(1, "tmp"))
+    for mode in (0o1000, 0o1600, 0o1700, 0o3700):
+        here(disk, Create(0, ROOT_FID, f"{mode:o}.lock", mode, -1, -1, T0, 0))
+        here(disk, Mkdir(0, fid(1), f"{mode:o}", mode, -1, -1, T0, 0))
+        here(disk, Mknod(0, fid(1), f"{mode:o}.fifo", Kind.FIFO, mode, 0, -1, -1, T0, 0))
+    before = sorted(path.relative_to(node.root) for path in node.root.rglob("*"))
+    node.kill()
+    assert node.open(*EXCLUDE).disk.found.half_made == ()
+    assert sorted(path.relative_to(node.root) for path in node.root.rglob("*")) == before
+    assert len(before) == 13
+
+
+def test_what_is_made_replaces_nothing_that_somebody_put_there(node: Node) -> None:
+    disk = node.open(*EXCLUDE).disk
+    (node.root / "behind.lock").write_text("somebody's")
+    (node.root / "full.lock").mkdir()
+    (node.root / "full.lock/file").touch()
+    for op in (
+        born("behind.lock"),
+        Symlink(0, ROOT_FID, "behind.lock", "x", -1, -1, T0),
+        Mkdir(0, ROOT_FID, "behind.lock", 0o755, -1, -1, T0, 0),
+        Mkdir(0, ROOT_FID, "full.lock", 0o755, -1, -1, T0, 0),
+    ):
+        outcome = disk.perform(ApplyHere(op))
+        assert isinstance(outcome, Outcome)
+        assert outcome.errno in {errno.EEXIST, errno.ENOTDIR, errno.ENOTEMPTY}
+    assert sorted(os.listdir(node.root)) == ["behind.lock", "full.lock"]
+    assert (node.root / "behind.lock").read_text() == "somebody's"
+    assert os.listdir(node.root / "full.lock") == ["file"]

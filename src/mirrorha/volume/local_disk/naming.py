@@ -2,7 +2,8 @@
 
 A new file is made with a mode that nothing else has, gets all that the op says, and its real mode
 last: what a crash leaves in between is told by that mode when the disk is opened again, and
-removed. A symlink has no mode, and gets its name last.
+removed. A symlink has no mode, and what is excluded no id by which it could be told from others
+that look the same: those get their names last.
 """
 
 from __future__ import annotations
@@ -114,7 +115,7 @@ class NameApplier:
         directory = self._handles.get(parent)
         done = self._settled(op, directory)
         before_ns = os.fstat(directory.fd).st_mtime_ns
-        half_made = f"{HALF_MADE_PREFIX}{op.fid:x}".encode()
+        half_made = _half_made(op.fid)
         os.symlink(target, half_made, dir_fd=directory.fd)
         try:
             if self._owners.are_kept:
@@ -123,19 +124,11 @@ class NameApplier:
             times = (op.mtime_ns, op.mtime_ns)
             os.utime(half_made, ns=times, dir_fd=directory.fd, follow_symlinks=False)
             seen = identify(directory.fd, half_made)
-            # Not renamed: that would replace what somebody put there behind our back.
-            os.link(
-                half_made,
-                raw,
-                src_dir_fd=directory.fd,
-                dst_dir_fd=directory.fd,
-                follow_symlinks=False,
-            )
+            _give_name(Kind.SYMLINK, half_made, raw, directory.fd)
         except BaseException:
             os.unlink(half_made, dir_fd=directory.fd)
             self._set_mtime(directory.fd, before_ns)
             raise
-        os.unlink(half_made, dir_fd=directory.fd)
         self._set_mtime(directory.fd, _time_after(directory, op.fid, op.mtime_ns, before_ns))
         node = Node(op.fid, Kind.SYMLINK, seen.inode)
         with self._handles.lock:
@@ -244,16 +237,19 @@ class NameApplier:
             default_list = directory.default_list = _default_list(directory.fd)
         done = self._settled(op, directory, default_list)
         before_ns = os.fstat(directory.fd).st_mtime_ns
-        make(raw, directory.fd)
+        made = _half_made(op.fid) if is_local(op.fid) else raw
+        make(made, directory.fd)
         fd = -1
         try:
-            fd = open_quietly(raw, _OPENING.get(kind, OPEN_PLACE), directory.fd)
+            fd = open_quietly(made, _OPENING.get(kind, OPEN_PLACE), directory.fd)
             _dress(fd if kind in OPENED_KINDS else place_of(fd), done, undress=bool(default_list))
             seen = identify(fd)
+            if made != raw:
+                _give_name(kind, made, raw, directory.fd)
         except BaseException:
             if fd >= 0:
                 os.close(fd)
-            (os.rmdir if kind is Kind.DIRECTORY else os.unlink)(raw, dir_fd=directory.fd)
+            (os.rmdir if kind is Kind.DIRECTORY else os.unlink)(made, dir_fd=directory.fd)
             self._set_mtime(directory.fd, before_ns)
             raise
         self._set_mtime(directory.fd, _time_after(directory, op.fid, op.mtime_ns, before_ns))
@@ -342,6 +338,25 @@ def _time_after(directory: Handle, fid: int, mtime_ns: int, before_ns: int | Non
     if not is_local(fid) or is_local(directory.node.fid):
         return mtime_ns
     return os.fstat(directory.fd).st_mtime_ns if before_ns is None else before_ns
+
+
+def _half_made(fid: int) -> bytes:
+    """What is called so as long as it has not got its name."""
+    return f"{HALF_MADE_PREFIX}{fid:x}".encode()
+
+
+def _give_name(kind: Kind, half_made: bytes, raw: bytes, directory_fd: int) -> None:
+    """Give what is whole its name, and replace nothing that somebody put there behind our back.
+
+    Raises:
+        OSError: it has not got it.
+    """
+    there = {"src_dir_fd": directory_fd, "dst_dir_fd": directory_fd}
+    if kind is Kind.DIRECTORY:
+        os.rename(half_made, raw, **there)  # over an empty directory at most
+    else:
+        os.link(half_made, raw, **there, follow_symlinks=False)
+        os.unlink(half_made, dir_fd=directory_fd)
 
 
 def _dress(target: int | str, op: Create | Mkdir | Mknod, *, undress: bool) -> None:

@@ -4,7 +4,8 @@ Of what is excluded, the table of ids knows nothing. What it does know, and is e
 on this node alone from now on, and not gone.
 
 What a crash left half made is removed: it has no id yet, it is in a directory that the touched log
-names, and it looks as nothing else does (see `naming`). Nobody was told that it is there.
+names, and it looks as nothing else does (see `naming`). Of what is excluded no log knows anything,
+but what was being made has a name that says so. Nobody was told that it is there.
 
 Blocks for as long as it takes to look at every name once.
 """
@@ -56,6 +57,7 @@ _KINDS: Final = {
     stat.S_IFCHR: Kind.CHARACTER_DEVICE,
     stat.S_IFBLK: Kind.BLOCK_DEVICE,
 }
+_RAW_PREFIX: Final = HALF_MADE_PREFIX.encode()
 # Below limbo no path says what a name was: there it is the table of ids.
 _IN_LIMBO: Final[Outlook] = frozenset({(-2, -2)})
 
@@ -268,21 +270,14 @@ class _Walk:
     def _remove_half_made(
         self, directory: Node, raw: bytes, seen: Identity, kind: Kind, *, is_excluded: bool
     ) -> bool:
-        if kind is Kind.SYMLINK:
-            looks_so = raw.startswith(HALF_MADE_PREFIX.encode())
-            # It has not got the name yet that is excluded.
-            is_excluded = is_excluded or (looks_so and _is_of_local(raw))
-        else:
-            is_empty = kind is not Kind.FILE or not seen.size_bytes
-            looks_so = is_empty and seen.mode & _HALF_MADE_BITS == stat.S_ISVTX
-        is_known = (seen.inode, seen.birth_ns, kind) in self._known
-        if not looks_so or is_known:
-            return False
-        if is_excluded:
+        if is_excluded or _is_local_half_made(raw):  # it has not got the name that is excluded
+            looks_so = _is_local_half_made(raw)
             may_be = self._excluded is not None and self._excluded.was_cut_off
         else:
+            looks_so = _looks_half_made(raw, seen, kind)
             may_be = self._may_be_half_made(directory.fid)
-        if not may_be:
+        is_known = (seen.inode, seen.birth_ns, kind) in self._known
+        if not looks_so or not may_be or is_known:
             return False
         handle = self._handles.get(directory)
         before_ns = os.fstat(handle.fd).st_mtime_ns
@@ -320,9 +315,18 @@ class _Walk:
         return fid
 
 
-def _is_of_local(raw: bytes) -> bool:
-    """Whether this is what a symlink is called while it is made, and it is an excluded one."""
+def _looks_half_made(raw: bytes, seen: Identity, kind: Kind) -> bool:
+    if kind is Kind.SYMLINK:
+        return raw.startswith(_RAW_PREFIX)
+    is_empty = kind is not Kind.FILE or not seen.size_bytes
+    return is_empty and seen.mode & _HALF_MADE_BITS == stat.S_ISVTX
+
+
+def _is_local_half_made(raw: bytes) -> bool:
+    """Whether this is what something excluded is called while it is made."""
+    if not raw.startswith(_RAW_PREFIX):
+        return False
     try:
-        return is_local(int(raw.removeprefix(HALF_MADE_PREFIX.encode()), 16))
+        return is_local(int(raw.removeprefix(_RAW_PREFIX), 16))
     except ValueError:
         return False
