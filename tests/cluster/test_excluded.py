@@ -38,6 +38,24 @@ async def crosses(call: Awaitable[None]) -> None:
 
 
 @BOTH
+async def test_what_is_excluded_does_not_say_which_node_begins(tmp_path: Path, mount: bool) -> None:
+    needed(mount=mount)
+    async with open_pair(tmp_path, mount=mount, exclude=EXCLUDE) as pair:
+        for node in pair:
+            data = node.site.data(node.name)
+            (data / "tmp").mkdir(parents=True)
+            (data / "tmp/f").write_text(node.name)
+            (data / "x.lock").write_text(node.name)
+        first, second = await start_pair(pair)
+        assert first.name == "lyon", "nobody has files: the first [[node]] begins"
+        await first.write("x", b"mirrored")
+        for node in (first, second):
+            assert await node.data.read_bytes("x") == b"mirrored"
+            assert await node.data.read_bytes("tmp/f") == node.name.encode()
+            assert await node.data.read_bytes("x.lock") == node.name.encode()
+
+
+@BOTH
 async def test_what_is_excluded_stays_on_the_node_that_made_it(tmp_path: Path, mount: bool) -> None:
     needed(mount=mount)
     async with open_pair(tmp_path, mount=mount, exclude=EXCLUDE) as pair:

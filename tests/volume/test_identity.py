@@ -87,6 +87,32 @@ def test_marking_leaves_no_other_trace(tmp_path: Path) -> None:
     assert tmp_path.stat().st_mtime_ns == 1_000_000_007
 
 
+def test_what_is_excluded_is_no_file_of_a_volume(tmp_path: Path) -> None:
+    exclude = ("tmp/**", "*.lock", "a/b/cache")
+
+    def standing() -> Standing:
+        return inspect(tmp_path, exclude).standing
+
+    for path in ("tmp/in", "a/b/cache", "c"):
+        (tmp_path / path).mkdir(parents=True)
+    for path in ("x.lock", "tmp/in/f", "a/b/cache/f", "a/y.lock", "c/z.lock"):
+        (tmp_path / path).touch()
+    assert standing() is Standing.UNMARKED_EMPTY
+    assert inspect(tmp_path).standing is Standing.UNMARKED_WITH_FILES
+    for path in ("f", "c/f", "a/b/f"):
+        (tmp_path / path).touch()
+        assert standing() is Standing.UNMARKED_WITH_FILES
+        (tmp_path / path).unlink()
+    for path in ("d", "a/b/d"):  # empty, it is mirrored
+        (tmp_path / path).mkdir()
+        assert standing() is Standing.UNMARKED_WITH_FILES
+        (tmp_path / path).rmdir()
+    (tmp_path / "link").symlink_to("tmp")
+    assert standing() is Standing.UNMARKED_WITH_FILES
+    (tmp_path / "link").unlink()
+    assert standing() is Standing.UNMARKED_EMPTY
+
+
 def test_contents_are_counted(tmp_path: Path) -> None:
     assert count(tmp_path) == Contents()
     mark(tmp_path, VOLUME)

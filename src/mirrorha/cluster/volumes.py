@@ -407,7 +407,7 @@ class Volumes:
         """At a directory that is not to be mounted; perhaps it was."""
         if sys.platform == "linux":
             clean_up(Path(name.path), volume=name.name)
-        return self._judge(name, identity.inspect(Path(name.path)))
+        return self._judge(name, identity.inspect(Path(name.path), name.exclude))
 
     def _judge(self, name: VolumeName, found: VolumeIdentity) -> Judgement:
         meta = self._state().meta

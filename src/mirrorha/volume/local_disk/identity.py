@@ -18,7 +18,8 @@ import attrs
 
 from mirrorha.errors import VolumeError, ensure
 from mirrorha.state.atomic import remove_leftovers, write_atomically
-from mirrorha.volume.names import HIDDEN_NAMES, LIMBO_NAME, MARKER_NAME
+from mirrorha.volume.exclusion import EXCLUDED, Exclusion
+from mirrorha.volume.names import HIDDEN_NAMES, LIMBO_NAME, MARKER_NAME, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,14 +80,14 @@ class Contents:
     newest_ns: int = 0
 
 
-def inspect(root: Path) -> VolumeIdentity:
-    """See whether `root` is a volume, and which.
+def inspect(root: Path, exclude: Sequence[str] = ()) -> VolumeIdentity:
+    """See whether `root` is a volume, and which. What is excluded does not count as a file of it.
 
     Raises:
         VolumeError: it cannot be looked at.
     """
     try:
-        return _inspect(root)
+        return _inspect(root, Exclusion(exclude))
     except OSError as error:
         raise VolumeError(f"{root}: cannot be looked at: {error.strerror}") from error
 
@@ -162,7 +163,7 @@ def layout_problems(roots: Sequence[Path], state_dir: Path) -> list[str]:
     return problems
 
 
-def _inspect(root: Path) -> VolumeIdentity:
+def _inspect(root: Path, exclusion: Exclusion) -> VolumeIdentity:
     try:
         mode = root.lstat().st_mode
     except FileNotFoundError:
@@ -176,7 +177,8 @@ def _inspect(root: Path) -> VolumeIdentity:
         volume_id = _volume_id_in(raw)
         standing = Standing.MARKER_DAMAGED if volume_id is None else Standing.MARKED
         return VolumeIdentity(root, standing, volume_id)
-    is_empty = all(_is_nothing(root, name) for name in os.listdir(root))
+    names = [name for name in os.listdir(root) if not _is_nothing(root, name)]
+    is_empty = _are_local(root, names, exclusion)
     return VolumeIdentity(
         root, Standing.UNMARKED_EMPTY if is_empty else Standing.UNMARKED_WITH_FILES
     )
@@ -212,6 +214,28 @@ def _is_nothing(root: Path, name: str) -> bool:
     if name.startswith(f".{MARKER_NAME}."):
         return True  # what a crashed `mark` left
     return name in {_LOST_AND_FOUND, LIMBO_NAME} and not any(_entries(os.fspath(root / name)))
+
+
+def _are_local(root: Path, names: list[str], exclusion: Exclusion) -> bool:
+    """Whether all these are excluded, or directories that hold something, and nothing else."""
+    todo = [(os.fspath(root), names, exclusion.root)]
+    while todo:
+        directory, inner, outlook = todo.pop()
+        if not inner and directory != os.fspath(root):
+            return False  # empty, it is mirrored as it is
+        for name in inner:
+            below = exclusion.below(outlook, text_of(os.fsencode(name)))
+            if below is EXCLUDED:
+                continue
+            path = os.path.join(directory, name)
+            if not below or not _is_directory(path):
+                return False
+            todo.append((path, [entry for entry, _, _ in _entries(path)], below))
+    return True
+
+
+def _is_directory(path: str) -> bool:
+    return stat.S_ISDIR(os.lstat(path).st_mode)
 
 
 def _entries(directory: str) -> list[tuple[str, str, os.stat_result]]:

@@ -63,7 +63,7 @@ class MountPoint:
             self.raw = -1
         self.raw = self._open()
         os.fchdir(self.raw)
-        return identity.inspect(_HERE)
+        return identity.inspect(_HERE, self._wish.exclude if self._wish is not None else ())
 
     def mark(self, volume_id: str) -> None:
         """Have the directory carry this id.
