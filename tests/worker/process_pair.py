@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from mirrorha.volume.local_disk.identity import VolumeIdentity
 from mirrorha.volume.stream.pending import VolumeSettings
 from mirrorha.volume.worker.client import WorkerEngine
 from mirrorha.volume.worker.messages import VERSION, KeysAt, MountWish, Open
+from tests.requirements import require_device, require_root
 from tests.worker.worker_pair import NODES, VOLUME, hello, keys_for_both, tcp_pair
 
 WAIT_S = 15.0
@@ -68,6 +69,16 @@ class WorkerNode:
             text=True,
         )
 
+    @contextlib.contextmanager
+    def running(self, program: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
+        """The same, ended with the block."""
+        child = self.spawn(program, *arguments)
+        try:
+            yield child
+        finally:
+            child.kill()
+            child.communicate()
+
 
 async def run_at(root: Path, program: str, *arguments: object, timeout_s: float = 20) -> str:
     argv = [sys.executable, "-c", program, str(root), *map(str, arguments)]
@@ -109,7 +120,7 @@ class ProcessPair:
     ) -> WorkerNode:
         path = self.path / name
         if name not in self.nodes:  # else it may be under a mount that hangs
-            (path / "root").mkdir(parents=True)
+            (path / "root").mkdir(parents=True, exist_ok=True)
         send, receive = trio.open_memory_channel[AnyReport](1000)
         engine = WorkerEngine(
             Open(
@@ -149,6 +160,16 @@ class ProcessPair:
         node.scope.cancel()
         with trio.fail_after(WAIT_S):
             await node.ended.wait()
+
+    async def start_both(self, **settings: Any) -> None:
+        for name in NODES:
+            await self.start(name, **settings)
+
+    async def stop_both(self) -> None:
+        """In good order: no worker has ended by itself."""
+        for name in NODES:
+            await self.stop(name)
+            assert self.nodes[name].error is None
 
     async def connect(self, *, plain: bool = False) -> None:
         """Give both a connection to the other; returns once the stream is up."""
@@ -190,6 +211,8 @@ class ProcessPair:
 @contextlib.asynccontextmanager
 async def open_processes(path: Path) -> AsyncIterator[ProcessPair]:
     """Nothing is left behind: no process, no mount."""
+    require_root()
+    require_device("/dev/fuse")
     async with trio.open_nursery() as nursery:
         pair = ProcessPair(nursery, keys_for_both(path / "keys"), path)
         try:

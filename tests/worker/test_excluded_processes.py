@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,26 +13,16 @@ import trio
 
 from mirrorha.core.orders import Close, Freeze, Frozen
 from mirrorha.volume.names import KEPT_NAME
-from tests.requirements import require_device, require_root
-from tests.worker.process_pair import ProcessPair, WorkerNode, clean, open_processes
+from tests.worker.process_pair import ProcessPair, WorkerNode, open_processes
 from tests.worker.worker_pair import tree
 
 EXCLUDE: Final = ("tmp/**", "*.lock", "a/cache/**")
 
 
-@pytest.fixture(autouse=True)
-def _needs(tmp_path: Path) -> Iterator[None]:
-    require_root()
-    require_device("/dev/fuse")
-    yield
-    clean(tmp_path)
-
-
 @pytest.fixture
 async def pair(tmp_path: Path) -> AsyncIterator[ProcessPair]:
     async with open_processes(tmp_path) as opened:
-        await opened.start("paris", exclude=EXCLUDE)
-        await opened.start("lyon", exclude=EXCLUDE)
+        await opened.start_both(exclude=EXCLUDE)
         await opened.connect()
         await opened.mirror()
         yield opened
@@ -144,9 +134,7 @@ async def test_a_service_keeps_its_scratch_files_to_itself(pair: ProcessPair) ->
         [],
         ["copy", "x"],
     ]
-    for name in ("paris", "lyon"):
-        await pair.stop(name)
-        assert pair.nodes[name].error is None
+    await pair.stop_both()
     assert sorted(os.listdir(pair.lyon.root)) == ["data", "tmp"]
     for name in ("tmp", "data"):
         one, other = (node.root / name for node in (pair.paris, pair.lyon))
@@ -194,9 +182,7 @@ print(sum(os.path.exists(f"data/journal{number}") for number in range(4)))
 
 async def test_what_a_busy_service_mirrors_is_the_same_on_both(pair: ProcessPair) -> None:
     assert await pair.paris.run(SERVE, timeout_s=60) == "4"
-    for name in ("paris", "lyon"):
-        await pair.stop(name)
-        assert pair.nodes[name].error is None
+    await pair.stop_both()
     one, other = (
         {path: content for path, content in tree(node.root).items() if ".lock" not in path}
         for node in (pair.paris, pair.lyon)
@@ -278,8 +264,7 @@ async def test_what_stays_here_goes_on_while_changes_are_held(pair: ProcessPair)
     await fine(pair.paris, "os.mkdir('tmp')", "put('f', 'f')")
     pair.paris.engine.order(Freeze(1))
     await pair.paris.wait_report(Frozen)
-    waiting = pair.paris.spawn(TRY, "os.truncate('f', 0)")
-    try:
+    with pair.paris.running(TRY, "os.truncate('f', 0)") as waiting:
         with trio.fail_after(10):
             await fine(pair.paris, "put('tmp/x', 'x')", "sync('tmp/x')", "put('x.lock', 'x')")
         await trio.sleep(0.2)  # else it may only not have come to it yet
@@ -287,9 +272,6 @@ async def test_what_stays_here_goes_on_while_changes_are_held(pair: ProcessPair)
         pair.paris.engine.order(Close(why="over", primary="lyon"))
         with trio.fail_after(10):
             assert await tried(pair.paris, "put('tmp/x', 'y')", "get('tmp/x')") == ["EROFS", "x"]
-    finally:
-        waiting.kill()
-        await trio.to_thread.run_sync(waiting.communicate)
 
 
 async def test_an_open_file_outlives_its_name(pair: ProcessPair) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -26,8 +26,7 @@ from mirrorha.core.orders import (
 )
 from mirrorha.errors import VolumeError
 from mirrorha.volume.local_disk.identity import MARKER_NAME
-from tests.requirements import require_device, require_root
-from tests.worker.process_pair import ProcessPair, clean, open_processes
+from tests.worker.process_pair import ProcessPair, open_processes
 from tests.worker.worker_pair import tree
 
 WRITE = """
@@ -49,19 +48,10 @@ print(sorted(os.listdir(".")), os.stat("journal").st_size, open("journal", "rb")
 """
 
 
-@pytest.fixture(autouse=True)
-def _needs(tmp_path: Path) -> Iterator[None]:
-    require_root()
-    require_device("/dev/fuse")
-    yield
-    clean(tmp_path)
-
-
 @pytest.fixture
 async def pair(tmp_path: Path) -> AsyncIterator[ProcessPair]:
     async with open_processes(tmp_path) as opened:
-        await opened.start("paris")
-        await opened.start("lyon")
+        await opened.start_both()
         yield opened
 
 
@@ -71,9 +61,7 @@ async def test_a_program_that_knows_nothing_of_us_is_mirrored(pair: ProcessPair)
     await pair.paris.run(WRITE)
     assert await pair.paris.run(READ) == "['big', 'journal', 'sub'] 409600 1"
     assert await pair.lyon.run(READ) == "['big', 'journal', 'sub'] 409600 1"
-    for name in ("paris", "lyon"):
-        await pair.stop(name)
-        assert pair.nodes[name].error is None
+    await pair.stop_both()
     assert tree(pair.paris.root) == tree(pair.lyon.root)
     assert len(tree(pair.paris.root)) == 3
 
@@ -104,8 +92,7 @@ async def test_roles_change_places_and_the_kernel_shows_nothing_old(pair: Proces
     await pair.mirror()
     await paris.run(PUT, "notes", "from paris")
     assert await paris.run(GET, "notes") == "from paris notes"
-    keeper = paris.spawn(KEEP, "notes")
-    try:
+    with paris.running(KEEP, "notes") as keeper:
         assert await line_of(keeper) == "from paris from paris"
         await pair.mirror("lyon", epoch=2, round_=2)
         await lyon.run(PUT, "notes", "from lyon!", "in place")
@@ -115,9 +102,6 @@ async def test_roles_change_places_and_the_kernel_shows_nothing_old(pair: Proces
         keeper.stdin.write("\n")
         keeper.stdin.flush()
         assert await line_of(keeper) == "from lyon! from lyon!"
-    finally:
-        keeper.kill()
-        keeper.communicate()
     refused = await paris.run(
         "import errno, sys\n"
         "try: open(sys.argv[1] + '/no', 'w')\n"
@@ -142,8 +126,7 @@ async def test_one_that_was_away_is_brought_up_to_date_under_its_mount(pair: Pro
     await pair.mirror(epoch=2)
     await paris.run(PUT, "notes", "after")
     assert await lyon.run(READ) == "['big', 'journal', 'notes', 'sub'] 409600 1"
-    for name in ("paris", "lyon"):
-        await pair.stop(name)
+    await pair.stop_both()
     assert tree(paris.root) == tree(lyon.root)
 
 
@@ -161,17 +144,13 @@ async def test_when_the_peers_worker_dies_changes_wait_and_are_released(
     with trio.fail_after(5):
         await lyon.ended.wait()
     assert isinstance(lyon.error, VolumeError)
-    writer = paris.spawn(PUT, "notes", "alone")
-    try:
+    with paris.running(PUT, "notes", "alone") as writer:
         await trio.sleep(0.5)
         assert writer.poll() is None, "it waits for who decides"
         paris.engine.order(Freeze(4))
         await paris.wait_report(Frozen)
         paris.engine.order(ServeAlone(2, "h"))
         assert await trio.to_thread.run_sync(lambda: writer.wait(10)) == 0
-    finally:
-        writer.kill()
-        writer.communicate()
     assert await paris.run(GET, "notes") == "alone notes"
 
 
@@ -214,15 +193,11 @@ async def test_fsync_is_answered_by_both_disks(pair: ProcessPair, sync: str) -> 
     # With its follower frozen nobody says that it is durable there.
     pair.lyon.engine.order(Freeze(5))
     await pair.lyon.wait_report(Frozen)
-    syncing = pair.paris.spawn(code)
-    try:
+    with pair.paris.running(code) as syncing:
         await trio.sleep(0.5)
         assert syncing.poll() is None
         pair.lyon.engine.order(Follow(1, "g", 1))
         assert await trio.to_thread.run_sync(lambda: syncing.wait(10)) == 0
-    finally:
-        syncing.kill()
-        syncing.communicate()
 
 
 async def test_the_directory_carries_its_id_below_the_mount(pair: ProcessPair) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,8 +18,7 @@ from mirrorha.core.orders import (
     ServeAlone,
     StartResync,
 )
-from tests.requirements import require_device, require_root
-from tests.worker.process_pair import NODES, ProcessPair, clean, open_processes
+from tests.worker.process_pair import NODES, ProcessPair, open_processes
 from tests.worker.worker_pair import tree
 
 ROUNDS = 12
@@ -73,14 +71,6 @@ with open(sys.argv[2], "a", buffering=1) as ledger:
         except OSError:
             time.sleep(0.01)
 """
-
-
-@pytest.fixture(autouse=True)
-def _needs(tmp_path: Path) -> Iterator[None]:
-    require_root()
-    require_device("/dev/fuse")
-    yield
-    clean(tmp_path)
 
 
 class Play:
@@ -151,8 +141,7 @@ class Play:
 async def test_both_trees_are_equal_after_a_wild_time(tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)
     async with open_processes(tmp_path) as pair:
-        for name in NODES:
-            await pair.start(name)
+        await pair.start_both()
         play = Play(pair, chance)
         await play.meet()
         writers = []
@@ -168,9 +157,7 @@ async def test_both_trees_are_equal_after_a_wild_time(tmp_path: Path, seed: int)
                 writer.kill()
                 await trio.to_thread.run_sync(writer.communicate)
         await play.cut()  # everything that was pending has arrived
-        for name in NODES:
-            await pair.stop(name)
-            assert pair.nodes[name].error is None
+        await pair.stop_both()
     paris, lyon = (tree(tmp_path / name / "root") for name in NODES)
     assert paris == lyon
     journal = paris["journal"][1]

@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from mirrorha.core.orders import Follow, Freeze, Replayed, ServeAlone, ServeMirror
-from tests.requirements import require_device, require_root
+from tests.requirements import require_root
 from tests.worker.process_pair import open_processes
 from tests.worker.worker_pair import WAIT_S, Pair, open_pair
 
@@ -79,10 +79,8 @@ print(seen.f_blocks * seen.f_frsize, seen.f_files)
 
 
 async def test_a_program_sees_the_smaller_one_while_the_pair_mirrors(small_lyon: Path) -> None:
-    require_device("/dev/fuse")
     async with open_processes(small_lyon) as pair:
-        for name in ("paris", "lyon"):
-            await pair.start(name)
+        await pair.start_both()
         alone = await pair.paris.run(SPACE)
         await pair.connect()
         await pair.mirror()
