@@ -229,9 +229,6 @@ def test_a_process_that_uses_the_directory(here: Ground, use: str) -> None:
         assert (use if use != "deleted" else "open as") in text
         assert str(directory) in text
         assert found(here.make("orders2")) == [], "a name that begins alike"
-        assert (
-            find_obstacles(directory, volume="orders", freeze_max_ms=1, ignored=[child.pid]) == []
-        )
     finally:
         end(child)
     assert found(directory) == []
@@ -285,7 +282,7 @@ def test_many_processes_are_not_all_listed(here: Ground) -> None:
 
 def test_a_scan_without_time_says_so(here: Ground) -> None:
     spot = read_mount_table().spot(str(here.make("orders")))
-    scan = find_occupants(Place.of(spot, spot.holder), ignored=[], scan_s=0)
+    scan = find_occupants(Place.of(spot, spot.holder), scan_s=0)
     assert scan.unseen is not None
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import AsyncIterator
+import sys
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ from mirrorha.core.orders import (
     Trouble,
 )
 from mirrorha.errors import VolumeError
-from mirrorha.volume.local_disk.identity import MARKER_NAME
+from mirrorha.volume.local_disk.identity import MARKER_NAME, VolumeIdentity
 from tests.worker.process_pair import ProcessPair, open_processes
 from tests.worker.worker_pair import tree
 
@@ -212,6 +213,35 @@ async def test_what_may_not_be_used_is_not_mounted(tmp_path: Path) -> None:
         with pytest.raises(VolumeError, match="not this one"):
             await pair.start("paris", judge=lambda found: f"{found.root}: not this one")
         assert not (tmp_path / "paris" / "state" / "ids.sqlite").exists()
+
+
+@pytest.fixture
+def busy(tmp_path: Path) -> Iterator[int]:
+    """A process that works in Paris's directory."""
+    root = tmp_path / "paris/root"
+    root.mkdir(parents=True)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", "input('in it')"], cwd=root, **pipes) as child:
+        assert child.stdout is not None
+        assert child.stdout.read(5) == b"in it"
+        yield child.pid
+        child.kill()
+
+
+async def test_what_stands_in_the_way_is_said_before_anything_is_looked_at(
+    tmp_path: Path, busy: int
+) -> None:
+    looked: list[VolumeIdentity] = []
+
+    def judge(found: VolumeIdentity) -> str:
+        looked.append(found)
+        return ""
+
+    async with open_processes(tmp_path) as pair:
+        with pytest.raises(VolumeError, match=f"process {busy} .* write past the mount"):
+            await pair.start("paris", judge=judge)
+    assert looked == []
+    assert not (tmp_path / "paris/state/ids.sqlite").exists()
 
 
 async def line_of(child: subprocess.Popen[str]) -> str:

@@ -14,8 +14,7 @@ import trio
 
 from mirrorha.cluster.opening import Judgement, Opening, judge_root
 from mirrorha.cluster.settings import VolumeName, machine_settings
-from mirrorha.cluster.workers import choose, refuse_obstacles
-from mirrorha.config import to_ms
+from mirrorha.cluster.workers import choose
 from mirrorha.core.events import VolumeReported, VolumesInspected
 from mirrorha.core.health import primary_of
 from mirrorha.core.orders import (
@@ -306,9 +305,6 @@ class Volumes:
 
     async def _employ(self, nursery: trio.Nursery, name: VolumeName) -> Judgement:
         """Have a worker mount a volume and drive it."""
-        await self._in_thread(
-            partial(refuse_obstacles, freeze_max_ms=to_ms(self._config.timing.freeze_max_s)), name
-        )
         worker, judgement = self._workers.make(
             name,
             self._directory(name),

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, final
 
 from mirrorha.cluster.opening import Judgement
 from mirrorha.cluster.settings import VolumeName, Wish, machine_settings
 from mirrorha.config import to_ms
-from mirrorha.errors import VolumeError
-from mirrorha.volume.fuse.obstacles import (
-    find_obstacles,
-    foreign_namespace_warning,
-    missing_means,
-)
+from mirrorha.volume.fuse.obstacles import foreign_namespace_warning, missing_means
 from mirrorha.volume.worker.client import WorkerEngine
 from mirrorha.volume.worker.messages import VERSION, KeysAt, MountWish, Open
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from mirrorha.config import ClusterConfig
     from mirrorha.core.orders import AnyReport
@@ -74,23 +69,6 @@ class Workers:
             mount=MountWish(exclude=name.exclude, allow_other=is_for_all()),
         )
         return WorkerEngine(opening, report=report, judge=problem), lambda: judgements[-1]
-
-
-def refuse_obstacles(name: VolumeName, *, freeze_max_ms: int) -> None:
-    """Raise whatever stands in the way of mounting a volume. Blocks for some seconds at most.
-
-    Raises:
-        VolumeError: what, and what to do about it.
-    """
-    found = find_obstacles(
-        Path(name.path),
-        volume=name.name,
-        freeze_max_ms=freeze_max_ms,
-        is_for_all=is_for_all(),
-        ignored=(os.getpid(),),
-    )
-    if found:
-        raise VolumeError("; ".join(found))
 
 
 def is_for_all() -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, final
 
@@ -52,17 +52,16 @@ def find_obstacles(
     volume: str,
     freeze_max_ms: int,
     is_for_all: bool = True,
-    ignored: Collection[int] = (),
     machine: Machine | None = None,
 ) -> list[str]:
     """All that stands in the way of mounting `volume` over `directory`. Nothing is changed.
 
-    Blocks for some seconds at most, and never on a mount that hangs.
+    Blocks for some seconds at most, and never on a mount that hangs. This process may use the
+    directory.
 
     Args:
         freeze_max_ms: How long a request to the mount may have to wait.
         is_for_all: As for `mount`.
-        ignored: Processes that may use the directory: this node's own.
     """
     machine = machine or Machine()
     found = [*_missing_means(machine, is_for_all), *_short_timeouts(machine, freeze_max_ms)]
@@ -72,7 +71,7 @@ def find_obstacles(
     except VolumeError as error:
         return [*found, str(error)]
     wrong_place = [*_other_mounts(table, spot, volume)] or [*_unfit_directory(spot)]
-    return [*found, *(wrong_place or _occupied(spot, ignored))]
+    return [*found, *(wrong_place or _occupied(spot))]
 
 
 def missing_means(*, is_for_all: bool = True, machine: Machine | None = None) -> list[str]:
@@ -87,7 +86,7 @@ def missing_means(*, is_for_all: bool = True, machine: Machine | None = None) ->
 def refuse_obstacles(
     directory: Path, *, volume: str, freeze_max_ms: int, is_for_all: bool = True
 ) -> None:
-    """Raise all obstacles as one error, a line each.
+    """Raise all obstacles as one error.
 
     Raises:
         VolumeError: there are any.
@@ -96,7 +95,7 @@ def refuse_obstacles(
         directory, volume=volume, freeze_max_ms=freeze_max_ms, is_for_all=is_for_all
     )
     if found:
-        raise VolumeError("\n".join(found))
+        raise VolumeError("; ".join(found))
 
 
 def namespace_warning(mounted: Mounted, process: int) -> str | None:
@@ -266,8 +265,8 @@ def _unfit_directory(spot: Spot) -> Iterator[str]:
             yield f"{spot.path}: this user may not write there, so {PROGRAM} will not mount there"
 
 
-def _occupied(spot: Spot, ignored: Collection[int]) -> list[str]:
-    scan = find_occupants(Place.of(spot, _raw_mount(spot)), ignored=ignored)
+def _occupied(spot: Spot) -> list[str]:
+    scan = find_occupants(Place.of(spot, _raw_mount(spot)))
     found = [
         f"{spot.path}: {one}; it would go on to write past the mount. End it, or let it"
         " leave the directory, and start again"

@@ -70,12 +70,12 @@ class Scan:
     unseen: int | None = None
 
 
-def find_occupants(place: Place, *, ignored: Collection[int], scan_s: float = _SCAN_S) -> Scan:
+def find_occupants(place: Place, *, scan_s: float = _SCAN_S) -> Scan:
     """Look through all processes that this user may look into.
 
-    Blocks for `scan_s` at most. This process itself and those of `ignored` do not count.
+    Blocks for `scan_s` at most. This process itself does not count.
     """
-    scanner = _Scanner(place, {*ignored, os.getpid()})
+    scanner = _Scanner(place, os.getpid())
     # A daemon: if a read of /proc never returns, the program can end all the same.
     thread = threading.Thread(target=scanner.run, name="mirrorha-occupants", daemon=True)
     thread.start()
@@ -99,7 +99,7 @@ class _Window:
 @attrs.define
 class _Scanner:
     place: Place
-    ignored: Collection[int]
+    ignored: int
     found: list[Occupant] = attrs.field(factory=list)
     at: int = 0
     is_left: bool = False
@@ -110,7 +110,7 @@ class _Scanner:
             self.at = pid
             if self.is_left:
                 return
-            if pid not in self.ignored:
+            if pid != self.ignored:
                 try:
                     self._look_into(pid)
                 except (OSError, VolumeError):

@@ -79,7 +79,7 @@ class Open(Message, frozen=True, tag=1):
 
 
 class Look(Message, frozen=True, tag=2):
-    """Look at the directory, changing nothing. Answered by `Looked`."""
+    """Look at the directory, and at what stands in the way of a mount. Answered by `Looked`."""
 
 
 class Begin(Message, frozen=True, tag=3):

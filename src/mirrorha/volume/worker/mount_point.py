@@ -82,7 +82,7 @@ class MountPoint:
         """See that nothing stands in the way of a mount, before anything is done.
 
         Raises:
-            VolumeError: all that does, a line each.
+            VolumeError: all that does.
         """
         if self._wish is None:
             return

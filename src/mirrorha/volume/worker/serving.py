@@ -189,8 +189,9 @@ class Worker:
 
     def _look(self, _message: Look) -> None:
         try:
-            if self._place is None or self._volume is not None:
+            if self._opening is None or self._place is None or self._volume is not None:
                 raise VolumeError("a volume is looked at before it is opened")
+            self._place.check(freeze_max_ms=self._opening.freeze_max_ms)
             found = self._place.look()
         except (OSError, VolumeError) as error:
             self._tell(Looked("", None, str(error)))
@@ -209,7 +210,6 @@ class Worker:
             self._finish(f"the volume cannot be opened: {error}", unmount=True)
 
     def _serve(self, opening: Open, place: MountPoint) -> None:
-        place.check(freeze_max_ms=opening.freeze_max_ms)
         volume = self._volume = open_volume(
             Path(opening.root),
             Path(opening.state_dir),
