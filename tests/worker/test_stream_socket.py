@@ -167,3 +167,98 @@ def test_a_frame_that_was_taken_is_not_written_over(ends: tuple[Shaken, Shaken])
     loop.close()
     assert [bytes(frame.body) for frame in kept] == [first, second]
     assert all(frame.body.readonly for frame in kept)
+
+
+def read_frames(shaken: Shaken, count: int) -> list[tuple[int, bytes]]:
+    """The next `count` frames that arrive at the blocking end, or what came before it ended."""
+    reader, found = shaken.reader, []
+    reader.allow(FRAME_BYTES_MAX)
+    while len(found) < count and (data := shaken.connection.recv(64 * KIB)):
+        for some in decrypted(shaken.tls, data):
+            reader.feed(some)
+            while (frame := reader.next_frame()) is not None:
+                found.append((frame.kind, bytes(frame.body)))
+    return found
+
+
+def decrypted(tls: TlsEnds | None, data: bytes) -> Iterator[bytes]:
+    if tls is None:
+        yield data
+        return
+    tls.incoming.write(data)
+    with contextlib.suppress(ssl.SSLWantReadError):
+        while True:
+            yield tls.object.read(64 * KIB)
+
+
+def transmit(ends: tuple[Shaken, Shaken], flushed: list[list[bytes]]) -> list[tuple[int, bytes]]:
+    """Send these bodies from one end, a flush after each list; what the other one reads."""
+    loop = Loop()
+    arrived: list[tuple[int, bytes]] = []
+
+    def read() -> None:
+        try:
+            arrived.extend(read_frames(ends[1], sum(map(len, flushed))))
+        finally:
+            loop.from_thread(loop.stop)
+
+    def begin() -> None:
+        for bodies in flushed:
+            for body in bodies:
+                stream.send(16, body)
+            stream.flush()
+
+    loop.after(int(WAIT_S * 1000), loop.stop)
+    stream = PeerStream(
+        ends[0], loop=loop, on_frame=lambda _: None, on_end=lambda _: loop.stop(), whom="lyon"
+    )
+    thread = threading.Thread(target=read)
+    thread.start()
+    loop.soon(begin)
+    try:
+        loop.run()
+    finally:
+        stream.close()
+        thread.join(WAIT_S)
+        loop.close()
+    return arrived
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_frames_of_every_size_leave_in_order(ends: tuple[Shaken, Shaken], seed: int) -> None:
+    rng = random.Random(seed)
+    sizes = [*SIZES, 128 * KIB - 1, 128 * KIB, 128 * KIB + 1, 256 * KIB + 1]
+    bodies = [[rng.randbytes(rng.choice(sizes)) for _ in range(count)] for count in (1, 9, 1, 20)]
+    if seed % 2:  # soon there is no more room, and the rest waits for some
+        ends[0].connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16 * KIB)
+    assert transmit(ends, bodies) == [(16, body) for some in bodies for body in some]
+
+
+class Watched:
+    """What leaves TLS, and the most of it that was taken at once."""
+
+    def __init__(self, outgoing: ssl.MemoryBIO) -> None:
+        self._outgoing = outgoing
+        self.most_bytes = 0
+
+    @property
+    def pending(self) -> int:
+        return self._outgoing.pending
+
+    def read(self) -> bytes:
+        data = self._outgoing.read()
+        self.most_bytes = max(self.most_bytes, len(data))
+        return data
+
+
+@pytest.mark.parametrize("ends", ["tls"], indirect=True)
+def test_a_large_frame_is_never_held_encrypted_as_a_whole(ends: tuple[Shaken, Shaken]) -> None:
+    """The peer has its beginning to decrypt while the rest of it is being encrypted."""
+    tls = ends[0].tls
+    assert tls is not None
+    outgoing = tls.outgoing = Watched(tls.outgoing)  # type: ignore[assignment]
+    body = random.Random(1).randbytes(MIB)
+    assert transmit(ends, [[body, b"a small one", body]]) == [
+        (16, each) for each in (body, b"a small one", body)
+    ]
+    assert 64 * KIB < outgoing.most_bytes < 256 * KIB

@@ -39,6 +39,9 @@ _TURN_BYTES_MAX: Final = 2 * MIB
 # it is worth a system call of its own.
 _FIRST_BYTES: Final = 64 * KIB
 _DIRECT_BYTES_MIN: Final = 32 * KIB
+# What is encrypted at once: whole records. More at a time would be fresh memory for each frame,
+# which costs more than to encrypt it.
+_PIECE_BYTES: Final = 8 * TLS_RECORD_BYTES
 #: More can only be kept if the windows do not hold: then rather no stream than no memory.
 UNSENT_BYTES_MAX: Final = 256 * MIB
 # What one system call takes: IOV_MAX is 1024.
@@ -113,8 +116,7 @@ class PeerStream:
                 self._queue(collected)
             else:
                 self._encrypt(collected)
-            if not self._waits_for_room:
-                self._write()
+            self._write_if_room()
         except (OSError, PeerError) as error:
             self._end(error)
         if self._records_left <= 0:
@@ -247,14 +249,23 @@ class PeerStream:
             raise PeerProtocolError(f"{self._whom} takes nothing, and its windows are full")
 
     def _encrypt(self, buffers: list[_Buffer]) -> None:
+        """What is large leaves piece by piece: the peer decrypts one beside the next."""
         tls = self._tls
         if tls is None:
             return
         for buffer in buffers if len(buffers) == 1 else _joined(buffers):
-            tls.object.write(buffer)
-            self._records_left -= -(-len(buffer) // TLS_RECORD_BYTES)
+            for piece in _pieces(buffer):
+                tls.object.write(piece)
+                self._records_left -= -(-len(piece) // TLS_RECORD_BYTES)
+                if tls.outgoing.pending >= _PIECE_BYTES:
+                    self._queue([tls.outgoing.read()])
+                    self._write_if_room()
         if tls.outgoing.pending:
             self._queue([tls.outgoing.read()])
+
+    def _write_if_room(self) -> None:
+        if not self._waits_for_room:
+            self._write()
 
     def _write(self) -> None:
         """Send what is there until there is no more room; then wait for some."""
@@ -296,6 +307,13 @@ def _first(buffers: deque[_Buffer]) -> list[_Buffer]:
     if len(buffers) <= _BUFFERS_MAX:
         return list(buffers)
     return [buffers[index] for index in range(_BUFFERS_MAX)]
+
+
+def _pieces(buffer: _Buffer) -> tuple[_Buffer, ...] | list[_Buffer]:
+    if len(buffer) <= _PIECE_BYTES:
+        return (buffer,)
+    whole = memoryview(buffer)
+    return [whole[at : at + _PIECE_BYTES] for at in range(0, len(whole), _PIECE_BYTES)]
 
 
 def _joined(buffers: list[_Buffer]) -> list[_Buffer]:
