@@ -13,8 +13,9 @@ import attrs
 import pytest
 
 from mirrorha.errors import VolumeError
-from mirrorha.volume.fuse import mount_calls, mounting
+from mirrorha.volume.fuse import kernel, mount_calls, mounting
 from mirrorha.volume.fuse.connection import abort
+from mirrorha.volume.fuse.device import negotiate
 from mirrorha.volume.fuse.mount_table import read_mount_table
 from mirrorha.volume.fuse.mounting import clean_up, mount, open_raw, unmount
 from tests.mount.mount_support import Ground, ground, run, see, write_into
@@ -69,6 +70,24 @@ def test_the_device_is_ours_alone_and_never_blocks(here: Ground) -> None:
         assert len(os.read(mounted.device, 1 << 17)) >= 40  # INIT waits there
         with pytest.raises(BlockingIOError):
             os.read(mounted.device, 1 << 17)
+    finally:
+        unmount(mounted)
+        os.close(mounted.device)
+        os.close(raw)
+
+
+def test_the_kernel_reads_ahead_as_much_as_one_request_brings(here: Ground) -> None:
+    directory = here.make("orders")
+    raw = open_raw(directory, volume="orders")
+    mounted = mount(directory, raw, volume="orders")
+    try:
+        request = os.read(mounted.device, 1 << 17)
+        unique = kernel.IN_HEADER.unpack_from(request)[2]
+        answer, _ = negotiate(memoryview(request)[kernel.IN_HEADER.size :])
+        head = kernel.OUT_HEADER.pack(kernel.OUT_HEADER.size + len(answer), 0, unique)
+        os.write(mounted.device, head + answer)
+        settings = Path(f"/sys/class/bdi/0:{mounted.connection}")
+        assert (settings / "read_ahead_kb").read_text() == "1024\n"
     finally:
         unmount(mounted)
         os.close(mounted.device)

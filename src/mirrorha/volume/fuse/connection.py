@@ -6,6 +6,7 @@ holds everybody who touches the mount, in the kernel and beyond signals, until i
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import logging
 import os
@@ -13,11 +14,15 @@ import shutil
 import subprocess
 import tempfile
 import threading
+from pathlib import Path
 from typing import Final
 
 from mirrorha.volume.fuse.mount_calls import open_unmounted
+from mirrorha.wire.limits import KIB
 
 _CONNECTIONS: Final = "/sys/fs/fuse/connections"
+# Its number is that of the device which `stat` names, and so its settings are called.
+_READ_AHEAD: Final = "/sys/class/bdi/0:{connection}/read_ahead_kb"
 #: A server that is well answers within microseconds; one that is loaded gets this long.
 _ANSWER_S: Final = 2.0
 #: What a mount answers whose connection is over, in the words of the C libraries, GNU's and musl's.
@@ -56,6 +61,15 @@ def abort(connection: int) -> bool:
     except OSError as error:
         _log.warning("FUSE connection %d cannot be aborted: %s", connection, error.strerror)
         return False
+
+
+def read_ahead(connection: int, size_bytes: int) -> None:
+    """Have the kernel fetch up to so much ahead of who reads in a row, instead of 128 KiB.
+
+    For root; to others, and in a container that may not write to /sys, it does nothing.
+    """
+    with contextlib.suppress(OSError):
+        Path(_READ_AHEAD.format(connection=connection)).write_text(str(size_bytes // KIB))
 
 
 def ask(path: str, *, owner: tuple[int, int]) -> Standing:

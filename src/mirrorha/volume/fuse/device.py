@@ -82,7 +82,7 @@ def negotiate(body: memoryview) -> tuple[bytes, Agreement | None]:
     older than Linux 5.4. Then the answer is empty in the latter case.
     """
     # Before 7.36 the request ended where `flags2` is now.
-    major, minor, max_readahead, low, high = INIT_IN.unpack(bytes(body).ljust(INIT_IN.size, b"\0"))
+    major, minor, _, low, high = INIT_IN.unpack(bytes(body).ljust(INIT_IN.size, b"\0"))
     if major > MAJOR:
         return INIT_OUT.pack(0, 0, 0, MAJOR, MINOR, *[0] * 9)[OUT_HEADER.size :], None
     if major < MAJOR or minor < MINOR_MIN:
@@ -91,7 +91,8 @@ def negotiate(body: memoryview) -> tuple[bytes, Agreement | None]:
     agreement = Agreement(min(minor, MINOR), flags)
     answer = INIT_OUT.pack(
         *(0, 0, 0),
-        *(MAJOR, agreement.minor, max_readahead, flags & 0xFFFFFFFF),
+        # Read ahead: it takes the smaller of this and what it has now (`connection.read_ahead`).
+        *(MAJOR, agreement.minor, WRITE_BYTES_MAX, flags & 0xFFFFFFFF),
         *(_BACKGROUND_MAX, _CONGESTED, WRITE_BYTES_MAX),
         1,  # times are kept to the nanosecond
         *(WRITE_BYTES_MAX // _PAGE_BYTES, 0, flags >> 32),

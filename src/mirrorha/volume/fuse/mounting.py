@@ -22,9 +22,10 @@ import attrs
 
 from mirrorha.errors import VolumeError, ensure
 from mirrorha.volume.fuse import mount_calls
-from mirrorha.volume.fuse.connection import Standing, abort, ask
+from mirrorha.volume.fuse.connection import Standing, abort, ask, read_ahead
 from mirrorha.volume.fuse.fusermount import mount_by_program, unmount_by_program
 from mirrorha.volume.fuse.mount_table import MountEntry, Spot, read_mount_table, real_path
+from mirrorha.wire.limits import WRITE_BYTES_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -344,7 +345,10 @@ def _mount_by_kernel(spot: Spot, place: int, raw: int, volume: str, is_for_all: 
         mount_calls.mount_file_system(
             source, target, KIND, flags=flags, options=",".join([f"fd={device}", *options])
         )
-        return _mounted(spot, volume, device, has_cover=True)
+        mounted = _mounted(spot, volume, device, has_cover=True)
+        # As much as one request brings: each costs several changes of process.
+        read_ahead(mounted.connection, WRITE_BYTES_MAX)
+        return mounted
     except BaseException as error:
         if device >= 0:
             os.close(device)
