@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -21,3 +22,17 @@ settings.load_profile("ci" if os.environ.get("CI") else "default")
 # the programs that tests start, and interrupt, would never hear of it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None]:
+    """Let a skipped test of trio say why, which pytest-trio leaves out (0.8 and before)."""
+    try:
+        yield
+    except pytest.skip.Exception as skipped:
+        why = skipped.__context__
+        while isinstance(why, BaseExceptionGroup):
+            why = why.exceptions[0]  # of many, pytest-trio would not have made a skip
+        if skipped.msg or not isinstance(why, pytest.skip.Exception):
+            raise
+        raise why from None

@@ -12,13 +12,15 @@ import pytest
 
 from mirrorha.core.roles import ROLE_TABLE, Trigger
 from mirrorha.core.words import Role
+from tests.requirements import lacking
 
 EXTENSION: Final = Path(__file__).parents[2] / "docs" / "_ext" / "role_table.py"
 
 
 @pytest.fixture(scope="module")
 def role_table() -> ModuleType:
-    pytest.importorskip("docutils", reason="docutils comes with the group docs")
+    if importlib.util.find_spec("docutils") is None:
+        lacking("docutils", "pip install --group docs")
     spec = importlib.util.spec_from_file_location("role_table", EXTENSION)
     assert spec is not None
     assert spec.loader is not None

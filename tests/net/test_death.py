@@ -15,7 +15,7 @@ import trio
 import mirrorha
 from mirrorha.net.death import probe_death
 from mirrorha.net.paths import HeartbeatPath
-from tests.requirements import require_device, require_netns, require_program
+from tests.requirements import lacking, require_device, require_netns, require_program
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,7 +45,7 @@ async def test_refused_over_ipv6_is_a_proof() -> None:
         try:
             sock.bind(("::1", 0))
         except OSError:
-            pytest.skip("this machine has no IPv6 loopback address")
+            lacking("the address ::1", "sysctl -w net.ipv6.conf.lo.disable_ipv6=0")
         assert await probe_death([path_to("::1", sock.getsockname()[1], local="::1")])
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 
-import pytest
 import trio
 
 from mirrorha.core.detector import Detector, PathState, Standing
@@ -27,6 +26,7 @@ from tests.net.heartbeat_support import (
     until,
     wires,
 )
+from tests.requirements import lacking
 
 # Beats flow
 
@@ -52,7 +52,7 @@ async def test_beats_flow_over_ipv6() -> None:
         with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
             sock.bind(("::1", 0))
     except OSError:
-        pytest.skip("this machine has no IPv6 loopback address")
+        lacking("the address ::1", "sysctl -w net.ipv6.conf.lo.disable_ipv6=0")
     with running("paris", of_paris) as paris, running("lyon", of_lyon):
         heard = await until(paris, lambda one: one.facts.echo_sequence is not None)
         assert heard.path == "::1 → ::1"

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import trio
@@ -14,7 +11,7 @@ import trio
 from mirrorha.errors import LocalUsageError
 from mirrorha.net import isolation
 from mirrorha.net.isolation import answers
-from tests.requirements import require_root
+from tests.requirements import lacking, require_netns
 
 
 async def test_a_host_that_accepts_a_connection_answers() -> None:
@@ -57,46 +54,53 @@ async def test_other_addresses_are_refused(address: str) -> None:
         await answers(address, 1.0)
 
 
-def _may_ping() -> bool:
-    low, high = Path("/proc/sys/net/ipv4/ping_group_range").read_text().split()
-    return int(low) <= os.getegid() <= int(high)
-
-
-async def test_without_the_right_to_ping_there_is_no_answer_and_the_log_says_why(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    if _may_ping():
-        pytest.skip("this process may send pings")
-    with caplog.at_level(logging.WARNING):
-        assert not await answers("icmp://127.0.0.1", 1.0)
-    assert "net.ipv4.ping_group_range" in caplog.text
-
-
-PING = """
-import ctypes, fcntl, os, socket, struct, sys, trio
+IN_A_NETWORK_OF_ITS_OWN = """
+import ctypes, fcntl, logging, socket, struct, sys, trio
 libc = ctypes.CDLL(None, use_errno=True)
-if libc.unshare(0x40000000) != 0:
-    sys.exit(3)
+assert libc.unshare(0x40000000) == 0, "unshare"
+with socket.socket() as sock:  # bring the loopback interface of this namespace up
+    fcntl.ioctl(sock, 0x8914, struct.pack("16sH14s", b"lo", 0x49, b""))
+from mirrorha.net.isolation import answers
+"""
+
+WITHOUT_THE_RIGHT_TO_PING = """
+logging.basicConfig(format="%(message)s")
+assert not trio.run(answers, "icmp://127.0.0.1", 1.0)
+"""
+
+WITH_THE_RIGHT_TO_PING = """
 try:
     open("/proc/sys/net/ipv4/ping_group_range", "w").write("0 2147483647")
 except OSError:
     sys.exit(3)
-with socket.socket() as sock:  # bring the loopback interface of this namespace up
-    fcntl.ioctl(sock, 0x8914, struct.pack("16sH14s", b"lo", 0x49, b""))
-from mirrorha.net.isolation import answers
 for host in ("127.0.0.1", "[::1]"):
     assert trio.run(answers, f"icmp://{host}", 2.0), host
 assert not trio.run(answers, "icmp://192.0.2.1", 0.3)
 """
 
 
-def test_a_ping_is_answered_in_a_network_of_its_own() -> None:
-    require_root()
-    run = subprocess.run(
-        [sys.executable, "-c", PING], capture_output=True, text=True, timeout=30, check=False
+def in_a_network_of_its_own(body: str) -> subprocess.CompletedProcess[str]:
+    """Run `body` where, as the kernel has it for a new network, nobody may send pings."""
+    require_netns()
+    return subprocess.run(
+        [sys.executable, "-c", IN_A_NETWORK_OF_ITS_OWN + body],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
     )
+
+
+def test_without_the_right_to_ping_there_is_no_answer_and_the_log_says_why() -> None:
+    run = in_a_network_of_its_own(WITHOUT_THE_RIGHT_TO_PING)
+    assert run.returncode == 0, run.stderr
+    assert "net.ipv4.ping_group_range" in run.stderr
+
+
+def test_a_ping_is_answered_in_a_network_of_its_own() -> None:
+    run = in_a_network_of_its_own(WITH_THE_RIGHT_TO_PING)
     if run.returncode == 3:
-        pytest.skip("this root may not make a network namespace")
+        lacking("to write /proc/sys/net", "run the tests where root may")
     assert run.returncode == 0, run.stderr
 
 

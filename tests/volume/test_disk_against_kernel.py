@@ -34,7 +34,7 @@ from mirrorha.volume.ops import (
     Unlink,
     Write,
 )
-from tests.requirements import require_root
+from tests.requirements import lacking_of_files, require_root
 from tests.volume.disk_support import T0, Home, fid
 from tests.volume.kernel_twin import Kernel, kernel_name, look, look_at_all, paths_of
 
@@ -164,7 +164,7 @@ class Wishes:
 def places(tmp_path: Path) -> Iterator[tuple[Home, Path]]:
     require_root()
     if file_system_of(tmp_path) != "ext4":
-        pytest.skip("the temporary directory is not on ext4")
+        lacking_of_files("is on ext4")
     home, other = Home(tmp_path), tmp_path / "kernel"
     other.mkdir()
     for root in (home.root, other):

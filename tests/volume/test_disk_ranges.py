@@ -21,7 +21,7 @@ from mirrorha.volume.ops import (
     Write,
 )
 from mirrorha.wire.limits import BLOCK_BYTES
-from tests.requirements import require_program, require_root
+from tests.requirements import lacking, lacking_of_files, require_program, require_root
 from tests.volume.disk_support import T0, Home, create, do, fid
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def test_a_hole_gives_room_back_and_a_reservation_takes_it(home: Home) -> None:
         return os.stat(home.root / "a").st_blocks * 512
 
     if room() < MIB:
-        pytest.skip("this file system does not say what a file takes")
+        lacking_of_files("tells what a file takes")
     do(disk, Fallocate(fid(1), PUNCH, 0, MIB, T0))
     assert room() < MIB // 2
     do(disk, Fallocate(fid(1), FALLOCATE_KEEP_SIZE, 0, MIB, T0))
@@ -150,7 +150,7 @@ def small_ext4(tmp_path: Path) -> Iterator[Path]:
     place.mkdir()
     mounted = subprocess.run(["mount", "-o", "loop", image, place], check=False)
     if mounted.returncode:
-        pytest.skip("no loop device can be had here")
+        lacking("a loop device", "give the container /dev/loop-control and its devices")
     try:
         yield place
     finally:

@@ -19,6 +19,7 @@ from mirrorha.volume.local_disk.streaming import (
 from mirrorha.volume.local_disk.syscalls import start_writing_out
 from mirrorha.volume.ops import Write
 from mirrorha.wire.limits import MIB
+from tests.requirements import lacking_of_files
 from tests.volume.disk_support import T0, Home, create, do, fid, open_descriptors
 
 if TYPE_CHECKING:
@@ -200,7 +201,7 @@ def test_the_kernel_does_let_go(tmp_path: Path) -> None:
         try:
             assert is_in_memory(fd, 0)
         except OSError as error:
-            pytest.skip(f"this file system does not tell what is in memory: {error.strerror}")
+            lacking_of_files(f"tells what is in memory ({error.strerror})")
         os.fsync(fd)  # what is not on the disk is not let go of
         for end in range(WINDOW_BYTES, 5 * WINDOW_BYTES, WINDOW_BYTES):
             windows.wrote(fd, end - MIB, end)

@@ -14,6 +14,7 @@ from mirrorha.volume.local_disk.disk import RealDisk
 from mirrorha.volume.ops import ROOT_FID, Create, Truncate, Write
 from mirrorha.volume.stream.resync_interface import ResyncStatus
 from mirrorha.wire.limits import BLOCK_BYTES
+from tests.requirements import lacking_of_files
 from tests.volume.disk_support import Home, create, do, fid
 from tests.volume.resync_pair import Pair, difference
 from tests.volume.resync_trees import Application
@@ -68,7 +69,7 @@ def test_holes_take_no_room(homes: tuple[Home, Home]) -> None:
     finish(Pair(random.Random(1), source, target, everything=True))
     rooms = [os.stat(home.root / "sparse").st_blocks * 512 for home in homes]
     if rooms[0] > 2 * BLOCK_BYTES:
-        pytest.skip("this file system keeps no holes")
+        lacking_of_files("keeps holes")
     assert rooms[1] <= 2 * BLOCK_BYTES
 
 
@@ -77,7 +78,7 @@ def test_names_that_are_no_utf8(homes: tuple[Home, Home]) -> None:
         try:
             (homes[0].root / os.fsdecode(name)).write_bytes(name)
         except OSError:
-            pytest.skip("this file system has no such names")
+            lacking_of_files("keeps names of any bytes")
     source, target = (home.open() for home in homes)
     finish(Pair(random.Random(1), source, target, everything=True))
     assert sorted(os.listdir(os.fsencode(homes[1].root))) == sorted(

@@ -18,6 +18,7 @@ from mirrorha.volume.fuse import kernel
 from mirrorha.volume.fuse.cold_reads import THREADS_MAX
 from mirrorha.volume.fuse.kernel import Opcode
 from mirrorha.volume.ops import ROOT_FID, Unlink, Write
+from tests.requirements import lacking_of_files
 from tests.volume.disk_support import T0, Home, create, do
 from tests.volume.fuse.test_server import FILE, Answer, Rig
 
@@ -203,7 +204,7 @@ class TestWhatIsAtHand:
                 os.preadv(fd, (bytearray(1),), len(into) - 1, os.RWF_NOWAIT)
             except OSError as error:
                 if error.errno == errno.EOPNOTSUPP:
-                    pytest.skip("this file system does not say what is in its cache")
+                    lacking_of_files("tells what is in its cache")
                 raise
         os.posix_fadvise(fd, 4096, 0, os.POSIX_FADV_DONTNEED)
         assert view.read_at_hand(FILE, 0, into) < 0
