@@ -119,6 +119,8 @@ class Machine:
             raise MachineError("unreachable: the shepherd has an input")
         try:
             with self._turn:
+                if self._shepherd.stdin.closed:
+                    raise MachineError(f"{self.name} is closed")
                 self._shepherd.stdin.write(json.dumps(asked).encode() + b"\n")
                 self._shepherd.stdin.flush()
         except BrokenPipeError:
@@ -172,10 +174,11 @@ class Machine:
         """End whatever still runs."""
         if self._shepherd.poll() is None:
             self.kill()
-        for pipe in (self._shepherd.stdin, self._shepherd.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):
-                    pipe.close()
+        with self._turn:  # a thread may be about to ask for one more program
+            for pipe in (self._shepherd.stdin, self._shepherd.stdout):
+                if pipe is not None:
+                    with contextlib.suppress(OSError):
+                        pipe.close()
 
     def pids(self) -> list[int]:
         """The shepherd's and those of all that descends from it."""
