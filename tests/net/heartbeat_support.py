@@ -117,8 +117,9 @@ class Wire:
         return sock
 
     def carry(self, sock: socket.socket) -> None:
-        with contextlib.suppress(ConnectionRefusedError):
-            raw = sock.recv(2048)
+        # What `select` saw may be a refusal that a `send` of another thread has taken meanwhile.
+        with contextlib.suppress(ConnectionRefusedError, BlockingIOError):
+            raw = sock.recv(2048, socket.MSG_DONTWAIT)
             record, onward = (
                 (self.from_paris, self.to_lyon)
                 if sock is self.to_paris
@@ -152,6 +153,7 @@ def wires(*addresses: str) -> Iterator[list[Wire]]:
     finally:
         over.set()
         thread.join(5)
+        assert not thread.is_alive()
         for sock in owner:
             sock.close()
 

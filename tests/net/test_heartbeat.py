@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 
+import pytest
 import trio
 
 from mirrorha.core.detector import Detector, PathState, Standing
@@ -43,7 +44,25 @@ async def test_beats_flow_on_every_pair_of_addresses_and_echo() -> None:
                 heard = await until(thread, lambda one: one.facts.echo_sequence is not None)
                 missing.discard(heard.path)
             await eventually(lambda t=thread: all(one.up for one in t.statistics()))  # type: ignore[misc]
-            assert all(one.refused == 0 for one in thread.statistics())
+            assert [one.refusal for one in thread.statistics() if one.refused] == []
+
+
+async def test_what_came_for_others_before_a_path_was_connected_is_not_heard(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A socket that has a port and no peer yet is given whatever comes to that port."""
+    of_paris, of_lyon = direct(ONE)
+    connect = socket.socket.connect
+
+    def connect_late(sock: socket.socket, address: tuple[str, int]) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+            stranger.sendto(b"?", sock.getsockname())
+        connect(sock, address)
+
+    monkeypatch.setattr(socket.socket, "connect", connect_late)
+    with running("paris", of_paris) as paris, running("lyon", of_lyon):
+        await until(paris, lambda one: one.facts.echo_sequence is not None)
+        assert figures(paris).refused == 0
 
 
 async def test_beats_flow_over_ipv6() -> None:

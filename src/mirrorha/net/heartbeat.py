@@ -8,6 +8,7 @@ handed over by replacing, so nothing grows while nobody takes them.
 from __future__ import annotations
 
 import collections
+import contextlib
 import errno
 import socket
 import threading
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 GOODBYE_PAUSES_MS: Final = (0, 5, 20)
 # A flood on one path leaves the loop to the others after this many.
 _DATAGRAMS_PER_WAKE_MAX: Final = 32
+# A receive buffer of the usual size holds fewer.
+_DATAGRAMS_BEFORE_MAX: Final = 1_000
 # A socket whose address went away may need to be made anew to work again.
 _SEND_FAILURES_MAX: Final = 4
 
@@ -184,6 +187,7 @@ class _Link:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             sock.bind(socket_address(path.local, path.local_port))
             sock.connect(socket_address(path.peer, path.peer_port))
+            _forget_what_came(sock)
         except BaseException:
             sock.close()
             raise
@@ -528,6 +532,13 @@ class HeartbeatThread:
             self._handover.put(heard)
         except trio.RunFinishedError:
             self._cancel()
+
+
+def _forget_what_came(sock: socket.socket) -> None:
+    """Before it was connected a socket was given anybody's datagrams, also of its sister paths."""
+    with contextlib.suppress(BlockingIOError):
+        for _ in range(_DATAGRAMS_BEFORE_MAX):
+            sock.recv(1)
 
 
 def _shares_port(path: HeartbeatPath, paths: Sequence[HeartbeatPath]) -> bool:
