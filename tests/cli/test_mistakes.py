@@ -84,8 +84,8 @@ def state_is_a_file(pair: Pair, _: ExitStack) -> None:
     (pair.root / "paris").write_text("no directory")
 
 
-def state_is_read_only(pair: Pair, held: ExitStack) -> None:
-    require_root()  # who is refused nothing by a mode; a read-only file system is told apart
+def state_is_read_only(pair: Pair, _: ExitStack) -> None:
+    # There root, whom no mode stops, can make no directory either.
     pair.edit("paris", f'state_dir = "{pair.root}/paris"', 'state_dir = "/proc/mirrorha"')
 
 

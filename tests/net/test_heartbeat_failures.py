@@ -195,8 +195,11 @@ async def test_who_was_stopped_judges_nobody_on_waking() -> None:
         await trio.sleep(0.6)
         woken_ms = monotonic_ms()
         program.send_signal(signal.SIGCONT)
-        assert await next_rule() == "own-loop-was-late"
-        assert await next_rule() == "silent-on-every-path"
+        rules = [await next_rule()]
+        while rules[-1] != "silent-on-every-path":
+            rules.append(await next_rule())
+        # A last beat may have waited in the socket.
+        assert {"own-loop-was-late"} <= set(rules[:-1]) <= {"own-loop-was-late", "heard"}
         assert lines[-1][0] - woken_ms >= TIMEOUT_MS
     finally:
         program.kill()
