@@ -234,6 +234,22 @@ def test_frames_of_every_size_leave_in_order(ends: tuple[Shaken, Shaken], seed: 
     assert transmit(ends, bodies) == [(16, body) for some in bodies for body in some]
 
 
+def test_what_trio_bounds_is_bounded_no_more(ends: tuple[Shaken, Shaken]) -> None:
+    """A large frame leaves in as few system calls as there is room for."""
+    option = (socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT)
+    for one in ends:  # as a `trio.SocketStream` leaves a socket
+        one.connection.setsockopt(*option, 1 << 14)
+    assert transmit(ends, [[bytes(MIB)]]) == [(16, bytes(MIB))]
+    assert ends[1].connection.getsockopt(*option) == 1 << 14
+    loop = Loop()
+    stream = PeerStream(
+        ends[1], loop=loop, on_frame=lambda _: None, on_end=lambda _: None, whom="paris"
+    )
+    assert ends[1].connection.getsockopt(*option) == 0
+    stream.close()
+    loop.close()
+
+
 class Watched:
     """What leaves TLS, and the most of it that was taken at once."""
 

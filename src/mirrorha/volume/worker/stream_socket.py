@@ -91,6 +91,9 @@ class PeerStream:
         self._is_over = False
         keep_socket_alive(self._socket)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # trio, which made the connection, has the kernel take 16 KiB more than it can send now:
+        # a write of 1 MiB would leave in nine pieces, and wake the peer for each. 0: no such bound.
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 0)
         loop.watch(self._socket.fileno(), self._ready)
         # The other side may have gone on at once: some of it came with its last word.
         loop.soon(self._begin)
