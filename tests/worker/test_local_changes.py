@@ -25,6 +25,7 @@ class Others:
 
     def __init__(self) -> None:
         self.asked: list[tuple[int, bool]] = []
+        self.syncs_in_threads = 0
         self.performed: queue.SimpleQueue[object] = queue.SimpleQueue()
 
     def flush(self, fid: int, then: Callable[[Reply], None], *, data_only: bool = False) -> int:

@@ -6,6 +6,7 @@ import contextlib
 import random
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from mirrorha.volume.worker.connections import Connections
 from mirrorha.volume.worker.driver import Driver
 from mirrorha.volume.worker.loop import Loop
 from mirrorha.volume.worker.messages import Connection, FromWorker, KeysAt, Linked, Unlinked
+from mirrorha.volume.worker.short_syncs import ShortSyncs
 from mirrorha.wire.hello import MAGIC, STREAM, VERSION_MAX, VERSION_MIN, Hello, encode_hello
 from mirrorha.wire.limits import TLS_RECORDS_MAX
 
@@ -81,6 +83,7 @@ class Node:
         freeze_max_ms = settings.pop("freeze_max_ms", 60_000)
         records_max = settings.pop("records_max", TLS_RECORDS_MAX)
         open_one = settings.pop("open_one", _open)
+        clock_ns = settings.pop("clock_ns", time.monotonic_ns)  # how long a sync takes
         self.opened = open_one(self.root, path / "state")
         self.loop = Loop()
         self.reports: list[AnyReport] = []
@@ -100,6 +103,7 @@ class Node:
             on_fault=lambda error: self._note(self.faults, error),
             reset=self._reset,
             freeze_max_ms=freeze_max_ms,
+            short_syncs=ShortSyncs(clock_ns=clock_ns),
         )
         self.connections = Connections(
             self.loop,

@@ -57,7 +57,7 @@ from mirrorha.volume.worker.short_syncs import ShortSyncs
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mirrorha.volume.disk import AnyRequest, Disk
+    from mirrorha.volume.disk import Disk
     from mirrorha.volume.fuse.interface import Front, Known
     from mirrorha.volume.ops import AnyOp
     from mirrorha.volume.stream.machine import Volume
@@ -97,6 +97,7 @@ class Driver:
         on_fault: the machine broke a rule; everything pending was answered.
         reset: the peer broke the protocol: its connection is to be closed.
         freeze_max_ms: how long changes are held without anybody who says what becomes of them.
+        short_syncs: decides who makes a sync. Tests bring a clock of their own.
     """
 
     def __init__(
@@ -109,6 +110,7 @@ class Driver:
         on_fault: Callable[[Exception], None],
         reset: Callable[[str], None],
         freeze_max_ms: int,
+        short_syncs: ShortSyncs | None = None,
     ) -> None:
         self._machine: Final = machine
         self._disk_perform: Final = disk.perform
@@ -122,8 +124,9 @@ class Driver:
         self._events: list[AnyEvent] = []
         self._bulk: deque[DiskCall] = deque()
         self._syncs: list[DiskCall] = []
-        self._syncs_in_thread = 0
-        self._short_syncs: Final = ShortSyncs()
+        #: One sync is under way at a time: the loop, too, would wait for the end of these.
+        self.syncs_in_threads = 0
+        self._short_syncs: Final = short_syncs or ShortSyncs()
         self._thens: dict[int, Then] = {}
         self._token = 0
         self._is_pumping = False
@@ -307,6 +310,7 @@ class Driver:
             self._loop.soon(_nothing)
 
     def _give(self, order: AnyOrder) -> None:
+        self._short_syncs.forget()
         self._events.append(Ordered(order))
         self.pump()
         self._note_role()
@@ -438,22 +442,25 @@ class Driver:
     def _begin_syncs(self) -> None:
         # After what was sent: the peer, if it is to sync as well, has further to go.
         syncs, self._syncs = self._syncs, []
-        first = syncs[0]
-        if len(syncs) == 1 and self._is_alone(first.request) and self._short_syncs.is_next():
+        first, fid = syncs[0], self._lone_file(syncs)
+        if fid is not None and self._short_syncs.begin(fid, self._machine.seq):
             done = self._short_syncs.perform(
                 lambda: perform_one(self._disk_perform, first.token, first.request),
                 has_somebody_come=self._has_somebody_come,
             )
             self._events.append(done)
             return
-        self._syncs_in_thread += len(syncs)
+        self.syncs_in_threads += len(syncs)
         for call in syncs:
             self._lane.submit(call.token, call.request)
 
-    def _is_alone(self, sync: AnyRequest) -> bool:
-        """Whether it is one file's, and whoever asked is the only one who waits for anything."""
-        is_one = type(sync) is SyncFiles and len(sync.fids) == 1
-        return is_one and not self._syncs_in_thread and len(self._thens) <= 1
+    def _lone_file(self, syncs: list[DiskCall]) -> int | None:
+        """The one file to sync, if whoever asked is the only one who waits for anything."""
+        sync = syncs[0].request
+        if len(syncs) > 1 or type(sync) is not SyncFiles or len(sync.fids) != 1:
+            return None
+        is_alone = not self.syncs_in_threads and len(self._thens) <= 1
+        return sync.fids[0] if is_alone else None
 
     def _has_somebody_come(self) -> bool:
         """Whether anybody would have been served, had the loop not synced."""
@@ -474,7 +481,8 @@ class Driver:
         self._reset_link(effect.why)
 
     def _take_done(self, done: list[DiskDone]) -> None:
-        self._syncs_in_thread -= len(done)
+        self.syncs_in_threads -= len(done)
+        self._short_syncs.end()
         self._events += done
 
 

@@ -73,6 +73,7 @@ class LocalChanges:
             return self._driver.flush(fid, then, data_only=data_only)
         self._token -= 1
         self._flushes[self._token] = then
+        self._driver.syncs_in_threads += 1
         self._lane.submit(self._token, SyncFiles([fid], [fid] if data_only else []))
         return self._token
 
@@ -100,6 +101,7 @@ class LocalChanges:
         return Reply(_ANSWERED, failure, outcome.errno, outcome.done)  # type: ignore[attr-defined]
 
     def _flushed(self, done: list[DiskDone]) -> None:
+        self._driver.syncs_in_threads -= len(done)
         for each in done:
             then = self._flushes.pop(each.token)
             then(self._failed(each) if each.failure else Reply(each.token, Failure.NONE))

@@ -3,12 +3,16 @@
 To hand a sync to a thread and hear of its end takes two wake-ups, which together take as long as a
 good disk does. But while the loop syncs, it serves nobody. So it does it only for a caller who is
 alone, and as long as that goes well: the sync is short, and nobody came meanwhile.
+
+How long it will take nobody knows before. So it is the thread's, unless the same file's last one
+was short, a moment ago, and hardly anything was changed since. Whoever made that one: a disk that
+has become slow is looked at from the thread until it is fast again.
 """
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, final
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,6 +21,17 @@ if TYPE_CHECKING:
 SHORT_NS: Final = 1_000_000
 #: So many syncs in a row are left to the thread, at most, before it is tried once more.
 _LEFT_MAX: Final = 1024
+#: What a sync may find new on its volume. A change writes a megabyte at most.
+CHANGES_MAX: Final = 16
+#: For so long a disk, and what others ask of it, is taken for what it was.
+MOMENT_NS: Final = 1_000_000_000
+_FILES_MAX: Final = 64
+
+
+class _Sync(NamedTuple):
+    fid: int
+    seq: int  # of the volume's last change when it began
+    at_ns: int
 
 
 @final
@@ -31,21 +46,53 @@ class ShortSyncs:
         self._clock_ns: Final = clock_ns
         self._left = 0  # so many more are the thread's
         self._patience = 1
+        self._begun: _Sync | None = None
+        self._short: Final[dict[int, _Sync]] = {}  # with when they ended, oldest first
 
-    def is_next(self) -> bool:
-        """Whether the next sync, of a caller who is alone, is the loop's. To be asked once each."""
-        if self._left:
+    def begin(self, fid: int, seq: int) -> bool:
+        """A file is to be synced for a caller who is alone. Whether that is the loop's.
+
+        Whoever makes it: if that is the thread, `end` is called when it has ended.
+
+        Args:
+            seq: how many changes were made to the volume.
+        """
+        last = self._short.pop(fid, None)
+        self._begun = now = _Sync(fid, seq, self._clock_ns())
+        is_known = (
+            last is not None
+            and seq - last.seq <= CHANGES_MAX
+            and now.at_ns - last.at_ns <= MOMENT_NS
+        )
+        if is_known and self._left:
             self._left -= 1
             return False
+        return is_known
+
+    def end(self) -> bool:
+        """The one that began has ended, if any: learn from that. Whether it was short."""
+        begun, self._begun = self._begun, None
+        if begun is None:
+            return False
+        now_ns = self._clock_ns()
+        if now_ns - begun.at_ns > SHORT_NS:
+            return False
+        self._short[begun.fid] = begun._replace(at_ns=now_ns)
+        if len(self._short) > _FILES_MAX:
+            del self._short[next(iter(self._short))]
         return True
 
     def perform(self, sync: Callable[[], Any], *, has_somebody_come: Callable[[], bool]) -> Any:
-        """Make it, and learn from it. Blocks as long as `sync`."""
-        began_ns = self._clock_ns()
+        """Make the one that began, in the loop, and learn from it. Blocks as long as `sync`."""
         result = sync()
-        if self._clock_ns() - began_ns > SHORT_NS or has_somebody_come():
+        if not self.end() or has_somebody_come():
             self._patience = min(2 * self._patience, _LEFT_MAX)
             self._left = self._patience
         else:
             self._patience = max(self._patience // 2, 1)
         return result
+
+    def forget(self) -> None:
+        """Changes are counted anew, or were made that are not counted: nothing is known."""
+        self._begun = None
+        self._short.clear()
