@@ -345,7 +345,7 @@ def test_a_creation_that_fails_half_way_leaves_nothing(home: Home) -> None:
     assert take_snapshot(home.open()) == before
 
 
-def test_a_look_that_fails_for_want_of_descriptors_is_not_final(home: Home) -> None:
+def test_what_fails_for_want_of_descriptors_is_not_final(home: Home) -> None:
     (home.root / "d").mkdir()
     (home.root / "d/f").write_bytes(b"x")
     seen = take_snapshot(home.open())["d/f"]
@@ -362,12 +362,10 @@ def test_a_look_that_fails_for_want_of_descriptors_is_not_final(home: Home) -> N
     disk.perform(ReadAttributes(ROOT_FID))
 
     def set_aside() -> None:
-        with pytest.raises(DiskError, match="Too many open files"):
-            disk.perform(SetAside(directory, "f"))
+        assert disk.perform(SetAside(directory, "f")) == Outcome(None, errno.EMFILE)
 
     without_descriptors(set_aside)
-    with pytest.raises(DiskError, match="Too many open files"):
-        disk.perform(ReadBytes(seen.fid, 0, 1))
+    assert disk.perform(ReadBytes(seen.fid, 0, 1)) == b"x"
 
 
 def test_no_descriptor_is_left_open(home: Home) -> None:

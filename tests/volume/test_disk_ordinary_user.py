@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import stat
-import tempfile
 import traceback
 import warnings
 from pathlib import Path
@@ -20,11 +18,10 @@ from mirrorha.testing.disk_requests import RandomRequests
 from mirrorha.testing.memory_disk import MemoryDisk
 from mirrorha.volume.disk import Apply, Outcome
 from mirrorha.volume.ops import ROOT_FID, Create, SetAttributes, Write
-from tests.requirements import require_root
 from tests.volume.disk_support import T0, Home, create, do, fid
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 NOBODY = 65534
 
@@ -52,16 +49,6 @@ def as_nobody(body: Callable[[Path], None], path: Path) -> None:
         said = stream.read()
     os.waitpid(child, 0)
     assert said == "well", said
-
-
-@pytest.fixture
-def open_path() -> Iterator[Path]:
-    """A directory that everybody can reach; pytest's own is root's."""
-    require_root()
-    path = Path(tempfile.mkdtemp())
-    path.chmod(0o777)
-    yield path
-    shutil.rmtree(path)
 
 
 def test_the_contract_holds(open_path: Path) -> None:

@@ -202,6 +202,8 @@ class Resolve(Request, frozen=True):
 
 class SetAside(Request, frozen=True):
     """Resync only: move `name` of `parent` into the volume's hidden limbo. Result: None.
+    Where the file system refuses it (it is full, or a right is missing): an Outcome that says why,
+    and so of `Place` and `ClearLimbo`. What it has done of it is whole.
 
     What is not there need not be moved. The times of the directory stay as they are. The disk
     picks a free name in limbo. What is in limbo, and what a directory there holds, is known by its

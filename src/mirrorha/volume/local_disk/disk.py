@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING, Final, final
+from functools import partial
+from typing import TYPE_CHECKING, Final, TypeVar, final
 
 import xxhash
 
@@ -88,6 +89,7 @@ if TYPE_CHECKING:
     from mirrorha.volume.ops import AnyOp
     from mirrorha.volume.touched import TouchedState
 
+_Request = TypeVar("_Request", SetAside, Place, ClearLimbo)
 # What may be performed in another thread, beside the rest. Of many, each speaks for itself.
 _BESIDE: Final = frozenset({SyncFiles, SyncTree, RetireTouched, ConfirmCheckpoint, Many})
 # What changes nothing, so that nothing later depends on it.
@@ -312,10 +314,10 @@ class RealDisk:
             ListDirectory: self._list_directory,
             ReadAttributes: self._read_attributes,
             Resolve: self._resolve,
-            SetAside: self._limbo.set_aside,
-            Place: self._limbo.place,
+            SetAside: partial(_moved, self._limbo.set_aside),
+            Place: partial(_moved, self._limbo.place),
             Relabel: self._limbo.relabel,
-            ClearLimbo: self._clear_limbo,
+            ClearLimbo: partial(_moved, self._clear_limbo),
         }
 
     def _apply(self, request: Apply) -> Outcome:
@@ -360,8 +362,11 @@ class RealDisk:
             return Outcome(None, error.errno or errno.EXDEV)
         outcome = self._apply_op(op)
         in_the_way = errno.EEXIST if type(op) in MAKING else errno.ENOTEMPTY
-        if makes_way and outcome.errno == in_the_way and excluded.make_way(op):
-            return self._apply_op(op)
+        try:
+            if makes_way and outcome.errno == in_the_way and excluded.make_way(op):
+                return self._apply_op(op)
+        except OSError as error:
+            return _refused(error)
         return outcome
 
     def _apply_all(self, request: ApplyAll) -> Applied:
@@ -502,6 +507,14 @@ def _refused(error: OSError) -> Outcome:
     if error.errno is None or error.errno in FATAL:
         raise error
     return Outcome(None, error.errno)
+
+
+def _moved(move: Callable[[_Request], object], request: _Request) -> object:
+    """What came of moving names, be it that the file system refused it."""
+    try:
+        return move(request)
+    except OSError as error:
+        return _refused(error)
 
 
 def _share(part: int) -> int:

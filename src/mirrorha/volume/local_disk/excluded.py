@@ -19,9 +19,8 @@ import msgspec
 
 from mirrorha.volume.disk import Kind
 from mirrorha.volume.exclusion import EXCLUDED
-from mirrorha.volume.local_disk.handles import OPEN_DIRECTORY
+from mirrorha.volume.local_disk.handles import OPEN_DIRECTORY, move_as_owner
 from mirrorha.volume.local_disk.limbo import keeping_times
-from mirrorha.volume.local_disk.syscalls import FATAL
 from mirrorha.volume.names import KEPT_NAME, bytes_of, text_of
 from mirrorha.volume.op_checks import refusal
 from mirrorha.volume.op_rules import NAMING
@@ -170,6 +169,9 @@ class Excluded:
         or free the name of what one makes.
 
         They are kept. Whether the op can be tried again. Blocks.
+
+        Raises:
+            OSError: a part of it is still there.
         """
         if isinstance(op, Birth):
             return self._free_name(op)
@@ -184,7 +186,8 @@ class Excluded:
             return False
         if any(not is_local(child.fid) for child in node.children.values()):
             return False
-        return self._has_left(node, self.set_apart)
+        self.set_apart(node)
+        return True
 
     def _free_name(self, op: Birth) -> bool:
         directory = self._tree.listed(op.parent)
@@ -197,16 +200,7 @@ class Excluded:
             is_there = is_local(there.fid)
         if not is_there:
             return False
-        return self._has_left(directory, lambda node: self._keep(node, [bytes_of(op.name)]))
-
-    def _has_left(self, directory: Node, leave: Callable[[Node], None]) -> bool:
-        try:
-            leave(directory)
-        except OSError as error:
-            if error.errno in FATAL:
-                raise
-            _log.error("%s cannot be emptied: %s", self._tree.path(directory), error)
-            return False
+        self._keep(directory, [bytes_of(op.name)])
         return True
 
     def set_apart(self, directory: Node) -> None:
@@ -260,26 +254,41 @@ class Excluded:
     def _keep(self, directory: Node, raws: list[bytes]) -> None:
         if not raws:
             return
+        path = self._tree.path(directory)
+        try:
+            place = self._move_to_kept(directory, raws)
+        except OSError as error:
+            text = "%s: what is excluded there stays, for it cannot be moved to %s: %s"
+            _log.error(text, path, KEPT_NAME, error)
+            raise
+        _log.warning(
+            "%s was removed or moved by the other node; %d excluded names in it are in %s now",
+            path,
+            len(raws),
+            place,
+        )
+
+    def _move_to_kept(self, directory: Node, raws: list[bytes]) -> str:
+        """Where they are now, as a path in the volume."""
         source = self._handles.get(directory)
         place, kept_fd = self._make_place()
         try:
             with keeping_times(source):
                 for raw in raws:
-                    os.rename(raw, raw, src_dir_fd=source.fd, dst_dir_fd=kept_fd)
+                    move_as_owner(source.fd, raw, kept_fd, raw)
                     name = text_of(raw)
                     self._tree.hidden.get(directory, set()).discard(name)
                     if name in directory.children:
                         self._forget(directory, name)
             os.fsync(kept_fd)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.rmdir(place, dir_fd=self._handles.root.fd)  # if nothing has come into it
+            raise
         finally:
             os.close(kept_fd)
-        self._handles.mark_dirty(source)
-        _log.warning(
-            "%s was removed or moved by the other node; %d excluded names in it are in %s now",
-            self._tree.path(directory),
-            len(raws),
-            place,
-        )
+            self._handles.mark_dirty(source)
+        return place
 
     def _make_place(self) -> tuple[str, int]:
         """A new directory among what is kept: its path in the volume, and a descriptor."""

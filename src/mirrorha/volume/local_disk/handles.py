@@ -465,10 +465,11 @@ def open_quietly(name: bytes | str, flags: int, directory_fd: int | None = None)
 
 
 def as_owner(fd: int, action: Callable[[], T]) -> T:
-    """Do something with a file that its mode may forbid even its owner.
+    """Do something with a file, or in a directory, that its mode may forbid even its owner.
 
     The owner may write to a read-only file that it opened before it made it so, and a follower has
-    no such descriptor any more. So it takes the right for a moment.
+    no such descriptor any more. And a resync changes directories that are read-only on both nodes
+    by now. So it takes the right for a moment.
 
     Raises:
         OSError: as `action`, and whoever is not the owner is refused.
@@ -477,12 +478,39 @@ def as_owner(fd: int, action: Callable[[], T]) -> T:
         return action()
     except PermissionError:
         place = place_of(fd)
-        mode = stat.S_IMODE(os.fstat(fd).st_mode)
-        os.chmod(place, mode | stat.S_IRUSR | stat.S_IWUSR)
+        status = os.fstat(fd)
+        mode = stat.S_IMODE(status.st_mode)
+        wanted = stat.S_IRWXU if stat.S_ISDIR(status.st_mode) else stat.S_IRUSR | stat.S_IWUSR
+        os.chmod(place, mode | wanted)
         try:
             return action()
         finally:
             os.chmod(place, mode)
+
+
+def move_as_owner(source_fd: int, name: bytes, target_fd: int, new_name: bytes) -> None:
+    """Rename as rename(2) does, though modes of directories may forbid it even to their owner.
+
+    Raises:
+        OSError: nothing has changed.
+    """
+
+    def move() -> None:
+        os.rename(name, new_name, src_dir_fd=source_fd, dst_dir_fd=target_fd)
+
+    def move_whatever() -> None:
+        try:
+            move()
+        except PermissionError:
+            fd = os.open(name, OPEN_PLACE, dir_fd=source_fd)
+            try:
+                if not stat.S_ISDIR(os.fstat(fd).st_mode):
+                    raise
+                as_owner(fd, move)  # what is above a directory stands in it
+            finally:
+                os.close(fd)
+
+    as_owner(source_fd, lambda: as_owner(target_fd, move_whatever))
 
 
 def read_range(fd: int, offset: int, length: int) -> bytes:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+from functools import partial
 from typing import TYPE_CHECKING, Final, final
 
 from mirrorha.errors import ensure
 from mirrorha.volume.disk import Kind
+from mirrorha.volume.local_disk.handles import as_owner, move_as_owner
 from mirrorha.volume.local_disk.syscalls import set_mtime
 from mirrorha.volume.names import LIMBO_NAME, bytes_of, checked_name
 from mirrorha.volume.op_checks import RESERVED_FID_MAX
@@ -80,22 +82,32 @@ class Limbo:
             name = in_limbo[0] if in_limbo else name
             self._move(name.parent, name.name, parent, request.name)
             if self._excluded is not None and node.kind is Kind.DIRECTORY:
-                self._excluded.settle(node)
+                self._settle(self._excluded, node, request)
             return True
         source = self._handles.get(name.parent)
         target = self._handles.get(parent)
         with keeping_times(target):
-            os.link(
+            link = partial(
+                os.link,
                 bytes_of(name.name),
                 raw,
                 src_dir_fd=source.fd,
                 dst_dir_fd=target.fd,
                 follow_symlinks=False,
             )
+            as_owner(target.fd, link)
         with self._handles.lock:
             self._tree.add(node, parent, request.name)
             self._handles.mark_dirty_locked(target)
         return True
+
+    def _settle(self, excluded: Excluded, node: Node, request: Place) -> None:
+        try:
+            excluded.settle(node)
+        except OSError:
+            # Not to be seen in its place before that: it would pass for what belongs there.
+            self._set_aside(self._tree.nodes[request.parent], request.name)
+            raise
 
     def relabel(self, request: Relabel) -> None:
         if request.fid not in self._tree.nodes or request.fid == request.new_fid:
@@ -150,7 +162,7 @@ class Limbo:
         nodes = dict(directory.children)
         for name, node in nodes.items():
             remove = os.rmdir if node.kind is Kind.DIRECTORY else os.unlink
-            remove(bytes_of(name), dir_fd=handle.fd)
+            as_owner(handle.fd, partial(remove, bytes_of(name), dir_fd=handle.fd))
             fid = node.fid
             with self._handles.lock:
                 gone = self._tree.remove(directory, name)
@@ -184,9 +196,7 @@ class Limbo:
         source = self._handles.get(parent)
         target = self._handles.get(new_parent)
         with keeping_times(source), keeping_times(target):
-            os.rename(
-                bytes_of(name), bytes_of(new_name), src_dir_fd=source.fd, dst_dir_fd=target.fd
-            )
+            move_as_owner(source.fd, bytes_of(name), target.fd, bytes_of(new_name))
         with self._handles.lock:
             self._tree.move(parent, name, new_parent, new_name)
             self._handles.mark_dirty_locked(source)
@@ -197,5 +207,7 @@ class Limbo:
 def keeping_times(directory: Handle) -> Iterator[None]:
     """Have the directory look afterwards as if nothing had come or gone."""
     before_ns = os.fstat(directory.fd).st_mtime_ns
-    yield
-    set_mtime(directory.fd, before_ns)
+    try:
+        yield
+    finally:
+        set_mtime(directory.fd, before_ns)

@@ -24,6 +24,7 @@ from mirrorha.volume.local_disk.handles import (
     OPEN_PLACE,
     OPENED_KINDS,
     Handle,
+    as_owner,
     open_quietly,
     place_of,
 )
@@ -116,7 +117,7 @@ class NameApplier:
         done = self._settled(op, directory)
         before_ns = os.fstat(directory.fd).st_mtime_ns
         half_made = _half_made(op.fid)
-        os.symlink(target, half_made, dir_fd=directory.fd)
+        as_owner(directory.fd, lambda: os.symlink(target, half_made, dir_fd=directory.fd))
         try:
             if self._owners.are_kept:
                 uid, gid = done.uid, done.gid
@@ -124,7 +125,7 @@ class NameApplier:
             times = (op.mtime_ns, op.mtime_ns)
             os.utime(half_made, ns=times, dir_fd=directory.fd, follow_symlinks=False)
             seen = identify(directory.fd, half_made)
-            _give_name(Kind.SYMLINK, half_made, raw, directory.fd)
+            as_owner(directory.fd, lambda: _give_name(Kind.SYMLINK, half_made, raw, directory.fd))
         except BaseException:
             os.unlink(half_made, dir_fd=directory.fd)
             self._set_mtime(directory.fd, before_ns)
@@ -238,14 +239,14 @@ class NameApplier:
         done = self._settled(op, directory, default_list)
         before_ns = os.fstat(directory.fd).st_mtime_ns
         made = _half_made(op.fid) if is_local(op.fid) else raw
-        make(made, directory.fd)
+        as_owner(directory.fd, lambda: make(made, directory.fd))
         fd = -1
         try:
             fd = open_quietly(made, _OPENING.get(kind, OPEN_PLACE), directory.fd)
             _dress(fd if kind in OPENED_KINDS else place_of(fd), done, undress=bool(default_list))
             seen = identify(fd)
             if made != raw:
-                _give_name(kind, made, raw, directory.fd)
+                as_owner(directory.fd, lambda: _give_name(kind, made, raw, directory.fd))
         except BaseException:
             if fd >= 0:
                 os.close(fd)

@@ -11,17 +11,21 @@ from mirrorha.volume.disk import (
     AnyRequest,
     Apply,
     Attributes,
+    ClearLimbo,
     Entry,
     HashBlocks,
     ListDirectory,
     Outcome,
+    Place,
     PunchHole,
     ReadAttributes,
     ReadBytes,
+    SetAside,
 )
 from mirrorha.volume.ops import AnyOp
 from mirrorha.volume.resync.task import Call, CallAll, Steps
 
+_MOVING: Final = (SetAside, Place, ClearLimbo)
 # The file is gone: it was so on the source. Or an xattr, which two tasks may both have removed.
 _NOTHING_TO_DO: Final = frozenset({errno.ESTALE, errno.ENOENT, errno.ENODATA})
 
@@ -90,7 +94,20 @@ def check_outcome(request: AnyOp | PunchHole, outcome: object, allowed: frozense
     number = outcome.errno  # type: ignore[attr-defined]
     if number == 0 or number in allowed:
         return int(number)
-    name = errno.errorcode.get(number, str(number))
     raise VolumeError(
-        f"the target's disk refused a {type(request).__name__} of file {request.fid:#x}: {name}"
+        f"the target's disk refused a {type(request).__name__} of file {request.fid:#x}:"
+        f" {errno.errorcode.get(number, number)}"
     )
+
+
+def check_moved(request: AnyRequest, result: object) -> None:
+    """See that names were moved or deleted, if that is what was asked for.
+
+    Raises:
+        VolumeError: the disk refused.
+    """
+    if isinstance(request, _MOVING) and isinstance(result, Outcome):
+        raise VolumeError(
+            f"the target's disk refused a {type(request).__name__}:"
+            f" {errno.errorcode.get(result.errno, result.errno)}"
+        )

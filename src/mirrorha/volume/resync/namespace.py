@@ -38,6 +38,7 @@ from mirrorha.volume.ops import Birth, Create, Mkdir, Mknod, Rmdir, Symlink, Unl
 from mirrorha.volume.resync.disk_steps import (
     attributes_of,
     attributes_of_all,
+    check_moved,
     check_outcome,
     entries_of,
 )
@@ -201,6 +202,8 @@ class Namespace:
         results: list[object] = []
         for batch in batches(requests, _CHANGES_AT_ONCE):
             results += yield CallAll(batch)
+        for request, result in zip(requests, results, strict=True):
+            check_moved(request, result)
         return results
 
     def sweep(self) -> Steps[None]:

@@ -34,6 +34,7 @@ from mirrorha.volume.resync.disk_steps import (
     attributes_of,
     attributes_of_all,
     change,
+    check_moved,
     entries_of,
     hashes_of,
 )
@@ -309,7 +310,8 @@ class ResyncTarget:
         # In steps, before one request clears what is left: it must not pass for a failing disk.
         yield from self._namespace.sweep()
         if final:
-            yield Call(ClearLimbo())
+            clear = ClearLimbo()
+            check_moved(clear, (yield Call(clear)))
         elif self._has_changed or self._namespace.has_changed:
             # The last sync, with the application waiting, has so much less to do.
             self._has_changed = self._namespace.has_changed = False
