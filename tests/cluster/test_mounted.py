@@ -21,8 +21,11 @@ from mirrorha.core.orders import StopReason, Trouble
 from mirrorha.core.words import Ack, Role
 from mirrorha.errors import CommandRefusedError, StateError
 from mirrorha.testing.check_files import FILE_CASES
+from mirrorha.volume.fuse.mount_calls import MS_RDONLY, detach, mount_file_system
 from mirrorha.volume.fuse.mount_table import read_mount_table
+from mirrorha.volume.fuse.mounting import source_of
 from mirrorha.volume.fuse.obstacles import Machine
+from mirrorha.volume.local_disk.identity import MARKER_NAME
 from tests.cluster.rig import Site, TestNode, open_pair, start_pair, wait_mirrored, wait_until
 from tests.requirements import require_device, require_root
 
@@ -260,6 +263,36 @@ async def test_a_directory_that_somebody_uses_is_waited_for(tmp_path: Path) -> N
         finally:
             somebody.kill()
             await somebody.wait()
+        await wait_mirrored(pair)
+
+
+async def test_a_cover_over_what_cannot_be_opened_is_told_of(tmp_path: Path) -> None:
+    """As a crash leaves it; and here, somebody put another disk beneath it."""
+    needed()
+    async with open_pair(tmp_path, mount=True) as pair:
+        for node in pair:
+            data = node.site.data(node.name)
+            marker = data / MARKER_NAME
+            marker.write_text('{"schema": 1, "volume": "somebody-elses"}')
+            source = source_of(str(node.site.data("lyon")))
+            mount_file_system(source, str(data), "tmpfs", flags=MS_RDONLY, options="size=4k")
+        try:
+            for node in pair:
+                await node.start()
+                await wait_until(
+                    lambda node=node: (
+                        f"umount '{node.site.data(node.name)}'" in node.cluster.status()["why"]
+                    )
+                )
+                why = node.cluster.status()["why"]
+                assert "the id of another volume" in why
+                assert "EROFS" in why
+                assert mounts_below(tmp_path / node.name) == ["tmpfs"]
+        finally:
+            for node in pair:
+                data = node.site.data(node.name)
+                detach(str(data))
+                (data / MARKER_NAME).unlink()
         await wait_mirrored(pair)
 
 

@@ -13,9 +13,10 @@ import pytest
 from mirrorha.errors import VolumeError
 from mirrorha.volume.fuse import mount_calls
 from mirrorha.volume.fuse.mount_table import read_mount_table
-from mirrorha.volume.fuse.mounting import mount, open_raw, unmount
+from mirrorha.volume.fuse.mounting import clean_up, mount, open_raw, unmount
 from mirrorha.volume.fuse.obstacles import (
     Machine,
+    cover_warning,
     find_obstacles,
     foreign_namespace_warning,
     namespace_warning,
@@ -51,6 +52,18 @@ def test_nothing_stands_in_the_way_of_a_good_directory(here: Ground) -> None:
     here.serve(directory).kill()
     assert found(directory) == [], "what a crash left is cleaned up at the start"
     refuse_obstacles(directory, volume="orders", freeze_max_ms=FREEZE_MAX_MS)
+
+
+def test_a_cover_that_a_crash_left_is_told_of(here: Ground) -> None:
+    directory = here.make("orders")
+    assert cover_warning(directory, volume="orders") is None
+    here.serve(directory).kill()
+    assert cover_warning(directory, volume="orders") is None, "who looks there gets ENOTCONN"
+    os.close(open_raw(directory, volume="orders"))
+    assert f"`umount '{directory}'`" in (cover_warning(directory, volume="orders") or "")
+    assert cover_warning(directory, volume="another") is None
+    clean_up(directory, volume="orders")
+    assert cover_warning(directory, volume="orders") is None
 
 
 def test_all_is_said_at_once(here: Ground) -> None:

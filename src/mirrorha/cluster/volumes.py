@@ -14,7 +14,7 @@ import trio
 
 from mirrorha.cluster.opening import Judgement, Opening, judge_root
 from mirrorha.cluster.settings import VolumeName, machine_settings
-from mirrorha.cluster.workers import choose
+from mirrorha.cluster.workers import choose, covers
 from mirrorha.core.events import VolumeReported, VolumesInspected
 from mirrorha.core.health import primary_of
 from mirrorha.core.orders import (
@@ -265,7 +265,9 @@ class Volumes:
         finally:
             self._nursery = None
             await self._close_all()
-        return problem
+        if not problem or self.is_stuck or sys.platform != "linux":
+            return problem
+        return "; ".join([problem, *await self._in_thread(covers, self.names)])
 
     async def _open_all(self, nursery: trio.Nursery) -> list[Judgement]:
         judged: list[Judgement] = []

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, final
 
 from mirrorha.cluster.opening import Judgement
 from mirrorha.cluster.settings import VolumeName, Wish, machine_settings
 from mirrorha.config import to_ms
-from mirrorha.volume.fuse.obstacles import foreign_namespace_warning, missing_means
+from mirrorha.volume.fuse.obstacles import (
+    cover_warning,
+    foreign_namespace_warning,
+    missing_means,
+)
 from mirrorha.volume.worker.client import WorkerEngine
 from mirrorha.volume.worker.messages import VERSION, KeysAt, MountWish, Open
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Iterable
 
     from mirrorha.config import ClusterConfig
     from mirrorha.core.orders import AnyReport
@@ -69,6 +73,16 @@ class Workers:
             mount=MountWish(exclude=name.exclude, allow_other=is_for_all()),
         )
         return WorkerEngine(opening, report=report, judge=problem), lambda: judgements[-1]
+
+
+def covers(names: Iterable[VolumeName]) -> list[str]:
+    """What programs see of volumes that could not be opened, if a crash left it so. Blocks shortly.
+
+    Of one that must not be mounted, opening it took off whatever was there.
+    """
+    wished = [name for name in names if name.mount is not Wish.NEVER]
+    said = (cover_warning(Path(name.path), volume=name.name) for name in wished)
+    return [each for each in said if each is not None]
 
 
 def is_for_all() -> bool:

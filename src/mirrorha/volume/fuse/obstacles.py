@@ -98,6 +98,26 @@ def refuse_obstacles(
         raise VolumeError("; ".join(found))
 
 
+def cover_warning(directory: Path, *, volume: str) -> str | None:
+    """Say if all that programs see of a volume's directory is the cover that a crash left.
+
+    So it is while the volume cannot be opened: who outlived the crash must not get to see the
+    directory itself. None: something else is seen there.
+    """
+    try:
+        spot = read_mount_table().spot(real_path(directory))
+    except (OSError, VolumeError):
+        return None
+    is_cover = spot.stack and is_ours(spot.seen) and not spot.seen.is_fuse
+    if not is_cover or spot.seen.source != source_of(volume):
+        return None
+    return (
+        f"until it is mounted again, programs find an empty, read-only directory (EROFS) at"
+        f" {spot.path}, not its files. To have those without mirrorha, end this node and every"
+        f" program that could write there unmirrored, then `umount '{spot.path}'`"
+    )
+
+
 def namespace_warning(mounted: Mounted, process: int) -> str | None:
     """Say if a process, the service's say, does not see the mount. None: it does, or none knows.
 
