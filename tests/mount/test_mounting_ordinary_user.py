@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,6 +90,26 @@ def test_a_directory_of_another_user_is_refused_in_the_programs_words(here: Grou
     directory = here.make("orders")
     server = here.serve(directory, user=NOBODY)
     assert "fusermount3: user has no write access to mountpoint" in server.said["error"]
+    assert here.mounts() == []
+
+
+def test_a_program_that_may_not_mount_itself_is_told_of_with_what_to_do(here: Ground) -> None:
+    """As in a container: its root may be told so little."""
+    directory = here.make("orders")
+    code = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from mirrorha.errors import VolumeError\n"
+        "from mirrorha.volume.fuse.mounting import mount, open_raw\n"
+        "path = Path(sys.argv[1])\n"
+        "try: mount(path, open_raw(path, volume='orders'), volume='orders')\n"
+        "except VolumeError as error: print(error)\n"
+    )
+    lacking = ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin"]
+    command = [*lacking, sys.executable, "-c", code, str(directory)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    assert done.stdout.startswith(f"{directory}: cannot be mounted over: ")
+    assert "Operation not permitted; in a container: `--device /dev/fuse" in done.stdout
     assert here.mounts() == []
 
 

@@ -132,7 +132,9 @@ def test_the_means_of_an_ordinary_user(here: Ground) -> None:
         assert ask(directory, "# a\n user_allow_other \n", "fusermount3", "others") == ""
         assert "user_allow_other" in ask(directory, "#user_allow_other\n", "fusermount3", "others")
         assert "apt install fuse3" in ask(directory, "", "fusermount-of-nobody", "")
-        assert "may not write there" in ask(here.make("roots"), "", "fusermount3", "")
+        text = ask(here.make("roots"), "", "fusermount3", "")
+        assert "may not write there" in text
+        assert f"`chown {NOBODY} '{here.path}/roots'`" in text
         os.chmod("/dev/fuse", 0o600)
         assert "chmod 666 /dev/fuse" in ask(directory, "", "fusermount3", "")
 

@@ -370,7 +370,14 @@ _ADVICE: Final = {
 
 def _mount_by_program(spot: Spot, volume: str, is_for_all: bool) -> Mounted:
     options = ["default_permissions", *(["allow_other"] if is_for_all else [])]
-    device = mount_by_program(spot.path, source=source_of(volume), subtype=SUBTYPE, options=options)
+    try:
+        device = mount_by_program(
+            spot.path, source=source_of(volume), subtype=SUBTYPE, options=options
+        )
+    except VolumeError as error:
+        # It runs as root, which a container has fewer rights for.
+        advice = _ADVICE[errno.EPERM] if os.strerror(errno.EPERM) in str(error) else ""
+        raise VolumeError(f"{spot.path}: cannot be mounted over: {error}{advice}") from error
     try:
         os.set_blocking(device, False)
         return _mounted(spot, volume, device, has_cover=False)

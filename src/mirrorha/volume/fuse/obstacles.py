@@ -282,14 +282,17 @@ def _unfit_directory(spot: Spot) -> Iterator[str]:
                 f" '{spot.seen.mount_point}'`, or look why the kernel made it so (`dmesg`)"
             )
         elif not mount_calls.may_mount() and not os.access(spot.path, os.W_OK):
-            yield f"{spot.path}: this user may not write there, so {PROGRAM} will not mount there"
+            yield (
+                f"{spot.path}: this user may not write there, so {PROGRAM} will not mount there: as"
+                f" root, `chown {os.geteuid()} '{spot.path}'`, or run as root"
+            )
 
 
 def _occupied(spot: Spot) -> list[str]:
     scan = find_occupants(Place.of(spot, _raw_mount(spot)))
     found = [
         f"{spot.path}: {one}; it would go on to write past the mount. End it, or let it"
-        " leave the directory, and start again"
+        " leave the directory: this node looks again by itself"
         for one in scan.occupants[:_LISTED_MAX]
     ]
     if len(scan.occupants) > _LISTED_MAX:
