@@ -87,9 +87,9 @@ def serve_echo(listener: socket.socket, directory: Path) -> int:
 
 async def echo_us(channel: Channel, seconds: float) -> float:
     """The median of a 4 KiB round trip."""
-    taken, page = [], bytes(PAGE_BYTES)
-    end = time.perf_counter() + seconds
-    while (began := time.perf_counter()) < end:
+    taken: list[float] = []
+    page, end = bytes(PAGE_BYTES), time.perf_counter() + seconds
+    while (began := time.perf_counter()) < end or not taken:
         await channel.send(page)
         await channel.receive(PAGE_BYTES)
         taken.append(time.perf_counter() - began)
@@ -99,7 +99,7 @@ async def echo_us(channel: Channel, seconds: float) -> float:
 async def stream_mb_s(channel: Channel, seconds: float) -> float:
     block, count = os.urandom(BLOCK_BYTES), 0
     began = time.perf_counter()
-    while time.perf_counter() < began + seconds:
+    while time.perf_counter() < began + seconds or not count:
         await channel.send(block)
         count += 1
     await channel.send(b"?")
@@ -159,7 +159,7 @@ async def write_for(
     block, offset = os.urandom(size), 0
     async with data.open(name, "wb") as file:
         end = time.perf_counter() + seconds
-        while (began := time.perf_counter()) < end:
+        while (began := time.perf_counter()) < end or not times:
             await file.pwrite(block, offset)
             times.append(time.perf_counter() - began)
             offset = (offset + size) % FILE_BYTES
@@ -200,7 +200,7 @@ async def far_round(
     found["one writer us"], found["one writer/s"] = await writers(data, PAGE_BYTES, 1, seconds)
     _, found["64 writers/s"] = await writers(data, PAGE_BYTES, 64, seconds)
     found["64 writers / one"] = found["64 writers/s"] / found["one writer/s"]
-    own_us = near["one writer us"] - near["echo us"]  # beyond the wire
+    own_us = max(0.0, near["one writer us"] - near["echo us"])  # beyond the wire
     wanted_us = found["round trip us"] + own_us
     found["round trip + near one writer / one writer"] = wanted_us / found["one writer us"]
     return found

@@ -33,9 +33,11 @@ def test_the_sdk_is_measured_beside_the_bare_wire_and_through_a_relay() -> None:
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert all(value > 0 for value in (*found["near"].values(), *found["far"].values()))
-    assert found["far"]["round trip us"] > 10_000  # the relay did make it late
-    assert found["far"]["one writer us"] > found["far"]["round trip us"]
+    for where in ("near", "far"):
+        assert {name: value for name, value in found[where].items() if value <= 0} == {}, where
+    # The relay makes both late. Which of them is later, 0.2 s of a busy machine do not tell.
+    assert found["far"]["round trip us"] > 10_000
+    assert found["far"]["one writer us"] > 10_000
 
 
 def bench_mount(out: Path, *arguments: str) -> dict[str, dict[str, float]]:

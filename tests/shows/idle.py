@@ -17,6 +17,7 @@ TWO_NETWORKS: Final = {
 }
 # The second network reaches one of them only: two paths.
 TWO_PATHS: Final = {"paris": ["127.0.0.1", "127.0.1.1"], "lyon": ["127.0.0.2"]}
+ONE_PATH: Final = {"paris": ["127.0.0.1"], "lyon": ["127.0.0.2"]}
 
 
 async def measure_idle(
