@@ -114,6 +114,19 @@ def outcome_of(child: subprocess.Popen[str]) -> str:
     return line_of(child).split()[0]
 
 
+def wait_held(*children: subprocess.Popen[str]) -> None:
+    """Return once each of them waits in the kernel for a file system's process to answer.
+
+    Or, to write to the same file, for one that does.
+    """
+    end_s = time.monotonic() + WAIT_S
+    held_in = ("request_wait_answer", "fuse_")
+    for child in children:
+        while not (waits := Path(f"/proc/{child.pid}/wchan").read_text()).startswith(held_in):
+            assert time.monotonic() < end_s, f"{child.args!r} waits in {waits}"
+            time.sleep(0.01)
+
+
 def said_by(code: str, *arguments: object) -> str:
     child = python(code, *arguments)
     try:
@@ -156,8 +169,7 @@ def test_when_the_application_is_killed_nobody_hangs(parents: list[Parent], tmp_
     idle = parent.writer("idle", 0.05)
     parent.tell("freeze")
     frozen = parent.writer("idle")
-    time.sleep(0.3)
-    assert frozen.poll() is None, "it is held"
+    wait_held(idle, frozen)
     began_s = time.monotonic()
     parent.process.kill()
     assert outcome_of(frozen) in GONE
@@ -173,9 +185,10 @@ def test_a_worker_whose_loop_hangs_ends_with_the_application(
 ) -> None:
     parent = start(parents, tmp_path)
     parent.tell("alone", "freeze")
-    time.sleep(0.3)
+    assert parent.line() == "Frozen(token=1)"
     blocked = python(TRY, parent.root)
     parent.children.append(blocked)
+    wait_held(blocked)
     os.kill(parent.worker, signal.SIGSTOP)  # as good as a loop in a disk request for a moment
     parent.process.kill()
     time.sleep(0.3)
@@ -194,7 +207,7 @@ def test_when_the_worker_is_killed_the_application_knows_and_nobody_hangs(
     assert parent.line() == "Frozen(token=1)"
     held = python(TRY, parent.root)
     parent.children.append(held)
-    time.sleep(0.3)
+    wait_held(idle, held)
     os.kill(parent.worker, signal.SIGKILL)
     began_s = time.monotonic()
     assert "Trouble(reason=<StopReason.NOT_DRIVEN: 'not_driven'>, text='the worker was killed" in (
@@ -233,7 +246,7 @@ def test_garbage_on_the_control_socket_ends_the_worker_closed(
     assert parent.line() == "Frozen(token=1)"
     held = python(TRY, parent.root)
     parent.children.append(held)
-    time.sleep(0.3)
+    wait_held(held)
     parent.tell("garbage")
     assert outcome_of(held) in GONE
     assert parent.worker_is_gone(SOON_S)
