@@ -14,13 +14,13 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, final
 
+from mirrorha.volume.patience import Patience
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 #: Of what takes longer the wake-ups are a small part.
 SHORT_NS: Final = 1_000_000
-#: So many syncs in a row are left to the thread, at most, before it is tried once more.
-_LEFT_MAX: Final = 1024
 #: What a sync may find new on its volume. A change writes a megabyte at most.
 CHANGES_MAX: Final = 16
 #: For so long a disk, and what others ask of it, is taken for what it was.
@@ -44,8 +44,7 @@ class ShortSyncs:
 
     def __init__(self, *, clock_ns: Callable[[], int] = time.monotonic_ns) -> None:
         self._clock_ns: Final = clock_ns
-        self._left = 0  # so many more are the thread's
-        self._patience = 1
+        self._patience: Final = Patience()
         self._begun: _Sync | None = None
         self._short: Final[dict[int, _Sync]] = {}  # with when they ended, oldest first
 
@@ -64,10 +63,7 @@ class ShortSyncs:
             and seq - last.seq <= CHANGES_MAX
             and now.at_ns - last.at_ns <= MOMENT_NS
         )
-        if is_known and self._left:
-            self._left -= 1
-            return False
-        return is_known
+        return is_known and self._patience.is_next()
 
     def end(self) -> bool:
         """The one that began has ended, if any: learn from that. Whether it was short."""
@@ -85,11 +81,7 @@ class ShortSyncs:
     def perform(self, sync: Callable[[], Any], *, has_somebody_come: Callable[[], bool]) -> Any:
         """Make the one that began, in the loop, and learn from it. Blocks as long as `sync`."""
         result = sync()
-        if not self.end() or has_somebody_come():
-            self._patience = min(2 * self._patience, _LEFT_MAX)
-            self._left = self._patience
-        else:
-            self._patience = max(self._patience // 2, 1)
+        self._patience.note(went_well=self.end() and not has_somebody_come())
         return result
 
     def forget(self) -> None:
