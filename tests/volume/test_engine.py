@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import queue
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,8 +14,10 @@ import trio.testing
 from mirrorha.core.orders import Close, Freeze, Frozen, ServeAlone, StopReason, Trouble
 from mirrorha.errors import InvariantViolation, NotPrimaryError, OutcomeUnknownError, VolumeError
 from mirrorha.testing.memory_disk import MemoryDisk
-from mirrorha.volume.disk import Apply, DiskError, LoadTouched, ReadBytes
+from mirrorha.volume.disk import Apply, DiskError, LoadTouched, ReadAttributes, ReadBytes
+from mirrorha.volume.disk_thread import DiskThread
 from mirrorha.volume.engine import Engine
+from mirrorha.volume.events import AnyEffect, AnyEvent, Change, Tick
 from mirrorha.volume.lane_thread import LaneThread
 from mirrorha.volume.ops import ROOT_FID, Create, Write
 from mirrorha.volume.resync.sides import ComparingResyncs
@@ -21,8 +25,29 @@ from mirrorha.volume.stream.machine import Volume
 from mirrorha.volume.stream.pending import VolumeSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from mirrorha.volume.disk import AnyRequest
     from mirrorha.volume.events import DiskDone
+
+
+class Counting:
+    """A machine, and how many changes each of its steps was given."""
+
+    def __init__(self, machine: Volume) -> None:
+        self.machine = machine
+        self.changes: list[int] = []
+        self.waited_for_a_tick = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.machine, name)
+
+    def step_all(self, events: Sequence[AnyEvent], now_ms: int) -> list[AnyEffect]:
+        count = sum(isinstance(event, Change) for event in events)
+        if count:
+            self.changes.append(count)
+            self.waited_for_a_tick += any(isinstance(event, Tick) for event in events)
+        return self.machine.step_all(events, now_ms)
 
 
 class Rig:
@@ -39,9 +64,10 @@ class Rig:
             touched=self.inner.perform(LoadTouched()),  # type: ignore[arg-type]
             resyncs=ComparingResyncs(),
         )
+        self.counting = Counting(self.machine)
         self.engine = Engine(
             "v",
-            self.machine,
+            self.counting,  # type: ignore[arg-type]
             self,  # type: ignore[arg-type]
             clock_ms=lambda: int(trio.current_time() * 1000),
             report=self.reports.append,
@@ -195,10 +221,137 @@ async def test_a_lane_keeps_order_and_hands_back_everything() -> None:
     taken: list[DiskDone] = []
     lane = LaneThread("t", perform=lambda request: request, deliver=taken.extend)
     for number in range(1, 2001):
-        lane.submit(number, ReadBytes(number, 0, 1))
+        lane.submit((number, ReadBytes(number, 0, 1)))
     with trio.fail_after(10):
         while len(taken) < 2000:  # noqa: ASYNC110
             await trio.sleep(0.001)
         assert [each.token for each in taken] == list(range(1, 2001))
         lane.stop()
         await lane.wait_ended()
+
+
+async def test_what_several_callers_change_goes_to_the_machine_together() -> None:
+    rig = Rig()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(rig.engine.run)
+        rig.engine.order(ServeAlone(epoch=1, generation="g"))
+        fid = await rig.make_file()
+        await rig.engine.change(Write(fid, 0, bytes(100), 2))
+        assert rig.counting.changes == [1, 1], "who is alone waits for nobody"
+        rig.counting.changes.clear()
+        async with trio.open_nursery() as callers:
+            for number in range(100):
+                data = bytes([number])
+                callers.start_soon(rig.engine.change, Write(fid, number, data, 3 + number))
+        assert sorted(rig.counting.changes) == [1, 99]
+        for number in range(20):
+            async with trio.open_nursery() as callers:
+                for offset in range(2):
+                    callers.start_soon(rig.engine.change, Write(fid, offset, data[:1], number))
+        assert rig.counting.waited_for_a_tick < 5, "they go in the next turn, not some time"
+        wanted = 2 * bytes([99]) + bytes(range(2, 100))
+        assert await rig.engine.query(ReadBytes(fid, 0, 200)) == wanted
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_read_sees_the_changes_that_were_asked_for_before_it() -> None:
+    rig = Rig()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(rig.engine.run)
+        rig.engine.order(ServeAlone(epoch=1, generation="g"))
+        fid = await rig.make_file()
+        for number in range(20):  # two that run in the same turn do so in any order
+            wanted, seen, asks = str(number).encode() * 3, [], trio.Event()
+
+            async def change(data: bytes, asks: trio.Event) -> None:
+                asks.set()
+                await rig.engine.change(Write(fid, 0, data, 5))
+
+            async def read(seen: list[object], asks: trio.Event) -> None:
+                await asks.wait()
+                seen.append(await rig.engine.query(ReadBytes(fid, 0, 9)))
+
+            async with trio.open_nursery() as callers:
+                rig.goes_on.clear()  # somebody else's change is under way all the while
+                callers.start_soon(rig.engine.change, Write(fid, 0, bytes(9), 4))
+                await trio.testing.wait_all_tasks_blocked()
+                callers.start_soon(read, seen, asks)
+                await trio.testing.wait_all_tasks_blocked()
+                callers.start_soon(change, wanted, asks)
+                await trio.testing.wait_all_tasks_blocked()
+                rig.goes_on.set()
+            assert seen[0][: len(wanted)] == wanted  # type: ignore[index]
+        nursery.cancel_scope.cancel()
+
+
+class Waited:
+    """A disk thread without a loop: what would be handed over waits for `turn`."""
+
+    def __init__(self) -> None:
+        self.goes_on = threading.Event()
+        self.goes_on.set()
+        self.handed: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self.delivered: list[int] = []
+        self.thread = DiskThread(
+            "t",
+            perform=self.perform,
+            deliver=lambda done: self.delivered.extend(each.token for each in done),
+            hand_over=self.handed.put,
+        )
+        self.token = 0
+
+    def perform(self, request: AnyRequest) -> object:
+        self.goes_on.wait(20)
+        return request
+
+    def call(self, count: int = 1) -> list[int]:
+        """Submit, and wait; what has come back at once."""
+        first, self.token = self.token + 1, self.token + count
+        calls = [(token, ReadAttributes(token)) for token in range(first, self.token + 1)]
+        return [each.token for each in self.thread.submit_and_wait(*calls)]
+
+    def turn(self) -> None:
+        """What a loop does when it is called: takes what came back."""
+        self.handed.get(timeout=10)()
+
+
+def test_a_loop_waits_a_moment_for_a_quick_disk_and_for_no_other() -> None:
+    waited = Waited()
+    at_once: list[int] = []
+    for _ in range(50):
+        answered = waited.call(3)
+        assert len(answered) in {0, 3}, "all of a call, or none"
+        at_once += answered
+    while len(at_once) + len(waited.delivered) < 150:
+        waited.turn()
+    assert at_once, "a thread that has nothing to do answers in time, now and then at least"
+    assert sorted(at_once + waited.delivered) == list(range(1, 151)), "each once"
+    waited.goes_on.clear()
+    began_s = time.monotonic()
+    assert not any(waited.call() for _ in range(20_000)), "behind what hangs nobody waits"
+    assert time.monotonic() - began_s < 3, "20,000 times a moment would be 6 s"
+    waited.delivered.clear()
+    waited.goes_on.set()
+    while len(waited.delivered) < 20_000:
+        waited.turn()
+    assert waited.delivered == list(range(151, 20_151)), "in their order"
+    in_vain = [waited.call() for _ in range(2)]
+    while len(waited.delivered) < 20_002:
+        waited.turn()
+    assert in_vain == [[], []], "it was waited for in vain: not the next times"
+    waited.thread.stop()
+    assert waited.thread.join(10)
+
+
+def test_a_loop_waits_for_nothing_while_it_has_not_taken_what_came_before() -> None:
+    waited = Waited()
+    waited.thread.submit((1, ReadAttributes(1)))
+    first = waited.handed.get(timeout=10)  # the thread has nothing to do
+    waited.token = 1
+    assert waited.call() == []
+    first()
+    while len(waited.delivered) < 2:
+        waited.turn()
+    assert waited.delivered == [1, 2]
+    waited.thread.stop()
+    assert waited.thread.join(10)

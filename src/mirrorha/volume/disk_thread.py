@@ -11,15 +11,38 @@ import threading
 from typing import TYPE_CHECKING, Final, final
 
 from mirrorha.errors import describe
-from mirrorha.volume.disk import DiskError
+from mirrorha.volume.disk import Apply, ApplyAll, DiskError, ReadAttributes, ReadBytes
 from mirrorha.volume.events import DiskDone
+from mirrorha.volume.op_rules import size_bytes
+from mirrorha.volume.patience import Patience
+from mirrorha.wire.limits import KIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mirrorha.volume.disk import AnyRequest
 
+    Call = tuple[int, AnyRequest]  # with its token
+
 _log: Final = logging.getLogger(__name__)
+
+#: How long a loop waits for a request: longer than a page cache takes, and short for any loop.
+WAIT_S: Final = 0.000_3
+#: What one request may change or read, to be short.
+SHORT_BYTES: Final = 32 * KIB
+_SHORT_OPS: Final = 4
+
+
+def is_short(request: AnyRequest) -> bool:
+    """Whether a disk that answers from memory does it in a few microseconds."""
+    if isinstance(request, Apply):
+        return size_bytes(request.op) <= SHORT_BYTES
+    if isinstance(request, ApplyAll):
+        ops = request.ops
+        return len(ops) <= _SHORT_OPS and sum(map(size_bytes, ops)) <= SHORT_BYTES
+    if isinstance(request, ReadBytes):
+        return request.length <= SHORT_BYTES
+    return isinstance(request, ReadAttributes)
 
 
 def perform_one(perform: Callable[[AnyRequest], object], token: int, req: AnyRequest) -> DiskDone:
@@ -60,20 +83,50 @@ class DiskThread:
         self._deliver: Final = deliver
         self._hand_over: Final = hand_over
         self._ended: Final = ended
-        self._requests: Final[queue.SimpleQueue[tuple[int, AnyRequest] | None]] = (
-            queue.SimpleQueue()
-        )
+        self._requests: Final[queue.SimpleQueue[tuple[Call, ...] | None]] = queue.SimpleQueue()
         self._lock: Final = threading.Lock()
         self._done: list[DiskDone] = []
+        self._is_awaited = False  # the loop waits for what is done next
+        self._answered: Final = threading.Lock()  # released to end that
+        self._answered.acquire()
+        # The loop's alone.
+        self._under_way = 0  # requests that were not handed back to it
+        self._patience: Final = Patience()
         self._is_stopped = False
         self._thread: Final = threading.Thread(
             target=self._run, name=f"mirrorha-{name}", daemon=True
         )
         self._thread.start()
 
-    def submit(self, token: int, request: AnyRequest) -> None:
-        """Queue a request; never blocks. The machine's windows bound how many there are."""
-        self._requests.put((token, request))
+    def submit(self, *calls: Call) -> None:
+        """Queue requests, whose results are handed back together; never blocks.
+
+        The machine's windows bound how many there are.
+        """
+        self._under_way += len(calls)
+        self._requests.put(calls)
+
+    def submit_and_wait(self, *calls: Call) -> list[DiskDone]:
+        """Queue short requests and wait a moment for their results; none: handed back as ever.
+
+        To be called back takes the loop longer than a short request does. Blocks for WAIT_S at the
+        most; not at all behind other requests, nor, for a while, where it was in vain before: a
+        disk that is slow, or hangs, holds up nobody's loop.
+        """
+        if self._under_way or not self._patience.is_next():
+            self.submit(*calls)
+            return []
+        self._is_awaited = True
+        self.submit(*calls)
+        was_woken = self._answered.acquire(timeout=WAIT_S)
+        with self._lock:
+            self._is_awaited = False
+            done, self._done = self._done, []
+            if done and not was_woken:
+                self._answered.acquire()  # it came in between: at once
+        self._under_way -= len(done)
+        self._patience.note(went_well=bool(done))
+        return done
 
     def stop(self) -> None:
         """Perform nothing more once the request under way has ended. Never blocks; idempotent."""
@@ -89,19 +142,25 @@ class DiskThread:
 
     def _run(self) -> None:
         try:
-            while not self._is_stopped:
-                item = self._requests.get()
-                if item is None:
-                    break
-                self._hand_back(perform_one(self._perform, *item))
+            for calls in iter(self._requests.get, None):
+                done = []
+                for token, request in calls:
+                    if self._is_stopped:
+                        return
+                    done.append(perform_one(self._perform, token, request))
+                self._hand_back(done)
         finally:
             if self._ended is not None:
                 self._hand_over(self._ended)
 
-    def _hand_back(self, done: DiskDone) -> None:
+    def _hand_back(self, done: list[DiskDone]) -> None:
         with self._lock:
-            self._done.append(done)
-            is_first = len(self._done) == 1
+            is_first = not self._done
+            self._done += done
+            if self._is_awaited:
+                self._is_awaited = False
+                self._answered.release()
+                return
         if is_first:
             self._hand_over(self._take)
 
@@ -110,5 +169,6 @@ class DiskThread:
     def _take(self) -> None:
         with self._lock:
             done, self._done = self._done, []
+        self._under_way -= len(done)
         if not self._is_stopped:
             self._deliver(done)

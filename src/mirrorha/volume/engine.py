@@ -1,7 +1,8 @@
 """The trio driver of a volume's machine: its disk in threads, its stream in a session.
 
-One trio loop owns the machine. Every event is given to it at once, and its effects performed in
-order; nothing here waits for a disk or for the network.
+One trio loop owns the machine. Every event is given to it at once, the changes of several callers
+once a turn, and its effects are performed in order. Nothing here waits for the network, and for the
+disk only a moment (`DiskThread.submit_and_wait`).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections import deque
+from itertools import takewhile
 from typing import TYPE_CHECKING, Final, Protocol, final
 
 import attrs
@@ -24,6 +26,7 @@ from mirrorha.errors import (
 )
 from mirrorha.volume.codec import decode, encode
 from mirrorha.volume.disk import ApplyHere, MeasureSpace, Outcome, Space, SyncFiles
+from mirrorha.volume.disk_thread import is_short
 from mirrorha.volume.driver import DriverStatus
 from mirrorha.volume.events import (
     AnyEvent,
@@ -54,6 +57,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mirrorha.volume.disk import AnyRequest, Disk
+    from mirrorha.volume.disk_thread import Call
     from mirrorha.volume.ops import AnyOp
     from mirrorha.volume.stream.machine import Volume
     from mirrorha.wire.frames import Frame
@@ -68,6 +72,8 @@ SPACE_MS: Final = 5_000
 _SPACE_TOKEN: Final = 0
 #: How long the end of a volume waits for its threads. What hangs longer hangs in the kernel.
 END_S: Final = 5.0
+#: So many short requests to the disk go together, and come back together.
+_CALLS_MAX: Final = 16
 
 
 class StreamSession(Protocol):
@@ -137,6 +143,9 @@ class Engine:
         self._waiters: dict[int, _Waiter] = {}
         self._link: _StreamLink | None = None
         self._lanes: tuple[LaneThread, ...] = ()
+        self._events: list[AnyEvent] = []  # for the machine's next step
+        self._calls: list[Call] = []  # for the disk's tree, from the last one
+        self._is_stepping = False
         self._measured_ms = 0
         self._is_measuring = False
         self._closed = ""
@@ -272,7 +281,11 @@ class Engine:
         self._tokens -= 1
         token = self._tokens
         waiter = self._waiters[token] = _Waiter()
-        self._lanes[lane].submit(token, request)
+        self._step()  # the changes of this turn come first
+        if is_short(request):
+            self._take(self._lanes[lane].submit_and_wait((token, request)))
+        else:
+            self._lanes[lane].submit((token, request))
         await self._wait(token, waiter)
         if waiter.failure:
             raise OSError(errno.EIO, waiter.failure)
@@ -284,8 +297,15 @@ class Engine:
             raise NotPrimaryError(primary=self._primary(), why=self._closed)
         self._tokens -= 1
         token = -self._tokens
+        has_company = bool(self._waiters)
         waiter = self._waiters[token] = _Waiter()
-        self._step(make(token))
+        if has_company:
+            # Where several ask, more of them do in this turn: what they want goes together.
+            self._events.append(make(token))
+            if len(self._events) == 1:  # else that is due already
+                trio.lowlevel.current_trio_token().run_sync_soon(self._step)
+        else:
+            self._step(make(token))
         await self._wait(token, waiter)
         ensure(waiter.reply is not None, "a caller is woken with a reply")
         return waiter.reply  # type: ignore[return-value]
@@ -302,11 +322,22 @@ class Engine:
         """Give events to the machine and perform what it asks for. Never raises."""
         if self._fault is not None:
             return
+        self._events += events
+        if self._is_stepping:
+            return
+        self._is_stepping = True
         try:
-            for effect in self._machine.step_all(events, self._clock_ms()):
-                self._performers[type(effect)](effect)
+            while self._events or self._calls:
+                taken, self._events = self._events, []
+                if taken:
+                    for effect in self._machine.step_all(taken, self._clock_ms()):
+                        self._performers[type(effect)](effect)
+                if self._calls:
+                    self._begin_calls()
         except Exception as error:
             self._break(error)
+        finally:
+            self._is_stepping = False
 
     def _break(self, error: Exception) -> None:
         """A bug: whatever the machine would say now means nothing. Nothing is acknowledged."""
@@ -346,7 +377,7 @@ class Engine:
         now_ms = self._clock_ms()
         if not self._is_measuring and now_ms - self._measured_ms >= SPACE_MS:
             self._is_measuring, self._measured_ms = True, now_ms
-            self._lanes[Lane.TREE].submit(_SPACE_TOKEN, MeasureSpace())
+            self._lanes[Lane.TREE].submit((_SPACE_TOKEN, MeasureSpace()))
 
     def _see_space(self, done: DiskDone) -> None:
         self._is_measuring = False
@@ -365,8 +396,20 @@ class Engine:
     # ---- the disk ----
 
     def _call(self, effect: DiskCall) -> None:
-        lane = Lane.SYNC if effect.lane is Lane.SYNC else Lane.TREE
-        self._lanes[lane].submit(effect.token, effect.request)
+        if effect.lane is Lane.SYNC:
+            self._lanes[Lane.SYNC].submit((effect.token, effect.request))
+        else:
+            self._calls.append((effect.token, effect.request))
+
+    def _begin_calls(self) -> None:
+        """Submit the first of what was asked for: short requests together, and waited for."""
+        lane = self._lanes[Lane.TREE]
+        short = list(takewhile(lambda call: is_short(call[1]), self._calls[:_CALLS_MAX]))
+        if short:
+            self._events += lane.submit_and_wait(*short)
+        else:
+            lane.submit(self._calls[0])
+        del self._calls[: len(short) or 1]
 
     def _take(self, done: list[DiskDone]) -> None:
         mine = [each for each in done if each.token > 0]

@@ -1,8 +1,8 @@
 """A disk thread of a volume that trio drives.
 
 A volume has one for its tree and one for its syncs: an fsync takes long, and nothing should queue
-behind it. The way there and back costs about 30 µs; `trio.to_thread` costs more and keeps no
-order.
+behind it. The way there and back costs 30 µs or more, less where the loop waits for it;
+`trio.to_thread` costs more and keeps no order.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ class LaneThread:
             ended=self._ended.set,
         )
         self.submit: Final = self._thread.submit
+        self.submit_and_wait: Final = self._thread.submit_and_wait
         self.stop: Final = self._thread.stop
 
     async def wait_ended(self) -> None:

@@ -452,7 +452,7 @@ class Driver:
             return
         self.syncs_in_threads += len(syncs)
         for call in syncs:
-            self._lane.submit(call.token, call.request)
+            self._lane.submit((call.token, call.request))
 
     def _lone_file(self, syncs: list[DiskCall]) -> int | None:
         """The one file to sync, if whoever asked is the only one who waits for anything."""

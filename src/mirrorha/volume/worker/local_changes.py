@@ -74,7 +74,7 @@ class LocalChanges:
         self._token -= 1
         self._flushes[self._token] = then
         self._driver.syncs_in_threads += 1
-        self._lane.submit(self._token, SyncFiles([fid], [fid] if data_only else []))
+        self._lane.submit((self._token, SyncFiles([fid], [fid] if data_only else [])))
         return self._token
 
     def withdraw(self, token: int) -> bool:
