@@ -34,12 +34,12 @@ from typing import Final
 ROOT: Final = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import mount_report as report  # noqa: E402
-from benchmarks.mount_rows import FAR_ROWS, RANDOM, RANDOM_64, ROWS, Row, RowError  # noqa: E402
-from benchmarks.mount_subjects import GLUSTER, PLAIN, subjects  # noqa: E402
+from benchmarks import mount_report as report
+from benchmarks.mount_rows import FAR_ROWS, RANDOM, RANDOM_64, ROWS, Row, RowError
+from benchmarks.mount_subjects import GLUSTER, PLAIN, subjects
 
-from tests.cluster.rig import free_ports  # noqa: E402
-from tests.mounted.mounts import run_bounded  # noqa: E402
+from tests.cluster.rig import free_ports
+from tests.mounted.mounts import run_bounded
 
 ROW_S: Final = 120.0  # what a row may take besides ten times the seconds it was given
 FAR: Final = "{}, {:g} ms away"

@@ -30,14 +30,14 @@ import trio
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.bench_tls import Channel, our_sessions  # noqa: E402
+from benchmarks.bench_tls import Channel, our_sessions
 
-from mirrorha.core.words import Role  # noqa: E402
-from mirrorha.net.keys import create_keys, load_keys  # noqa: E402
-from mirrorha.net.tls import client_context, server_context  # noqa: E402
-from mirrorha.volume.replicator import Replicator  # noqa: E402
-from tests.cluster import node_process  # noqa: E402
-from tests.cluster.rig import Site, TestNode, free_ports, wait_until  # noqa: E402
+from mirrorha.core.words import Role
+from mirrorha.net.keys import create_keys, load_keys
+from mirrorha.net.tls import client_context, server_context
+from mirrorha.volume.replicator import Replicator
+from tests.cluster import node_process
+from tests.cluster.rig import Site, TestNode, free_ports, wait_until
 
 PAGE_BYTES = 4096
 BLOCK_BYTES = 1 << 20

@@ -24,10 +24,10 @@ from typing import Final
 ROOT: Final = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.databases.pair import RealVolumePair  # noqa: E402
-from tests.databases.rounds import DATABASES, Round, play  # noqa: E402
-from tests.mounted.machine import MachineError  # noqa: E402
-from tests.mounted.real_pair import Setup, open_real_pair  # noqa: E402
+from tests.databases.pair import RealVolumePair
+from tests.databases.rounds import DATABASES, Round, play
+from tests.mounted.machine import MachineError
+from tests.mounted.real_pair import Setup, open_real_pair
 
 
 def show(number: int, played: Round) -> None:

@@ -23,7 +23,7 @@ from typing import Final
 ROOT: Final = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.suites.on_mount import SUITES, mirrored_mount, try_suite  # noqa: E402
+from tests.suites.on_mount import SUITES, mirrored_mount, try_suite
 
 
 @contextlib.contextmanager

@@ -55,7 +55,7 @@ def test_is_frozen_and_keyword_only() -> None:
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         made.name = "other"  # type: ignore[misc]
     with pytest.raises(TypeError):
-        HeartbeatConfig(0.25, 3)  # type: ignore[misc]
+        HeartbeatConfig(0.25, 3)  # type: ignore[call-arg]
 
 
 def test_adding_a_volume_is_checked_again() -> None:

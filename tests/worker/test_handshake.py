@@ -14,7 +14,7 @@ from mirrorha.wire.frames import encode_frame
 from tests.worker.worker_pair import WAIT_S, hello, keys_for_both, tcp_pair
 
 HEADER_BYTES = 5
-FOLLOWING = b"".join(encode_frame(16, b"what follows at once"))  # type: ignore[arg-type]
+FOLLOWING = b"".join(encode_frame(16, b"what follows at once"))
 
 
 def record_ends(data: bytes) -> list[int]:

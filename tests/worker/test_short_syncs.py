@@ -189,7 +189,7 @@ class Syncing:
             anything,
             self.loop,
             report=print,
-            on_fault=print,  # type: ignore[arg-type]
+            on_fault=print,
             reset=print,
             freeze_max_ms=60_000,
             short_syncs=ShortSyncs(clock_ns=lambda: 0),

@@ -9,6 +9,6 @@ from __future__ import annotations
 
 def main() -> None:
     """Entry point of the `mirrorha` script; ends the process with an exit code of `exits`."""
-    from mirrorha.cli.app import mirrorha  # noqa: PLC0415
+    from mirrorha.cli.app import mirrorha
 
     mirrorha(prog_name="mirrorha")

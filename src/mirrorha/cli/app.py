@@ -54,7 +54,7 @@ class _Lazy(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """As every group does; a name that is none gets the nearest that is one."""
-        from difflib import get_close_matches  # noqa: PLC0415 - takes longer than asking a node
+        from difflib import get_close_matches  # takes longer than asking a node
 
         close = get_close_matches(args[0], COMMANDS, n=1)
         if close and args[0] not in COMMANDS:

@@ -21,7 +21,7 @@ def config() -> None:
 
 
 def _load(asked: Asked) -> ClusterConfig:
-    from mirrorha.config import load_toml  # noqa: PLC0415
+    from mirrorha.config import load_toml
 
     return load_toml(place.require_config(asked.config), node=asked.node)
 
@@ -60,8 +60,8 @@ def show(asked: Asked, defaults: bool) -> None:
     Example:
       mirrorha config show --defaults -c orders.toml --node paris
     """
-    from mirrorha.config import to_toml  # noqa: PLC0415
-    from mirrorha.config.writer import document  # noqa: PLC0415
+    from mirrorha.config import to_toml
+    from mirrorha.config.writer import document
 
     found = _load(asked)
     tables: dict[str, Any] = {}

@@ -40,7 +40,7 @@ def demo(asked: Asked, transactions: int, broken: bool, keep: bool) -> None:
       mirrorha demo
       mirrorha demo --broken --json
     """
-    from mirrorha.cli.demo.run import run_demo  # noqa: PLC0415 - only this command pays for it
+    from mirrorha.cli.demo.run import run_demo  # only this command pays for it
 
     lost = run_demo(
         transactions=transactions,

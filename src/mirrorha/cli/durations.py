@@ -19,7 +19,7 @@ class Duration(click.ParamType[float]):
         """Read it. Fails as click's types do."""
         if isinstance(value, float):
             return value
-        from mirrorha.config.durations import parse_duration  # noqa: PLC0415
+        from mirrorha.config.durations import parse_duration
 
         try:
             return parse_duration(str(value))

@@ -43,8 +43,8 @@ def init(asked: Asked, out: Path | None, days: int) -> None:
     Example:
       mirrorha keys init -c orders.toml --out ./keys
     """
-    from mirrorha.config import load_toml  # noqa: PLC0415
-    from mirrorha.net.keys import create_keys  # noqa: PLC0415
+    from mirrorha.config import load_toml
+    from mirrorha.net.keys import create_keys
 
     config = load_toml(place.require_config(asked.config), node=asked.node)
     names = [node.name for node in config.nodes]

@@ -58,7 +58,7 @@ def status(asked: Asked, watch: bool) -> None:
             for document in documents:
                 asked.answer(document, "")
         else:
-            from mirrorha.cli.live import watch_status  # noqa: PLC0415
+            from mirrorha.cli.live import watch_status
 
             watch_status(documents, color=asked.color)
 

@@ -168,7 +168,7 @@ def init(asked: Asked, source: str, yes: bool, waiting: Waiting) -> None:
     Example:
       mirrorha init --from paris -c orders.toml --node paris
     """
-    from mirrorha.cli import inventory  # noqa: PLC0415
+    from mirrorha.cli import inventory
 
     place = asked.place()
     config = inventory.load(place)

@@ -85,7 +85,7 @@ def _place(path: str, cluster: str, node: dict[str, Any]) -> Place:
 
 def _checked(path: str, node: str | None) -> Place:
     """The slow way, which says what is wrong and with which line."""
-    from mirrorha.config import load_toml  # noqa: PLC0415
+    from mirrorha.config import load_toml
 
     config = load_toml(path, node=node or None)
     name = _require_node(node, [each.name for each in config.nodes])

@@ -45,7 +45,7 @@ def run(asked: Asked, log_level: str) -> None:
     Example:
       mirrorha run -c /etc/mirrorha/orders.toml --node paris
     """
-    from mirrorha.config import load_toml  # noqa: PLC0415
+    from mirrorha.config import load_toml
 
     config = load_toml(place.require_config(asked.config), node=asked.node or None)
     if not asked.node:
@@ -58,11 +58,11 @@ def run(asked: Asked, log_level: str) -> None:
 
 def _run_configured(config: ClusterConfig, *, level: str) -> bool:
     """Run the node of a configuration until a signal ends it; return whether in good order."""
-    import trio  # noqa: PLC0415
+    import trio
 
-    from mirrorha import Cluster  # noqa: PLC0415
-    from mirrorha.api import socket_path  # noqa: PLC0415
-    from mirrorha.cli import node_process  # noqa: PLC0415
+    from mirrorha import Cluster
+    from mirrorha.api import socket_path
+    from mirrorha.cli import node_process
 
     state_dir = Path(config.me.state_dir)
     path = socket_path(state_dir)

@@ -45,8 +45,8 @@ def witness(asked: Asked, state_dir: Path, listen: str, key_files: tuple[Path, .
       mirrorha witness --state-dir /var/lib/mirrorha-witness --listen 0.0.0.0:9600 \\
           --keys orders-witness.keys
     """
-    from mirrorha.cli import witness_process  # noqa: PLC0415
-    from mirrorha.config import parse_host_port  # noqa: PLC0415
+    from mirrorha.cli import witness_process
+    from mirrorha.config import parse_host_port
 
     try:
         host, port = parse_host_port(listen)

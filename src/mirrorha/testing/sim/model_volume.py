@@ -174,12 +174,12 @@ class ModelVolume:
 
         self.world.after(self.world.between(low, high), tell)
 
-    def _do_Freeze(self, order: o.Freeze) -> None:  # noqa: N802 - named after the order
+    def _do_Freeze(self, order: o.Freeze) -> None:
         if self.mode != "closed":
             self.mode = "frozen" if self.mode in SOURCES else "quiet"
         self._later(o.Frozen(token=order.token))
 
-    def _do_Sync(self, order: o.Sync) -> None:  # noqa: N802
+    def _do_Sync(self, order: o.Sync) -> None:
         def done() -> None:
             if not self.dead:
                 self._sync()
@@ -196,7 +196,7 @@ class ModelVolume:
         self.platter.synced = len(self.platter.cache)
         self._on_more(set(more))
 
-    def _do_ServeAlone(self, order: o.ServeAlone) -> None:  # noqa: N802
+    def _do_ServeAlone(self, order: o.ServeAlone) -> None:
         if self.durable:
             self._sync_more()
         if self.mode not in SOURCES:
@@ -208,7 +208,7 @@ class ModelVolume:
             self._acked(value, self.epoch, False)
         self._admit()
 
-    def _do_ServeMirror(self, order: o.ServeMirror) -> None:  # noqa: N802
+    def _do_ServeMirror(self, order: o.ServeMirror) -> None:
         if self.mode not in SOURCES:
             self.replied = len(self.platter.cache)
         self.epoch, self.round, self.mode = order.epoch, order.round, "replaying"
@@ -216,7 +216,7 @@ class ModelVolume:
         self._fsyncs = {}
         self._send(("begin", order.epoch, order.round))
 
-    def _do_Follow(self, order: o.Follow) -> None:  # noqa: N802
+    def _do_Follow(self, order: o.Follow) -> None:
         self.epoch, self.round, self.mode = order.epoch, order.round, "expecting"
         self.waiting = []
         self._meet()
@@ -229,23 +229,23 @@ class ModelVolume:
                 self._sync_more()
             self._send(("at", self.epoch, self.round, len(self.platter.cache)))
 
-    def _do_BecomeTarget(self, order: o.BecomeTarget) -> None:  # noqa: N802
+    def _do_BecomeTarget(self, order: o.BecomeTarget) -> None:
         self.mode, self.session, self.epoch = "target", order.session, order.epoch
         del self.platter.cache[len(self.platter.cache) // 2 :]  # neither old nor new
         self.platter.synced = min(self.platter.synced, len(self.platter.cache))
 
-    def _do_StartResync(self, order: o.StartResync) -> None:  # noqa: N802
+    def _do_StartResync(self, order: o.StartResync) -> None:
         self.session = order.session
         self._later(o.NearlyEqual(session=order.session), 20, 400)
 
-    def _do_CutOver(self, order: o.CutOver) -> None:  # noqa: N802
+    def _do_CutOver(self, order: o.CutOver) -> None:
         if self.durable:
             self._sync_more()
             self._settle()
         self.mode = "paused"
         self._send(("copy", self.session, order.token, tuple(self.platter.cache)))
 
-    def _do_Drain(self, order: o.Drain) -> None:  # noqa: N802
+    def _do_Drain(self, order: o.Drain) -> None:
         if self.mode == "mirror":
             self.mode = "paused"
         self._drain = order.token
@@ -258,7 +258,7 @@ class ModelVolume:
             self._send(("flush", self.epoch, self._drain))
             self._drain = 0
 
-    def _do_Close(self, order: o.Close) -> None:  # noqa: N802
+    def _do_Close(self, order: o.Close) -> None:
         self.mode, self.waiting = "closed", []
 
     # ---- the stream ----
