@@ -22,7 +22,8 @@ from mirrorha.volume.engine import Engine
 from mirrorha.wire.hello import HELLO_CODEC, Hello
 from mirrorha.wire.preface import encode_preface
 from tests.cluster.rig import TestNode, open_pair, start_pair, wait_mirrored, wait_until
-from tests.net.session_support import LYON, PARIS, but, tcp_pair, tls_of
+from tests.net.session_support import tcp_pair, tls_of
+from tests.wire.hellos import LYON, PARIS, but
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -185,20 +186,20 @@ async def test_on_a_plain_link_a_stream_is_readable_once_both_are_known(plain: b
         streams = await relayed_pair(nursery, seen)
 
         async def carry(name: str, stream: trio.SocketStream) -> None:
-            peer, theirs = ("lyon", "2") if name == "paris" else ("paris", "1")
-            hello = but(PARIS if name == "paris" else LYON, kind="stream", volume="v")
+            own, theirs = (PARIS, LYON) if name == "paris" else (LYON, PARIS)
+            hello = but(own, kind="stream", volume="v")
             end = stream_end_of(
                 speakers[name],
                 "v",
-                tls=tls_of(name, peer=peer),
+                tls=tls_of(name, peer=own.peer),
                 hello=lambda kind, volume: hello,
                 plain=plain,
             )
             assert end is not None
-            raw = RawStream(stream=stream, dials=name == "paris", whom=peer)
+            raw = RawStream(stream=stream, dials=name == "paris", whom=own.peer)
             async with stream:
                 await end.carry(
-                    raw, peer_incarnation=theirs, admitted=lambda: admitted.append(name)
+                    raw, peer_incarnation=theirs.incarnation, admitted=lambda: admitted.append(name)
                 )
 
         with trio.fail_after(10):

@@ -8,7 +8,7 @@ import functools
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import trio
@@ -21,7 +21,8 @@ from mirrorha.net.session import Session
 from mirrorha.net.tls import PeerTls
 from mirrorha.net.tls_stream import TlsStream
 from mirrorha.wire.codec import Codec
-from mirrorha.wire.hello import MAGIC, Hello
+from mirrorha.wire.hello import Hello
+from tests.wire.hellos import LYON, PARIS, but
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -35,29 +36,6 @@ class Note(msgspec.Struct, frozen=True, array_like=True, tag=1):
 
 
 CODEC: Final[Codec[Note]] = Codec(Note)
-
-PARIS: Final = Hello(
-    magic=MAGIC,
-    version_min=1,
-    version_max=1,
-    cluster="orders",
-    cluster_id="c1",
-    node="paris",
-    peer="lyon",
-    kind="control",
-    volume="",
-    incarnation="1",
-    boot_id="b1",
-    must_agree={"ack": "applied"},
-    may_differ={"probe.port": "9010"},
-)
-
-
-def but(hello: Hello, **changes: Any) -> Hello:
-    return msgspec.structs.replace(hello, **changes)
-
-
-LYON: Final = but(PARIS, node="lyon", peer="paris", incarnation="2", boot_id="b2")
 
 
 def lyon_for(theirs: Hello) -> Hello:

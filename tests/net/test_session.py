@@ -28,10 +28,7 @@ from mirrorha.wire.limits import (
 )
 from tests.net.session_support import (
     CODEC,
-    LYON,
-    PARIS,
     Note,
-    but,
     lyon_for,
     memory_tls_pair,
     sessions_over,
@@ -40,6 +37,7 @@ from tests.net.session_support import (
     tcp_tls_pair,
     tls_over,
 )
+from tests.wire.hellos import LYON, PARIS, but
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

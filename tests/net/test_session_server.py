@@ -31,7 +31,8 @@ from mirrorha.net.tls import client_context
 from mirrorha.net.tls_stream import TlsStream
 from mirrorha.wire.frames import HELLO_KIND, encode_frame
 from mirrorha.wire.hello import HELLO_CODEC, Hello
-from tests.net.session_support import CODEC, PARIS, Note, but, keys_of, lyon_for, tls_of
+from tests.net.session_support import CODEC, Note, keys_of, lyon_for, tls_of
+from tests.wire.hellos import PARIS, but
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable

@@ -14,7 +14,8 @@ from mirrorha.net.raw_stream import RawStream
 from mirrorha.net.session_dial import AddressPair, dial, dial_raw
 from mirrorha.net.session_server import ServeCounts, open_listeners, serve_sessions
 from mirrorha.wire.preface import PREFACE_BYTES, encode_preface, stream_label
-from tests.net.session_support import CODEC, PARIS, Note, lyon_for, tls_of
+from tests.net.session_support import CODEC, Note, lyon_for, tls_of
+from tests.wire.hellos import PARIS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable

@@ -203,6 +203,11 @@ class Pair:
         )
         raise PairError(f"{what}: not within {at_most_s:.0f} s ({states})")
 
+    async def mirror_again(self, played: Round, since_s: float) -> None:
+        """Wait until the nodes mirror, and note how long that took."""
+        await self.wait("the nodes mirror again", self.is_mirrored)
+        played.mirrored_s = time.monotonic() - since_s
+
     async def wait_told(self) -> None:
         """Until both nodes have told their status once more."""
         await trio.sleep(2 * STATUS_S)

@@ -31,8 +31,7 @@ async def kill(pair: Pair, nursery: trio.Nursery) -> Round:
     pair.judge(played, at_s)
     back_s = time.monotonic()
     await pair.start_node(nursery, name)
-    await pair.wait("the killed node is back", pair.is_mirrored)
-    played.mirrored_s = time.monotonic() - back_s
+    await pair.mirror_again(played, back_s)
     return played
 
 
@@ -48,8 +47,7 @@ async def cut(pair: Pair, nursery: trio.Nursery) -> Round:
     pair.judge(played, at_s)
     back_s = time.monotonic()
     network.heal()
-    await pair.wait("the nodes mirror again", pair.is_mirrored)
-    played.mirrored_s = time.monotonic() - back_s
+    await pair.mirror_again(played, back_s)
     return played
 
 
@@ -143,8 +141,7 @@ async def _isolate(pair: Pair, *, still_cut: tuple[network.Way, ...], kind: str)
     played.notes["resumed_after_healing_s"] = round(pair.record.since(back_s)[0].at_s - back_s, 3)
     healed_s = time.monotonic()
     network.heal()
-    await pair.wait("the nodes mirror again", pair.is_mirrored)
-    played.mirrored_s = time.monotonic() - healed_s
+    await pair.mirror_again(played, healed_s)
     return played
 
 
@@ -163,6 +160,5 @@ async def leave(pair: Pair, nursery: trio.Nursery) -> Round:
     pair.leaving.remove(name)
     back_s = time.monotonic()
     await pair.start_node(nursery, name)
-    await pair.wait("the node that left is back", pair.is_mirrored)
-    played.mirrored_s = time.monotonic() - back_s
+    await pair.mirror_again(played, back_s)
     return played

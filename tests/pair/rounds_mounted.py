@@ -36,8 +36,7 @@ async def kill_worker(pair: Pair, nursery: trio.Nursery) -> Round:
     played = Round(kind="kill_worker", primary=name, served_by=survivor)
     pair.judge(played, at_s)
     await pair.wait("the node has another worker", lambda: pair.worker(name) not in (0, killed))
-    await pair.wait("the nodes mirror again", pair.is_mirrored)
-    played.mirrored_s = time.monotonic() - at_s
+    await pair.mirror_again(played, at_s)
     return played
 
 
@@ -55,8 +54,7 @@ async def kill_all(pair: Pair, nursery: trio.Nursery) -> Round:
     pair.judge(played, at_s)
     back_s = time.monotonic()
     await pair.start_node(nursery, name)
-    await pair.wait("the killed node is back", pair.is_mirrored)
-    played.mirrored_s = time.monotonic() - back_s
+    await pair.mirror_again(played, back_s)
     return played
 
 
@@ -73,8 +71,7 @@ async def kill_second_worker(pair: Pair, nursery: trio.Nursery) -> Round:
     played = Round(kind="kill_second_worker", primary=name, served_by=name)
     pair.judge(played, at_s)
     await pair.wait("it has another worker", lambda: pair.worker(second) not in (0, killed))
-    await pair.wait("the nodes mirror again", pair.is_mirrored)
-    played.mirrored_s = time.monotonic() - at_s
+    await pair.mirror_again(played, at_s)
     return played
 
 
@@ -104,8 +101,7 @@ async def stop_app(pair: Pair, nursery: trio.Nursery) -> Round:
         woken_s = time.monotonic()
         os.kill(pair.nodes[name].pid, signal.SIGCONT)
         pair.judge(played, at_s)
-        await pair.wait("the nodes mirror again", pair.is_mirrored)
-        played.mirrored_s = time.monotonic() - woken_s
+        await pair.mirror_again(played, woken_s)
     finally:
         writer.kill()
     *lines, (ended_by, ended_s) = _written(record)

@@ -33,8 +33,7 @@ async def consistent(pair: Pair, nursery: trio.Nursery) -> Round:
     network.heal()
     await pair.wait("the service resumes", lambda: bool(pair.record.since(back_s)))
     played.notes["resumed_after_healing_s"] = round(pair.record.since(back_s)[0].at_s - back_s, 3)
-    await pair.wait("the nodes mirror again", pair.is_mirrored)
-    played.mirrored_s = time.monotonic() - back_s
+    await pair.mirror_again(played, back_s)
     played.served_by = pair.primary()
     pair.judge(played, at_s)
     return played
@@ -97,8 +96,7 @@ async def available_one(pair: Pair, nursery: trio.Nursery) -> Round:
     played.notes["why"] = pair.status(barred)["why"]
     back_s = time.monotonic()
     network.heal()
-    await pair.wait("the nodes mirror again", pair.is_mirrored)
-    played.mirrored_s = time.monotonic() - back_s
+    await pair.mirror_again(played, back_s)
     return played
 
 

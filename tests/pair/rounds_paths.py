@@ -98,8 +98,7 @@ async def only_tcp(pair: Pair, nursery: trio.Nursery) -> Round:
     await trio.sleep(TIMEOUT_S)
     await pair.wait("the nodes mirror over the other network", pair.is_mirrored)
     await pair.wait("it lasts", lambda: time.monotonic() > at_s + PEER_SLOW_MAX_S + 1)
-    await pair.wait("the nodes mirror over the other network", pair.is_mirrored)
-    played.mirrored_s = time.monotonic() - at_s
+    await pair.mirror_again(played, at_s)
     network.heal()
     played.served_by = pair.primary()
     pair.judge(played, at_s)
@@ -128,6 +127,5 @@ async def one_way(pair: Pair, nursery: trio.Nursery) -> Round:
     played.notes["alone_after_s"] = pair.heard(pair.with_role("ALONE")[0], "won-alone", at_s)
     back_s = time.monotonic()
     network.heal()
-    await pair.wait("the nodes mirror again", pair.is_mirrored)
-    played.mirrored_s = time.monotonic() - back_s
+    await pair.mirror_again(played, back_s)
     return played

@@ -17,7 +17,7 @@ import trio
 
 from tests.requirements import require_device
 from tests.shows.on_stage import Stage, open_stage
-from tests.shows.show_pair import NODES
+from tests.shows.show_pair import NODES, NodeProcess
 from tests.shows.small_disks import LoopDisk, loop_disk
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]
@@ -37,21 +37,26 @@ async def open_failing(
             yield stage, disks
 
 
+async def survive(stage: Stage, failing: LoopDisk, survivor: NodeProcess) -> None:
+    """Make the other node's disk read-only; the survivor goes on at once, with new writes."""
+    failing.turn_read_only()
+    failed_s = trio.current_time()
+    await stage.status(survivor, role="ALONE")
+    assert trio.current_time() - failed_s < AT_ONCE_S
+    if survivor is not stage.nodes[0]:
+        await survivor.ask("append", first=80_000)
+    await stage.more_acks(survivor)
+
+
 async def test_a_volume_of_the_prim_that_turns_read_only_is_handed_over(tmp_path: Path) -> None:
     async with open_failing(tmp_path, "data") as (stage, disks):
         prim, second = stage.nodes
         await stage.write_for_good(prim)
-        disks[prim.name].turn_read_only()
-        failed_s = trio.current_time()
-        await stage.status(second, role="ALONE")
-        assert trio.current_time() - failed_s < AT_ONCE_S
-        await second.ask("append", first=80_000)
-        await stage.more_acks(second)
+        await survive(stage, disks[prim.name], second)
         status = await stage.status(prim, role="WAIT", colour="red")
         assert "this node's disk failed" in status["why"]
         assert any(text in status["why"] for text in REFUSALS)
         assert "'mirrorha stop' and 'mirrorha start'" in status["why"]
-        assert "this node's disk failed" in status["why"]
         assert "(own_disk)" in prim.log
         await stage.end_client(prim)
         # What the text says is what helps.
@@ -66,11 +71,7 @@ async def test_a_volume_of_the_second_that_turns_read_only_is_left_behind(tmp_pa
     async with open_failing(tmp_path, "data") as (stage, disks):
         prim, second = stage.nodes
         await stage.write_for_good(prim)
-        disks[second.name].turn_read_only()
-        failed_s = trio.current_time()
-        await stage.status(prim, role="ALONE")
-        assert trio.current_time() - failed_s < AT_ONCE_S
-        await stage.more_acks(prim)
+        await survive(stage, disks[second.name], prim)
         status = await stage.status(second, role="WAIT", colour="red")
         assert any(text in status["why"] for text in REFUSALS)
         assert (await prim.ask("status"))["peer"]["colour"] == "red"
@@ -85,12 +86,7 @@ async def test_a_state_of_the_prim_that_turns_read_only_is_handed_over(tmp_path:
     async with open_failing(tmp_path, "state") as (stage, disks):
         prim, second = stage.nodes
         await stage.write_for_good(prim)
-        disks[prim.name].turn_read_only()
-        failed_s = trio.current_time()
-        await stage.status(second, role="ALONE")
-        assert trio.current_time() - failed_s < AT_ONCE_S
-        await second.ask("append", first=80_000)
-        await stage.more_acks(second)
+        await survive(stage, disks[prim.name], second)
         await prim.process.wait()
         assert "cannot be written" in prim.log
         disks[prim.name].make_well()
@@ -103,11 +99,7 @@ async def test_a_state_of_the_second_that_turns_read_only_is_left_behind(tmp_pat
     async with open_failing(tmp_path, "state") as (stage, disks):
         prim, second = stage.nodes
         await stage.write_for_good(prim)
-        disks[second.name].turn_read_only()
-        failed_s = trio.current_time()
-        await stage.status(prim, role="ALONE")
-        assert trio.current_time() - failed_s < AT_ONCE_S
-        await stage.more_acks(prim)
+        await survive(stage, disks[second.name], prim)
         await second.process.wait()
         assert "cannot be written" in second.log
         disks[second.name].make_well()

@@ -23,7 +23,7 @@ from mirrorha.wire.hello import (
     encode_hello,
 )
 from mirrorha.wire.limits import HELLO_FRAME_BYTES_MAX
-from tests.wire.test_hello import LYON, PARIS, but
+from tests.wire.hellos import LYON, PARIS, but
 
 Outcome = Agreed | PeerError
 

@@ -28,30 +28,7 @@ from mirrorha.wire.limits import (
     HELLO_KEYS_MAX,
     REASON_LENGTH_MAX,
 )
-
-PARIS: Final = Hello(
-    magic=MAGIC,
-    version_min=1,
-    version_max=1,
-    cluster="orders",
-    cluster_id="c1",
-    node="paris",
-    peer="lyon",
-    kind="control",
-    volume="",
-    incarnation="3",
-    boot_id="b1",
-    must_agree={"volumes": "/srv", "ack": "applied"},
-    may_differ={"probe.port": "9010"},
-    software="1.0",
-)
-
-
-def but(hello: Hello, **changes: Any) -> Hello:
-    return msgspec.structs.replace(hello, **changes)
-
-
-LYON: Final = but(PARIS, node="lyon", peer="paris", incarnation="8", boot_id="b2")
+from tests.wire.hellos import LYON, PARIS, but
 
 DIFFERENT: Final[dict[str, tuple[dict[str, Any], HelloRule, list[str]]]] = {
     "magic": ({"magic": "etcd"}, HelloRule.NOT_MIRRORHA, ["'etcd'"]),
