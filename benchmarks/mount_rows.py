@@ -15,6 +15,8 @@ import attrs
 
 LAYOUT_S: Final = 60.0  # what fio may take to prepare and to sync, beyond the time it measures
 PAGE_BYTES: Final = 4096
+READ_MIB: Final = 512
+_READ: Final = ("--rw=read", "--bs=1M", f"--size={READ_MIB}M")
 
 
 class RowError(Exception):
@@ -75,6 +77,17 @@ def _synced(size: str, *, jobs: int = 1) -> tuple[str, ...]:
     return ("--rw=write", "--bs=4k", f"--size={size}", "--fsync=1", *timed)
 
 
+def _cold_read(directory: Path, seconds: float) -> float:
+    """MB/s of a file that no memory of this machine holds: whatever serves it reads the disk."""
+    with (directory / "t.0.0").open("wb", buffering=0) as file:  # fio's name for its file
+        for _ in range(READ_MIB):
+            file.write(os.urandom(1 << 20))
+        os.fsync(file.fileno())
+    os.sync()
+    Path("/proc/sys/vm/drop_caches").write_text("1")
+    return _fio(directory, seconds, *_READ, figure="bw_bytes") / 1e6
+
+
 def _small_files(directory: Path, seconds: float) -> float:
     """Create, write 4 KiB, close, stat and unlink: whole cycles a second."""
     payload, count = bytes(PAGE_BYTES), 0
@@ -124,7 +137,8 @@ _ROWS: Final = (
     _fio_row(RANDOM_8, *_random("16M", jobs=8)),
     _fio_row("write+fsync 4k", *_synced("64M")),
     _fio_row("write+fsync 4k x8", *_synced("16M", jobs=8)),
-    _fio_row(READ, "--rw=read", "--bs=1M", "--size=512M", writes=False),
+    _fio_row(READ, *_READ, writes=False),
+    Row("cold read 1M", "MB/s", _cold_read, writes=False),
     Row("small files", "cycles/s", _small_files),
     Row("sqlite wal full", "tx/s", _sqlite("wal")),
     Row("sqlite delete full", "tx/s", _sqlite("delete")),
