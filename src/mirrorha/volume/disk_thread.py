@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 
 _log: Final = logging.getLogger(__name__)
 
-#: How long a loop waits for a request: longer than a page cache takes, and short for any loop.
-WAIT_S: Final = 0.000_3
+#: How long a loop waits for a request, and for each that goes with it: longer than a page cache
+#: takes, and no longer than to be called back is worth to a loop that has other things to do.
+WAIT_S: Final = 0.000_09
+WAIT_EACH_S: Final = 0.000_013
 #: What one request may change or read, to be short.
 SHORT_BYTES: Final = 32 * KIB
 _SHORT_OPS: Final = 4
@@ -109,16 +111,16 @@ class DiskThread:
     def submit_and_wait(self, *calls: Call) -> list[DiskDone]:
         """Queue short requests and wait a moment for their results; none: handed back as ever.
 
-        To be called back takes the loop longer than a short request does. Blocks for WAIT_S at the
-        most; not at all behind other requests, nor, for a while, where it was in vain before: a
-        disk that is slow, or hangs, holds up nobody's loop.
+        To be called back takes the loop longer than a short request does. Blocks for WAIT_S and
+        WAIT_EACH_S a request at the most; not at all behind other requests, nor, for a while, where
+        it was in vain before: a disk that is slow, or hangs, holds up nobody's loop.
         """
         if self._under_way or not self._patience.is_next():
             self.submit(*calls)
             return []
         self._is_awaited = True
         self.submit(*calls)
-        was_woken = self._answered.acquire(timeout=WAIT_S)
+        was_woken = self._answered.acquire(timeout=WAIT_S + WAIT_EACH_S * len(calls))
         with self._lock:
             self._is_awaited = False
             done, self._done = self._done, []
