@@ -1,15 +1,20 @@
-"""The loop of a volume that waits a moment for its disk: its what it is handed, and when."""
+"""The loop of a volume that waits a moment for its disk: its results, and who waits."""
 
 from __future__ import annotations
 
 import queue
 import random
+import statistics
 import time
 from typing import TYPE_CHECKING
+
+import trio
 
 from mirrorha.volume.disk import DiskError, ReadAttributes
 from mirrorha.volume.disk_thread import WAIT_S, DiskThread
 from mirrorha.volume.events import DiskDone
+from mirrorha.volume.ops import ROOT_FID
+from tests.volume.test_engine import Rig
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,3 +60,33 @@ def test_what_is_done_as_the_wait_ends_comes_back_once_and_in_order() -> None:
     assert handed.empty(), seed
     assert at_once, "some are waited for"
     assert later, "not all are"
+
+
+async def test_the_loop_does_not_wait_for_each_of_many_who_read() -> None:
+    class Disk(Rig):
+        count = 0
+
+        def perform(self, request: AnyRequest) -> object:
+            until_s = time.perf_counter() + WAIT_S / 3
+            while time.perf_counter() < until_s:
+                pass
+            self.count += isinstance(request, ReadAttributes)
+            return super().perform(request)
+
+    disk = Disk()
+    engine, done = disk.engine, []
+
+    async def read() -> None:
+        seen.append(disk.count - before)
+        await engine.query(ReadAttributes(ROOT_FID))
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(engine.run)
+        for _ in range(20):
+            before, seen = disk.count, list[int]()
+            async with trio.open_nursery() as readers:
+                for _ in range(64):
+                    readers.start_soon(read)
+            done.append(max(seen))  # before the last of them could ask
+        nursery.cancel_scope.cancel()
+    assert statistics.median(done) < 60

@@ -280,16 +280,21 @@ class Engine:
             raise OSError(errno.EIO, self._closed or "the volume is not open yet")
         self._tokens -= 1
         token = self._tokens
+        has_company = bool(self._waiters)
         waiter = self._waiters[token] = _Waiter()
-        self._step()  # the changes of this turn come first
-        if is_short(request):
-            self._take(self._lanes[lane].submit_and_wait((token, request)))
-        else:
-            self._lanes[lane].submit((token, request))
+        self._submit(lane, token, request, waits=is_short(request) and not has_company)
         await self._wait(token, waiter)
         if waiter.failure:
             raise OSError(errno.EIO, waiter.failure)
         return waiter.result
+
+    def _submit(self, lane: Lane, token: int, request: AnyRequest, *, waits: bool) -> None:
+        self._step()  # the changes of this turn come first
+        call = (token, request)
+        if waits:
+            self._take(self._lanes[lane].submit_and_wait(call))
+        else:  # where several ask, the thread is at work while the loop goes on
+            self._lanes[lane].submit(call)
 
     async def _ask(self, make: Callable[[int], Change | Flush]) -> Reply:
         await trio.lowlevel.checkpoint_if_cancelled()
