@@ -1,4 +1,4 @@
-"""The loop of a volume that waits a moment for its disk: its results, and who waits."""
+"""The loop of a volume that waits a moment for its disk: its results and its turns."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from mirrorha.core.orders import ServeAlone
 from mirrorha.volume.disk import DiskError, ReadAttributes
 from mirrorha.volume.disk_thread import WAIT_S, DiskThread
-from mirrorha.volume.events import DiskDone
+from mirrorha.volume.engine import Engine
+from mirrorha.volume.events import AnyEffect, AnyEvent, DiskCall, DiskDone, Lane
 from mirrorha.volume.ops import ROOT_FID
 from tests.volume.test_engine import Rig
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from mirrorha.volume.disk import AnyRequest
 
@@ -60,6 +62,46 @@ def test_what_is_done_as_the_wait_ends_comes_back_once_and_in_order() -> None:
     assert handed.empty(), seed
     assert at_once, "some are waited for"
     assert later, "not all are"
+
+
+class Endless:
+    """A machine to which everything that the disk did leads to more."""
+
+    is_at_rest = False
+    stance = None
+
+    def step_all(self, events: Sequence[AnyEvent], _now_ms: int) -> list[AnyEffect]:
+        return [DiskCall(1 + number, Lane.TREE, ReadAttributes(1)) for number in range(len(events))]
+
+
+async def test_the_loop_has_its_turns_however_long_the_disk_is_quick() -> None:
+    class Disk:
+        count = 0
+
+        def perform(self, _request: AnyRequest) -> object:
+            self.count += 1
+            if self.count > 5_000:
+                raise DiskError("that was long enough")
+            return None
+
+    disk = Disk()
+    engine = Engine(
+        "v",
+        Endless(),  # type: ignore[arg-type]
+        disk,  # type: ignore[arg-type]
+        clock_ms=lambda: 0,
+        report=lambda _report: None,
+    )
+    async with trio.open_nursery() as nursery:
+        await nursery.start(engine.run)
+        for _ in range(5):
+            before = disk.count
+            engine.order(ServeAlone(epoch=1, generation="g"))
+            assert disk.count - before < 30, "this task had no turn"
+        with trio.fail_after(10):
+            while disk.count < 1000:
+                await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
 
 
 async def test_the_loop_does_not_wait_for_each_of_many_who_read() -> None:

@@ -74,6 +74,9 @@ _SPACE_TOKEN: Final = 0
 END_S: Final = 5.0
 #: So many short requests to the disk go together, and come back together.
 _CALLS_MAX: Final = 16
+#: So often a step waits for the disk. What that leads to is then handed back, as ever: between two
+#: steps the other tasks of this loop have a turn.
+_WAITS_MAX: Final = 4
 
 
 class StreamSession(Protocol):
@@ -331,6 +334,7 @@ class Engine:
         if self._is_stepping:
             return
         self._is_stepping = True
+        waits_left = _WAITS_MAX
         try:
             while self._events or self._calls:
                 taken, self._events = self._events, []
@@ -338,7 +342,8 @@ class Engine:
                     for effect in self._machine.step_all(taken, self._clock_ms()):
                         self._performers[type(effect)](effect)
                 if self._calls:
-                    self._begin_calls()
+                    self._begin_calls(waits=waits_left > 0)
+                    waits_left -= 1
         except Exception as error:
             self._break(error)
         finally:
@@ -406,15 +411,16 @@ class Engine:
         else:
             self._calls.append((effect.token, effect.request))
 
-    def _begin_calls(self) -> None:
+    def _begin_calls(self, *, waits: bool) -> None:
         """Submit the first of what was asked for: short requests together, and waited for."""
         lane = self._lanes[Lane.TREE]
         short = list(takewhile(lambda call: is_short(call[1]), self._calls[:_CALLS_MAX]))
-        if short:
+        calls = short or self._calls[:1]
+        if short and waits:
             self._events += lane.submit_and_wait(*short)
         else:
-            lane.submit(self._calls[0])
-        del self._calls[: len(short) or 1]
+            lane.submit(*calls)
+        del self._calls[: len(calls)]
 
     def _take(self, done: list[DiskDone]) -> None:
         mine = [each for each in done if each.token > 0]
