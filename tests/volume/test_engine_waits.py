@@ -1,21 +1,24 @@
-"""The loop of a volume that waits a moment for its disk: its results and its turns."""
+"""The loop of a volume that waits a moment for its disk: its results, its turns, interrupts."""
 
 from __future__ import annotations
 
 import queue
 import random
+import signal
 import statistics
+import threading
 import time
 from typing import TYPE_CHECKING
 
+import pytest
 import trio
 
 from mirrorha.core.orders import ServeAlone
-from mirrorha.volume.disk import DiskError, ReadAttributes
+from mirrorha.volume.disk import Apply, DiskError, ReadAttributes
 from mirrorha.volume.disk_thread import WAIT_S, DiskThread
 from mirrorha.volume.engine import Engine
 from mirrorha.volume.events import AnyEffect, AnyEvent, DiskCall, DiskDone, Lane
-from mirrorha.volume.ops import ROOT_FID
+from mirrorha.volume.ops import ROOT_FID, Write
 from tests.volume.test_engine import Rig
 
 if TYPE_CHECKING:
@@ -132,3 +135,35 @@ async def test_the_loop_does_not_wait_for_each_of_many_who_read() -> None:
             done.append(max(seen))  # before the last of them could ask
         nursery.cancel_scope.cancel()
     assert statistics.median(done) < 60
+
+
+def test_who_is_interrupted_while_the_loop_waits_loses_nothing() -> None:
+    class Interrupted(Rig):
+        asks = False
+
+        def perform(self, request: AnyRequest) -> object:
+            if self.asks and isinstance(request, Apply):
+                self.asks = False
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            return super().perform(request)
+
+    async def main() -> None:
+        rig, answered = Interrupted(), trio.Event()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(rig.engine.run)
+            rig.engine.order(ServeAlone(epoch=1, generation="g"))
+            fid = await rig.make_file()
+
+            async def write() -> None:
+                rig.asks = True
+                await rig.engine.change(Write(fid, 0, b"x", 2))
+                answered.set()
+
+            nursery.start_soon(write)
+            with pytest.raises(KeyboardInterrupt):  # this task, which waits for nothing else
+                await trio.sleep(10)
+            with trio.fail_after(10):
+                await answered.wait()
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)

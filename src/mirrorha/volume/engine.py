@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, Protocol, final
 
 import attrs
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from mirrorha.core.orders import AnyOrder, AnyReport, Close
 from mirrorha.errors import (
@@ -291,6 +292,7 @@ class Engine:
             raise OSError(errno.EIO, waiter.failure)
         return waiter.result
 
+    @enable_ki_protection  # as `_step`
     def _submit(self, lane: Lane, token: int, request: AnyRequest, *, waits: bool) -> None:
         self._step()  # the changes of this turn come first
         call = (token, request)
@@ -326,6 +328,7 @@ class Engine:
 
     # ---- the machine ----
 
+    @enable_ki_protection  # interrupted, it would lose what the disk did, and wait for it for ever
     def _step(self, *events: AnyEvent) -> None:
         """Give events to the machine and perform what it asks for. Never raises."""
         if self._fault is not None:
