@@ -24,6 +24,16 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Let who ends a run, as timeout(1) does, interrupt it: what tests have made goes away."""
+
+    def end(*_: object) -> None:
+        session.shouldstop = "asked to end"  # trio makes a failed test of an interrupt, no more
+        signal.raise_signal(signal.SIGINT)
+
+    signal.signal(signal.SIGTERM, end)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call() -> Generator[None]:
     """Let a skipped test of trio say why, which pytest-trio leaves out (0.8 and before)."""
