@@ -392,10 +392,8 @@ class Handles:
 
     def _open_in(self, directory: Handle, node: Node) -> Handle:
         name = LIMBO_NAME.encode() if node is self._tree.limbo else bytes_of(node.names[0].name)
-        if node.kind is Kind.DIRECTORY:
-            fd = open_quietly(name, OPEN_DIRECTORY, directory.fd)
-        else:
-            fd = self._open_file(name, directory.fd)
+        flags = OPEN_DIRECTORY if node.kind is Kind.DIRECTORY else OPEN_FILE
+        fd = _open_as_owner(name, flags, directory.fd)
         try:
             status = self._check_place(fd, node)
         except OSError:
@@ -416,17 +414,6 @@ class Handles:
         if (status.st_ino, status.st_dev) != (node.inode, self.device):
             raise OSError(errno.ESTALE, "the file was replaced behind the volume's back")
         return status
-
-    def _open_file(self, name: bytes, directory_fd: int) -> int:
-        try:
-            return open_quietly(name, OPEN_FILE, directory_fd)
-        except PermissionError:
-            path_fd = os.open(name, OPEN_PLACE, dir_fd=directory_fd)
-            try:
-                place = place_of(path_fd)
-                return as_owner(path_fd, lambda: os.open(place, OPEN_FILE & ~os.O_NOFOLLOW))
-            finally:
-                os.close(path_fd)
 
 
 def _is_new(node: Node) -> bool:
@@ -462,6 +449,18 @@ def open_quietly(name: bytes | str, flags: int, directory_fd: int | None = None)
         if error.errno != errno.EPERM:
             raise
     return os.open(name, flags, dir_fd=directory_fd)
+
+
+def _open_as_owner(name: bytes, flags: int, directory_fd: int) -> int:
+    try:
+        return open_quietly(name, flags, directory_fd)
+    except PermissionError:
+        path_fd = os.open(name, OPEN_PLACE, dir_fd=directory_fd)
+        try:
+            place = place_of(path_fd)
+            return as_owner(path_fd, lambda: os.open(place, flags & ~os.O_NOFOLLOW))
+        finally:
+            os.close(path_fd)
 
 
 def as_owner(fd: int, action: Callable[[], T]) -> T:
