@@ -33,8 +33,8 @@ _T = TypeVar("_T")
 # Enough for a read beside a swap; a thread that hangs in a dead disk keeps its place until it ends.
 _THREADS_MAX: Final = 2
 # The wait for the lock ends before the call does: "another process holds it" says more than
-# "no answer".
-_PATIENCE_SHARE: Final = 0.9
+# "no answer". On a busy machine a thread is told late.
+_PATIENCE_SHARE: Final = 0.75
 
 
 class _Revoked(Exception):  # noqa: N818 - it is never reported: nobody waits for it any more
