@@ -2,8 +2,8 @@
 or of every kind if none is named: half an hour. With `--mount` on mounted volumes.
 
 Prints every round, then the median and the maximum of each figure, and what was lost. Needs root,
-`ip` and `nft`. Ends with 1 if an acknowledged transaction was lost, a node acknowledged after the
-other one had taken over, or a round failed; then the directory with the logs is kept, and named.
+`ip` and `nft`. Ends with 1 if an acknowledged transaction was lost, a node acknowledged while it
+might not, or a round failed; then the directory with the logs is kept, and named.
 """
 
 from __future__ import annotations
@@ -31,6 +31,13 @@ FIGURES: Final = (
     "lost",
     "acknowledged",
     "load",
+)
+#: Notes of rounds that tell what nobody may have acknowledged.
+NEVER: Final = (
+    "acknowledged_while_isolated",
+    "acknowledged_while_cut",
+    "acknowledged_by_the_other",
+    "answered",
 )
 
 
@@ -81,9 +88,9 @@ def play_kind(
     if rows:
         report(rows, console)
     lost = max((row["lost"] for row in rows), default=0)
-    late = sum(row["late"] for row in rows)
+    late = sum(row["late"] + sum(row["notes"].get(note, 0) for note in NEVER) for row in rows)
     if failure or lost or late:
-        wrong = f"{lost} acknowledged transactions were lost, {late} acknowledged late"
+        wrong = f"{lost} acknowledged transactions were lost, {late} acknowledged by who might not"
         console.print(failure or f"{wrong}; logs: {root}")
         return False
     shutil.rmtree(root)

@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -43,13 +44,16 @@ def both_ways(*pairs: tuple[str, str]) -> tuple[Way, ...]:
     return tuple(way for one, other in pairs for way in (Way(one, other), Way(other, one)))
 
 
-def cut(*ways: Way, groups: dict[int, str] | None = None) -> None:
+def cut(*ways: Way, groups: dict[int, str] | None = None) -> float:
     """From now on nothing passes on `ways`, and all else does that is not apart.
+
+    Returns since when, in monotonic seconds: on a busy machine `nft` needs its time.
 
     Args:
         groups: processes by their group id, and an address that nothing of theirs reaches.
     """
     _replace(_CUT, ways, groups or {})
+    return time.monotonic()
 
 
 def keep_apart(*ways: Way) -> None:

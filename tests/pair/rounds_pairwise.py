@@ -24,10 +24,10 @@ async def consistent(pair: Pair, nursery: trio.Nursery) -> Round:
     del nursery
     name = pair.primary()
     at_s = time.monotonic()
-    network.cut(*pair.all_between())
+    cut_s = network.cut(*pair.all_between())
     await trio.sleep(TIMEOUT_S + 1.5)  # time enough to go on
     played = Round(kind="consistent", primary=name)
-    played.notes["acknowledged_while_cut"] = len(pair.record.since(at_s + UNDER_WAY_S))
+    played.notes["acknowledged_while_cut"] = len(pair.record.since(cut_s + UNDER_WAY_S))
     played.notes["why"] = {node: pair.status(node)["why"] for node in pair.nodes}
     back_s = time.monotonic()
     network.heal()
@@ -83,13 +83,13 @@ async def available_one(pair: Pair, nursery: trio.Nursery) -> Round:
     reaches = pair.other(name) if pair.rounds % 2 == 0 else name
     barred = pair.other(reaches)
     at_s = time.monotonic()
-    network.cut(*pair.all_between(), groups={GROUPS[barred]: ISOLATION_HOST})
+    cut_s = network.cut(*pair.all_between(), groups={GROUPS[barred]: ISOLATION_HOST})
     await pair.wait("one node goes on", lambda: pair.has_acknowledged(reaches, at_s + TIMEOUT_S))
     await trio.sleep(TIMEOUT_S)  # time enough for the other one to make a mistake
     played = Round(kind="available_one", primary=name, served_by=",".join(pair.with_role("ALONE")))
     pair.judge(played, at_s)
     port = pair.place.service_ports[barred]
-    rows = pair.record.since(at_s + UNDER_WAY_S)
+    rows = pair.record.since(cut_s + UNDER_WAY_S)
     played.notes["reaches"] = reaches
     played.notes["alone_after_s"] = pair.heard(reaches, "won-alone", at_s)
     played.notes["acknowledged_by_the_other"] = sum(row.port == port for row in rows)
