@@ -94,10 +94,7 @@ def check_outcome(request: AnyOp | PunchHole, outcome: object, allowed: frozense
     number = outcome.errno  # type: ignore[attr-defined]
     if number == 0 or number in allowed:
         return int(number)
-    raise VolumeError(
-        f"the target's disk refused a {type(request).__name__} of file {request.fid:#x}:"
-        f" {errno.errorcode.get(number, number)}"
-    )
+    raise _refused(f"{type(request).__name__} of file {request.fid:#x}", number)
 
 
 def check_moved(request: AnyRequest, result: object) -> None:
@@ -107,7 +104,9 @@ def check_moved(request: AnyRequest, result: object) -> None:
         VolumeError: the disk refused.
     """
     if isinstance(request, _MOVING) and isinstance(result, Outcome):
-        raise VolumeError(
-            f"the target's disk refused a {type(request).__name__}:"
-            f" {errno.errorcode.get(result.errno, result.errno)}"
-        )
+        raise _refused(type(request).__name__, result.errno)
+
+
+def _refused(what: str, number: int) -> VolumeError:
+    name = errno.errorcode.get(number, number)
+    return VolumeError(f"the target's disk refused a {what}: {name}")
