@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
@@ -25,7 +26,7 @@ from mirrorha.volume.stream.machine import Volume
 from mirrorha.volume.stream.pending import VolumeSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import AsyncGenerator, Callable, Sequence
 
     from mirrorha.volume.disk import AnyRequest
     from mirrorha.volume.events import DiskDone
@@ -88,30 +89,33 @@ class Rig:
         return made.fid
 
 
-async def test_a_change_is_made_and_read_back_in_order() -> None:
+@contextlib.asynccontextmanager
+async def serving() -> AsyncGenerator[Rig]:
+    """An engine that runs, and serves alone, while the block lasts."""
     rig = Rig()
     async with trio.open_nursery() as nursery:
         await nursery.start(rig.engine.run)
         rig.engine.order(ServeAlone(epoch=1, generation="g"))
+        yield rig
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_change_is_made_and_read_back_in_order() -> None:
+    async with serving() as rig:
         fid = await rig.make_file()
         await rig.engine.change(Write(fid, 0, b"hello", 2))
         assert await rig.engine.query(ReadBytes(fid, 0, 9)) == b"hello"
         await rig.engine.flush(fid)
         with pytest.raises(FileExistsError):
             await rig.make_file()
-        nursery.cancel_scope.cancel()
 
 
 async def test_a_volume_that_does_not_serve_names_who_does() -> None:
-    rig = Rig()
-    async with trio.open_nursery() as nursery:
-        await nursery.start(rig.engine.run)
-        rig.engine.order(ServeAlone(epoch=1, generation="g"))
+    async with serving() as rig:
         rig.engine.order(Close(why="left", primary=None))
         with pytest.raises(NotPrimaryError, match=r"left.*'paris'") as caught:
             await rig.make_file()
         assert caught.value.primary == "paris"
-        nursery.cancel_scope.cancel()
 
 
 async def test_what_is_pending_at_the_end_is_answered() -> None:
@@ -208,13 +212,9 @@ async def test_a_thread_that_hangs_is_left_behind_and_told_of() -> None:
 
 
 async def test_orders_are_reported_on() -> None:
-    rig = Rig()
-    async with trio.open_nursery() as nursery:
-        await nursery.start(rig.engine.run)
-        rig.engine.order(ServeAlone(epoch=1, generation="g"))
+    async with serving() as rig:
         rig.engine.order(Freeze(token=7))
         assert rig.reports == [Frozen(7)]
-        nursery.cancel_scope.cancel()
 
 
 async def test_a_lane_keeps_order_and_hands_back_everything() -> None:
@@ -231,10 +231,7 @@ async def test_a_lane_keeps_order_and_hands_back_everything() -> None:
 
 
 async def test_what_several_callers_change_goes_to_the_machine_together() -> None:
-    rig = Rig()
-    async with trio.open_nursery() as nursery:
-        await nursery.start(rig.engine.run)
-        rig.engine.order(ServeAlone(epoch=1, generation="g"))
+    async with serving() as rig:
         fid = await rig.make_file()
         await rig.engine.change(Write(fid, 0, bytes(100), 2))
         assert rig.counting.changes == [1, 1], "who is alone waits for nobody"
@@ -251,14 +248,10 @@ async def test_what_several_callers_change_goes_to_the_machine_together() -> Non
         assert rig.counting.waited_for_a_tick < 5, "they go in the next turn, not some time"
         wanted = 2 * bytes([99]) + bytes(range(2, 100))
         assert await rig.engine.query(ReadBytes(fid, 0, 200)) == wanted
-        nursery.cancel_scope.cancel()
 
 
 async def test_a_read_sees_the_changes_that_were_asked_for_before_it() -> None:
-    rig = Rig()
-    async with trio.open_nursery() as nursery:
-        await nursery.start(rig.engine.run)
-        rig.engine.order(ServeAlone(epoch=1, generation="g"))
+    async with serving() as rig:
         fid = await rig.make_file()
         for number in range(20):  # two that run in the same turn do so in any order
             wanted, seen, asks = str(number).encode() * 3, [], trio.Event()
@@ -281,7 +274,6 @@ async def test_a_read_sees_the_changes_that_were_asked_for_before_it() -> None:
                 await trio.testing.wait_all_tasks_blocked()
                 rig.goes_on.set()
             assert seen[0][: len(wanted)] == wanted  # type: ignore[index]
-        nursery.cancel_scope.cancel()
 
 
 class Waited:
