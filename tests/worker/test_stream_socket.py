@@ -73,6 +73,19 @@ def send(shaken: Shaken, pieces: list[bytes]) -> None:
         shaken.connection.shutdown(socket.SHUT_WR)
 
 
+def run(loop: Loop, stream: PeerStream, *, beside: Callable[[], None]) -> None:
+    """Run the loop of a stream until something stops it, and the peer in a thread meanwhile."""
+    loop.after(int(WAIT_S * 1000), loop.stop)
+    thread = threading.Thread(target=beside)
+    thread.start()
+    try:
+        loop.run()
+    finally:
+        stream.close()
+        thread.join(WAIT_S)
+        loop.close()
+
+
 def receive(
     shaken: Shaken, sender: Callable[[], None]
 ) -> tuple[list[tuple[int, bytes]], PeerError | None]:
@@ -88,16 +101,8 @@ def receive(
         ended.append(error)
         loop.stop()
 
-    loop.after(int(WAIT_S * 1000), loop.stop)
     stream = PeerStream(shaken, loop=loop, on_frame=take, on_end=end, whom="lyon")
-    thread = threading.Thread(target=sender)
-    thread.start()
-    try:
-        loop.run()
-    finally:
-        stream.close()
-        thread.join(WAIT_S)
-        loop.close()
+    run(loop, stream, beside=sender)
     return frames, ended[0] if ended else None
 
 
@@ -155,16 +160,10 @@ def test_a_frame_that_was_taken_is_not_written_over(ends: tuple[Shaken, Shaken])
         if len(kept) == 2:
             loop.stop()
 
-    loop.after(int(WAIT_S * 1000), loop.stop)
     stream = PeerStream(
         ends[0], loop=loop, on_frame=take, on_end=lambda _: loop.stop(), whom="lyon"
     )
-    thread = threading.Thread(target=send, args=(ends[1], [data]))
-    thread.start()
-    loop.run()
-    stream.close()
-    thread.join(WAIT_S)
-    loop.close()
+    run(loop, stream, beside=lambda: send(ends[1], [data]))
     assert [bytes(frame.body) for frame in kept] == [first, second]
     assert all(frame.body.readonly for frame in kept)
 
@@ -208,19 +207,11 @@ def transmit(ends: tuple[Shaken, Shaken], flushed: list[list[bytes]]) -> list[tu
                 stream.send(16, body)
             stream.flush()
 
-    loop.after(int(WAIT_S * 1000), loop.stop)
     stream = PeerStream(
         ends[0], loop=loop, on_frame=lambda _: None, on_end=lambda _: loop.stop(), whom="lyon"
     )
-    thread = threading.Thread(target=read)
-    thread.start()
     loop.soon(begin)
-    try:
-        loop.run()
-    finally:
-        stream.close()
-        thread.join(WAIT_S)
-        loop.close()
+    run(loop, stream, beside=read)
     return arrived
 
 
