@@ -26,10 +26,10 @@ class Node:
         self._rng: Final = random.Random(seed)
         self._open: OpenVolume | None = None
 
-    def open(self) -> OpenVolume:
-        """Open it; one that was open is stopped first."""
+    def open(self, *exclude: str) -> OpenVolume:
+        """Open it, with these patterns of what stays here; one that was open is stopped first."""
         self.stop()
-        self._open = open_volume(self.root, self.state, rng=self._rng)
+        self._open = open_volume(self.root, self.state, rng=self._rng, exclude=exclude)
         return self._open
 
     def open_whatever_is_gone(self) -> OpenVolume:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -26,7 +25,6 @@ from mirrorha.volume.disk import (
 from mirrorha.volume.local_disk.disk import RealDisk
 from mirrorha.volume.names import HALF_MADE_PREFIX, KEPT_NAME
 from mirrorha.volume.op_rules import SOUND, flaw, travel_flaw
-from mirrorha.volume.opening import OpenVolume, open_volume
 from mirrorha.volume.ops import (
     LOCAL_FID_MIN,
     RENAME_EXCHANGE,
@@ -50,6 +48,7 @@ from mirrorha.volume.ops import (
 )
 from mirrorha.volume.touched import NAMES
 from tests.volume.disk_support import T0, Home, create, do, fid, mkdir
+from tests.volume.offline_node import Node
 
 EXCLUDE: Final = ("tmp/**", "*.lock", "a/cache/**")
 EXDEV: Final = Outcome(None, errno.EXDEV)
@@ -327,31 +326,6 @@ def test_a_name_that_is_mirrored_too_is_not_shown_as_excluded(home: Home) -> Non
 
 
 # ---- offline -------------------------------------------------------------------------------------
-
-
-class Node:
-    """A volume, opened with these patterns or those."""
-
-    def __init__(self, base: Path) -> None:
-        self.root = base / "root"
-        self.root.mkdir(parents=True)
-        self._state = base / "state"
-        self._open: OpenVolume | None = None
-
-    def open(self, *exclude: str) -> OpenVolume:
-        self.stop()
-        self._open = open_volume(self.root, self._state, rng=random.Random(1), exclude=exclude)
-        return self._open
-
-    def stop(self) -> None:
-        if self._open is not None:
-            self._open.close()
-            self._open = None
-
-    def kill(self) -> None:
-        stamp = (self._state / "stamp").read_bytes()
-        self.stop()
-        (self._state / "stamp").write_bytes(stamp)
 
 
 @pytest.fixture

@@ -10,8 +10,9 @@ import pytest
 
 from mirrorha.volume.ops import ROOT_FID, SetAttributes, Write
 from tests.volume.disk_support import T0, create, do, fid, mkdir
+from tests.volume.offline_node import Node
 from tests.volume.resync_pair import Pair, difference
-from tests.volume.test_excluded import EXCLUDE, Node
+from tests.volume.test_excluded import EXCLUDE
 
 
 @pytest.fixture

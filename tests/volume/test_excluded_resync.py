@@ -25,8 +25,9 @@ from mirrorha.volume.local_disk.disk import RealDisk
 from mirrorha.volume.names import KEPT_NAME
 from mirrorha.volume.ops import ROOT_FID, Mkdir, Rmdir, Write
 from tests.volume.disk_support import T0, Home, create, do, drawn, fid, mkdir
+from tests.volume.offline_node import Node
 from tests.volume.resync_pair import Pair
-from tests.volume.test_excluded import EXCLUDE, Node, born, here, names
+from tests.volume.test_excluded import EXCLUDE, born, here, names
 from tests.volume.test_resync_real_disk import application
 
 
