@@ -50,7 +50,7 @@ class RealVolumePair(VolumePair):
         killed = self._pair.primary()
         survivor = self._pair.other(killed)
         self._pair.kill(killed)
-        self._pair.wait(f"{survivor} serves", lambda: self._pair.role(survivor) == "ALONE")
+        self._pair.wait_alone(survivor)
         directory = self._pair.directory(survivor)
         opened = run_bounded(["mktemp", "-p", str(directory)], limit_s=OPEN_S, directory=directory)
         if opened.code != 0:

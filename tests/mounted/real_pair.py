@@ -131,7 +131,18 @@ class RealPair:
         """This node runs without ever having met the other one, and serves."""
         self.start(name)
         self._command(name, "init", "--from", name, "--yes")
-        self.wait(f"{name} serves alone", lambda: self.role(name) == "ALONE")
+        self.wait_alone(name)
+
+    def wait_alone(self, name: str) -> None:
+        """Block until it serves without the other, and programs may write to its directory.
+
+        The role alone says too little: a worker hears of it a moment later.
+        """
+        self.wait(f"{name} serves alone", lambda: self._is_alone(name))
+
+    def _is_alone(self, name: str) -> bool:
+        seen = self.status(name)
+        return seen.get("role") == "ALONE" and seen["service"]["state"] == "started"
 
     def wait_mirrored(self) -> str:
         """Block until one node serves and the other stands by, up to date; who serves."""
