@@ -46,6 +46,8 @@ def test_the_life_of_a_pair(pair: Pair) -> None:
     check_fake(document(), status)
     assert status["arbiter"]["register"]["in_sync"] == ["lyon", "paris"]
     assert pair.ask("paris", "health")["state"] == "OK"
+    # What was just filled follows a moment after the record names it.
+    pair.wait_until(lambda: pair.status("paris")["peer"]["role"] == "SECOND")
 
     assert "lyon" in pair.ask("paris", "swap")["text"]
     pair.wait("lyon", "PRIM")

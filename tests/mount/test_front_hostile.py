@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from mirrorha.volume.disk import SyncTree
@@ -28,6 +28,7 @@ from mirrorha.volume.fuse.kernel import (
     IN_HEADER,
     LAYOUTS,
     OUT_HEADER,
+    READ_IN,
     Opcode,
 )
 from mirrorha.volume.fuse.reading import Reading
@@ -211,6 +212,7 @@ def check_answered(asking: Kernel, drawn: list[tuple[int, int, bytes]]) -> None:
 
 @settings(max_examples=40, suppress_health_check=list(HealthCheck))
 @given(drawn=st.lists(requests(), min_size=1, max_size=40))
+@example(drawn=[(Opcode.READ, fid_of(2), READ_IN.pack(0, 1 << 63, 1, 0, 0, 0))])
 def test_whatever_is_asked_is_answered_once(
     tmp_path_factory: pytest.TempPathFactory, drawn: list[tuple[int, int, bytes]]
 ) -> None:
