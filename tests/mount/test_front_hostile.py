@@ -27,6 +27,7 @@ from mirrorha.volume.fuse.kernel import (
     ENTRY_OUT,
     IN_HEADER,
     LAYOUTS,
+    LSEEK_IN,
     OUT_HEADER,
     READ_IN,
     Opcode,
@@ -213,6 +214,7 @@ def check_answered(asking: Kernel, drawn: list[tuple[int, int, bytes]]) -> None:
 @settings(max_examples=40, suppress_health_check=list(HealthCheck))
 @given(drawn=st.lists(requests(), min_size=1, max_size=40))
 @example(drawn=[(Opcode.READ, fid_of(2), READ_IN.pack(0, 1 << 63, 1, 0, 0, 0))])
+@example(drawn=[(Opcode.LSEEK, fid_of(2), LSEEK_IN.pack(0, 1 << 63, os.SEEK_DATA))])
 def test_whatever_is_asked_is_answered_once(
     tmp_path_factory: pytest.TempPathFactory, drawn: list[tuple[int, int, bytes]]
 ) -> None:

@@ -102,8 +102,6 @@ class Reading:
 
     def _read(self, request: Request) -> None:
         handle, offset, size, _, _, _ = READ_IN.unpack_from(request.body)
-        if offset >> 63:  # no file's; Python would not even ask the disk
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         unique, fid = request.unique, request.fid
         into = self._buffer[:size]  # as much as was agreed on, at most
         count = self._view.read_at_hand(fid, offset, into)

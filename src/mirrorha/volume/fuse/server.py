@@ -168,6 +168,9 @@ class Server:
                     self._handle(opcode, Request(unique, fid, uid, gid, body))
             except OSError as error:
                 self._desk.error(unique, error.errno or errno.EIO)
+            except OverflowError:
+                # An offset that no file has: Python does not even ask the system.
+                self._desk.error(unique, errno.EINVAL)
             except Exception:
                 self._desk.failures.note(f"in request {opcode}")
                 self._desk.error(unique, errno.EIO)
