@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import itertools
 import os
+import struct
 import subprocess
 import time
 from collections.abc import Iterator
@@ -15,6 +18,9 @@ from tests.requirements import require_device, require_program, require_root
 MIB: Final = 1 << 20
 CLOSED_S: Final = 20.0
 _CHUNKS: Final = (MIB, 4096, 1)
+# From <linux/ext4.h>: nothing is written any more, neither to the journal nor to the medium.
+_EXT4_IOC_SHUTDOWN: Final = 0x8004587D
+_NO_LOG_FLUSH: Final = 2
 
 
 def run(*command: str) -> str:
@@ -84,6 +90,7 @@ class LoopDisk:
         self.path: Final = path
         self._medium: Final = medium
         self._image = image
+        self._copies: Final = itertools.count()
 
     def mount(self) -> None:
         run("mount", "-o", "loop,errors=remount-ro", str(self._image), str(self.path))
@@ -109,23 +116,43 @@ class LoopDisk:
         """The medium takes nothing more: what is in the page cache cannot be written back."""
         self._medium.fill()
 
+    def lose_power(self) -> None:
+        """At once: what is only in the page cache never reaches the medium."""
+        fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.ioctl(fd, _EXT4_IOC_SHUTDOWN, struct.pack("I", _NO_LOG_FLUSH))
+        finally:
+            os.close(fd)
+
+    def get_power(self) -> None:
+        """Mount it as a machine that starts again does: the journal is replayed."""
+        self._wait_closed()
+        self._renew_image()
+        self.mount()
+
     def make_well(self) -> None:
         """Mount it anew, checked, as it is on its medium. Nobody may use it."""
         self._medium.make_room()
+        self._wait_closed()
+        self._renew_image()
+        # It says by its exit code that there was something to mend.
+        check = [require_program("e2fsck"), "-fy", str(self._image)]
+        subprocess.run(check, capture_output=True, timeout=30, check=False)
+        self.mount()
+
+    def _wait_closed(self) -> None:
         # A node that was stopped closes its directory a moment after it has said that it stopped.
         until_s = time.monotonic() + CLOSED_S
         while self._is_busy():
             if time.monotonic() > until_s:
                 raise TimeoutError(f"{self.path} is still in use")
             time.sleep(0.05)
+
+    def _renew_image(self) -> None:
         # A copy: in another mount namespace of this machine the old one may still be mounted.
-        old, self._image = self._image, self._image.with_suffix(".copy")
+        old, self._image = self._image, self._image.with_suffix(f".{next(self._copies)}")
         run("cp", "--sparse=always", str(old), str(self._image))
         old.unlink()
-        # It says by its exit code that there was something to mend.
-        check = [require_program("e2fsck"), "-fy", str(self._image)]
-        subprocess.run(check, capture_output=True, timeout=30, check=False)
-        self.mount()
 
 
 @contextlib.contextmanager

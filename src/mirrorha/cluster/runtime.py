@@ -14,6 +14,7 @@ import trio
 
 from mirrorha.cluster.authority import Authority
 from mirrorha.cluster.care import Care
+from mirrorha.cluster.disks import read_disks
 from mirrorha.cluster.feed import EventStream, Feed, NodeEvent
 from mirrorha.cluster.links import Links
 from mirrorha.cluster.loop import Loop
@@ -255,9 +256,10 @@ class Runtime:
         if problems:
             raise LocalUsageError("; ".join(problems))
         self._boot_id = self._seams.boot_id()
+        disks = await trio.to_thread.run_sync(read_disks, roots, limiter=trio.CapacityLimiter(1))
         found = await self._store.load(node=self._config.me.name)
         meta, boot = begin_incarnation(
-            found, boot_id=self._boot_id, at_least=to_ms(self._seams.wall_s())
+            found, boot_id=self._boot_id, disks=disks, at_least=to_ms(self._seams.wall_s())
         )
         node = Node(
             core_settings(self._config, self._paths, has_arbiter=self._plan.arbiter is not None),

@@ -23,6 +23,8 @@ class Meta:
         top_epoch: the highest epoch ever held or intended.
         incarnation: rises by one with each start of the process.
         boot_id: the operating system's, at the last start.
+        disks: by the path of each volume, which mount of its file system that start found. One
+            that was mounted anew has lost its page cache, as in a crash of the system.
         dirty: written data may not be on disk (cleared by a clean stop).
         unclean: an OS crash, or a disk that failed, lost acknowledged writes perhaps, and nothing
             has healed that yet.
@@ -50,6 +52,7 @@ class Meta:
     top_epoch: int = 0
     incarnation: int = 0
     boot_id: str = ""
+    disks: tuple[tuple[str, str], ...] = ()
     dirty: bool = False
     unclean: bool = False
     all_durable: bool = False
@@ -105,12 +108,15 @@ class Meta:
         return self.lineage[-1] if self.lineage else ""
 
 
-def begin_incarnation(meta: Meta, *, boot_id: str, at_least: int = 0) -> tuple[Meta, Boot]:
+def begin_incarnation(
+    meta: Meta, *, boot_id: str, disks: tuple[tuple[str, str], ...] = (), at_least: int = 0
+) -> tuple[Meta, Boot]:
     """What a starting process makes of the state it found, and how the last one ended.
 
     The result must be durable before anything else happens.
 
     Args:
+        disks: see `Meta`; a path that either side does not name is not judged.
         at_least: the wall clock, in milliseconds. The number rises without it; with it, it also
             rises over what a restored disk image has forgotten. Nothing is unsafe if it is wrong.
     """
@@ -118,7 +124,7 @@ def begin_incarnation(meta: Meta, *, boot_id: str, at_least: int = 0) -> tuple[M
         boot = Boot.FIRST
     elif not meta.dirty:
         boot = Boot.CLEAN
-    elif meta.boot_id == boot_id:
+    elif meta.boot_id == boot_id and not _are_mounted_anew(meta.disks, disks):
         boot = Boot.PROCESS_CRASH
     else:
         boot = Boot.OS_CRASH
@@ -126,6 +132,14 @@ def begin_incarnation(meta: Meta, *, boot_id: str, at_least: int = 0) -> tuple[M
         meta,
         incarnation=max(meta.incarnation + 1, at_least),
         boot_id=boot_id,
+        disks=disks,
         unclean=meta.unclean or boot is Boot.OS_CRASH,
     )
     return begun, boot
+
+
+def _are_mounted_anew(
+    before: tuple[tuple[str, str], ...], now: tuple[tuple[str, str], ...]
+) -> bool:
+    known = dict(before)
+    return any(known.get(path, mounted) != mounted for path, mounted in now)
