@@ -28,7 +28,7 @@ from mirrorha.core.orders import (
 )
 from mirrorha.core.state import ServiceState
 from mirrorha.errors import VolumeError
-from mirrorha.volume.disk import DiskError, WritesLostError
+from mirrorha.volume.disk import DiskError, Mark, WritesLostError
 from mirrorha.volume.driver import DriverStatus
 from mirrorha.volume.engine import Engine
 from mirrorha.volume.fuse.mounting import clean_up
@@ -372,6 +372,10 @@ class Volumes:
             try:
                 if isinstance(driver, WorkerEngine):
                     await driver.mark(volume_id)
+                elif driver is not None:
+                    # Not asked if it is: the stamp would count that as a change of our own.
+                    if not await self._in_thread(identity.is_marked, Path(each.path), volume_id):
+                        await _mark_in_turn(driver, volume_id)
                 else:
                     await self._in_thread(identity.mark, Path(each.path), volume_id)
                 await self._in_thread(self._mark_note(each).touch)
@@ -459,6 +463,21 @@ class Volumes:
 def volume_state_dir(state_dir: Path, name: VolumeName) -> Path:
     """Where a node keeps what it knows of a volume."""
     return state_dir / "volumes" / name.directory
+
+
+async def _mark_in_turn(engine: Engine, volume_id: str) -> None:
+    """Between the changes of the volume: it puts the root's time back, which they set.
+
+    Raises:
+        VolumeError: it cannot be written.
+    """
+    try:
+        problem = await engine.query(Mark(volume_id))
+    except OSError as error:  # it was closed meanwhile, or its disk has failed, and says so
+        _log.info("%s: not marked: %s", engine.name, error)
+        return
+    if problem:
+        raise VolumeError(str(problem))
 
 
 def _close(name: str, close: Callable[[], None]) -> None:

@@ -44,6 +44,7 @@ from mirrorha.volume.disk import (
     ListDirectory,
     LoadTouched,
     Many,
+    Mark,
     Outcome,
     Place,
     PunchHole,
@@ -502,6 +503,15 @@ def the_touched_log_is_kept(disk: Disk) -> None:
     same(sorted(load().keys), sorted(keys[2:]), "what is left")
 
 
+def the_root_is_marked(disk: Disk) -> None:
+    make_all(disk, create(1, "a"))
+    before = attributes_of(disk, ROOT_FID)
+    for _ in range(2):
+        same(disk.perform(Mark("7f3a-volume")), "", "nothing is in the way")
+    same(attributes_of(disk, ROOT_FID).mtime_ns, before.mtime_ns, "the root's time")
+    same([entry.name for entry in entries_of(disk, ROOT_FID)], ["a"], "its names")
+
+
 DISK_CASES: Final = (
     a_new_disk_is_empty,
     a_created_file_is_there,
@@ -527,5 +537,6 @@ DISK_CASES: Final = (
     holes_are_punched,
     limbo_is_emptied_step_by_step,
     the_touched_log_is_kept,
+    the_root_is_marked,
     *SURFACE_CASES,
 )

@@ -34,6 +34,7 @@ from mirrorha.volume.disk import (
     ListDirectory,
     LoadTouched,
     Many,
+    Mark,
     MeasureSpace,
     Outcome,
     Place,
@@ -126,6 +127,7 @@ class MemoryDisk:
             ConfirmCheckpoint: self._confirm_checkpoint,
             LoadTouched: self._load_touched,
             MeasureSpace: self._measure_space,
+            Mark: self._mark,
             SyncFiles: self._sync_files,
             SyncTree: self._sync_tree,
             ReadBytes: self._read_bytes,
@@ -276,6 +278,9 @@ class MemoryDisk:
 
     def _confirm_checkpoint(self, request: ConfirmCheckpoint) -> None:
         self._touched.confirmed = max(self._touched.confirmed, (request.epoch, request.seq))
+
+    def _mark(self, _: Mark) -> str:
+        return ""
 
     def _measure_space(self, _: MeasureSpace) -> Space:
         return Space(_BYTES, _BYTES, _BYTES, files=0, files_free=0)

@@ -282,6 +282,15 @@ class ConfirmCheckpoint(Request, frozen=True):
     seq: int
 
 
+class Mark(Request, frozen=True):
+    """Have the root carry the volume's id, which no listing shows. Result: str, why not, or "".
+
+    The root's times stay as they are. Marking it again changes nothing.
+    """
+
+    volume_id: str
+
+
 class LoadTouched(Request, frozen=True):
     """Read the touched log, before a Volume is made of it. Result: TouchedState."""
 
@@ -328,6 +337,7 @@ AnyRequest = (
     | RecordTouched
     | RetireTouched
     | ConfirmCheckpoint
+    | Mark
     | LoadTouched
     | MeasureSpace
     | Many

@@ -29,6 +29,7 @@ from mirrorha.volume.disk import (
     ListDirectory,
     LoadTouched,
     Many,
+    Mark,
     MeasureSpace,
     Outcome,
     Place,
@@ -57,6 +58,7 @@ from mirrorha.volume.local_disk.handles import (
     place_of,
     read_range,
 )
+from mirrorha.volume.local_disk.identity import mark
 from mirrorha.volume.local_disk.limbo import Limbo
 from mirrorha.volume.local_disk.naming import NameApplier
 from mirrorha.volume.local_disk.offline_changes import NEVER_NS
@@ -307,6 +309,7 @@ class RealDisk:
             ConfirmCheckpoint: self._confirm_checkpoint,
             LoadTouched: self._load_touched,
             MeasureSpace: self._measure_space,
+            Mark: self._mark,
             SyncFiles: self._sync_files,
             SyncTree: self._sync_tree,
             ReadBytes: self._read_bytes,
@@ -401,6 +404,13 @@ class RealDisk:
 
     def _confirm_checkpoint(self, request: ConfirmCheckpoint) -> None:
         self._touched.confirm(epoch=request.epoch, seq=request.seq)
+
+    def _mark(self, request: Mark) -> str:
+        try:
+            mark(self._root, request.volume_id)
+        except VolumeError as error:
+            return str(error)
+        return ""
 
     def _measure_space(self, _: MeasureSpace) -> Space:
         seen = os.fstatvfs(self._handles.root.fd)

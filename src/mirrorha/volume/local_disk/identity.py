@@ -92,6 +92,16 @@ def inspect(root: Path, exclude: Sequence[str] = ()) -> VolumeIdentity:
         raise VolumeError(f"{root}: cannot be looked at: {error.strerror}") from error
 
 
+def is_marked(root: Path, volume_id: str) -> bool:
+    """Whether `root` is the volume `volume_id` already.
+
+    Raises:
+        VolumeError: it cannot be looked at.
+    """
+    found = inspect(root)
+    return found.standing is Standing.MARKED and found.volume_id == volume_id
+
+
 def mark(root: Path, volume_id: str) -> None:
     """Make `root` the volume `volume_id`, durably. Does nothing if it is that already.
 
