@@ -220,6 +220,34 @@ def test_available_goes_on_if_and_only_if_the_isolation_checks_answer() -> None:
         assert roles(pair) == {"paris": role}
 
 
+def roles_after_all_came_back(after_ms: int) -> set[Role]:
+    """The SECOND is cut off from everything for a while, and its cable plugged in again."""
+    world, pair = paired("available")
+    assert pair.shared is not None
+    cut(pair)
+    pair.shared.isolation["paris"] = False
+    world.run_until(world.now_ms + after_ms)
+    assert roles(pair)["lyon"] is Role.ALONE
+    heal(pair)
+    pair.shared.isolation["paris"] = True
+    seen = set()
+    until_ms = world.now_ms + 3_000
+    while world.now_ms < until_ms:
+        world.run_until(world.now_ms + 10)
+        seen.add(roles(pair)["paris"])
+    return seen
+
+
+CAME_BACK_MS = range(10_000, 11_000, 20)
+
+
+def test_a_network_that_comes_back_whole_splits_nobody() -> None:
+    """What answers may be there again some milliseconds before the peer is heard."""
+    assert not any(Role.ALONE in roles_after_all_came_back(each) for each in CAME_BACK_MS)
+    with broken("first-answer-counts"):
+        assert any(Role.ALONE in roles_after_all_came_back(each) for each in CAME_BACK_MS)
+
+
 def takeover_ms_after_a_refusing_port() -> int:
     world, pair = paired("available")
     began_ms = world.now_ms

@@ -20,6 +20,11 @@ from mirrorha.core.turn import Turn
 # How long an answer of the isolation checks counts: as long as it takes to act on it at once.
 ISOLATION_FRESH_MS: Final = 1_000
 CHECK_EVERY_MS: Final = 500
+# Answers that are further apart are not in a row: who knows what was between.
+ROW_GAP_MS: Final = ISOLATION_FRESH_MS + CHECK_EVERY_MS
+# A cable that is plugged in again brings back both, whatever answers and the peer, and what answers
+# may be quicker. So the peer must have stayed silent for so many beats since the first answer.
+BEATS_AFTER_ANSWER: Final = 4
 FENCE_EVERY_MS: Final = 5_000
 # After this time without an answer, the request is made again.
 ANSWER_MAX_MS: Final = 10_000
@@ -43,8 +48,7 @@ def proof(turn: Turn) -> Proof:
         return Proof.NONE
     if pair.stopped and pair.stopped == s.paired:
         return Proof.STOPPED
-    fresh = pair.isolated_ms is not None and turn.now_ms - pair.isolated_ms <= ISOLATION_FRESH_MS
-    if fresh and _is_available(s) and _is_silent(turn):
+    if _is_available(s) and _is_silent(turn) and _is_connected(turn):
         return Proof.NOT_CUT_OFF
     return Proof.NONE
 
@@ -92,9 +96,13 @@ def on_isolation(turn: Turn, event: IsolationChecked) -> None:
         return
     pair.checking = 0
     pair.check_ms = turn.now_ms + CHECK_EVERY_MS
-    if event.all_answered:
-        pair.isolated_ms = turn.now_ms
-        turn.ask_now()
+    if not event.all_answered:
+        pair.answering_since_ms = pair.answered_ms = None
+        return
+    if pair.answered_ms is None or turn.now_ms - pair.answered_ms > ROW_GAP_MS:
+        pair.answering_since_ms = turn.now_ms
+    pair.answered_ms = turn.now_ms
+    turn.ask_now()
 
 
 def forget(turn: Turn) -> None:
@@ -102,7 +110,7 @@ def forget(turn: Turn) -> None:
     pair = turn.s.pair
     pair.stopped = pair.fencing = pair.checking = 0
     pair.fence_ms = pair.check_ms = 0
-    pair.isolated_ms = None
+    pair.answering_since_ms = pair.answered_ms = None
     pair.why = ""
 
 
@@ -143,6 +151,19 @@ def _is_available(s: State) -> bool:
 def _is_silent(turn: Turn) -> bool:
     """No incarnation of the peer was heard for the whole timeout, on any path."""
     return turn.s.detector.verdict(turn.now_ms).silent
+
+
+def _is_connected(turn: Turn) -> bool:
+    """Isolation checks answer, now and for so long that the peer would have been heard too."""
+    pair = turn.s.pair
+    if pair.answered_ms is None or pair.answering_since_ms is None:
+        return False
+    is_fresh = turn.now_ms - pair.answered_ms <= ISOLATION_FRESH_MS
+    return is_fresh and pair.answered_ms - pair.answering_since_ms >= _listening_ms(turn.s)
+
+
+def _listening_ms(s: State) -> int:
+    return BEATS_AFTER_ANSWER * s.settings.pulse_ms
 
 
 def _is_lost(turn: Turn) -> bool:

@@ -105,7 +105,8 @@ class PairRegister:
         proposed, proposed_token, proposed_ms: our change, the request it answers, since when.
         gave_up: our copy at the moment when the peer told that it gave up its standing in it.
         stopped: the peer's incarnation that a fencer confirmed to be stopped, or 0.
-        isolated_ms: when all isolation checks last answered while the peer was silent.
+        answered_ms: when all isolation checks last answered while the peer was silent.
+        answering_since_ms: when they did so for the first time in the present row of answers.
         checking, check_ms, fencing, fence_ms: tokens of what is under way, and next attempts.
         leaving: this node asked to be let go.
         grants: the incarnation of the peer that was let go, or 0.
@@ -120,7 +121,8 @@ class PairRegister:
     proposed_ms: int = 0
     gave_up: Register | None = None
     stopped: int = 0
-    isolated_ms: int | None = None
+    answered_ms: int | None = None
+    answering_since_ms: int | None = None
     checking: int = 0
     check_ms: int = 0
     fencing: int = 0

@@ -138,6 +138,14 @@ OF_PAIR: Final[Mapping[str, Breakage]] = {
         answer(value=None),
         mode="available",
     ),
+    "first-answer-counts": Breakage(
+        "5.4 an isolation check that answers needs no more silence",
+        evidence,
+        "_listening_ms",
+        answer(value=0),
+        mode="available",
+        directed="test_a_network_that_comes_back_whole_splits_nobody",
+    ),
     "silence-not-needed": Breakage(
         "5.4 available goes on while the peer is heard",
         evidence,
