@@ -10,6 +10,7 @@ from mirrorha.core.messages import Standing
 from mirrorha.core.state import Stage
 from mirrorha.core.words import Role
 from mirrorha.testing.sim.breakages import broken
+from mirrorha.testing.sim.node import SimNode
 from mirrorha.testing.sim.pair import Pair
 from mirrorha.testing.sim.parting import settle_split
 from mirrorha.testing.sim.run import run_seed
@@ -248,8 +249,45 @@ def test_a_network_that_comes_back_whole_splits_nobody() -> None:
         assert any(Role.ALONE in roles_after_all_came_back(each) for each in CAME_BACK_MS)
 
 
+@pytest.mark.parametrize("delay_ms", [0, 500, 1_000, 1_500, 2_000])
+@pytest.mark.parametrize("lost", ["lyon", "paris"])
+def test_checks_that_answer_late_count_too(lost: str, delay_ms: int) -> None:
+    world, pair = paired("available")
+    assert pair.shared is not None
+    pair.shared.isolation_delay_ms = lambda _node: delay_ms
+    pair.nodes[lost].crash(power=True)
+    world.run_until(world.now_ms + 15_000)
+    assert list(roles(pair).values()) == [Role.ALONE]
+
+
+@pytest.mark.parametrize("pause_ms", [0, 600, 900, 1_050, 1_200, 1_400, 2_000])
+def test_a_pause_after_the_first_answer_splits_nobody(pause_ms: int) -> None:
+    """All is back right before the first answer; then the node stands still, and hears no beat."""
+    world, pair = paired("available")
+    shared, paris = pair.shared, pair.nodes["paris"]
+    assert shared is not None
+    cut(pair)
+    shared.isolation["paris"] = False
+    world.run_until(world.now_ms + 10_000)
+
+    def come_back(node: SimNode) -> int:
+        if node is paris and not shared.isolation["paris"]:
+            heal(pair)
+            shared.isolation["paris"] = True
+            world.after(5, lambda: setattr(paris, "paused_until_ms", world.now_ms + pause_ms))
+            return 3
+        return 20
+
+    shared.isolation_delay_ms = come_back
+    went_alone = world.run_while(lambda: roles(pair)["paris"] is not Role.ALONE, at_most_ms=4_000)
+    assert not went_alone
+    assert shared.isolation["paris"]
+
+
 def takeover_ms_after_a_refusing_port() -> int:
     world, pair = paired("available")
+    assert pair.shared is not None
+    pair.shared.isolation_delay_ms = lambda _node: 0
     began_ms = world.now_ms
     pair.nodes["lyon"].crash(power=False)
     assert world.run_while(lambda: roles(pair)["paris"] is not Role.ALONE, at_most_ms=15_000)

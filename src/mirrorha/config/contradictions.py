@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 from collections.abc import Callable, Iterator
 from itertools import combinations, product
 from pathlib import PurePosixPath
@@ -170,6 +171,10 @@ def _times(config: ClusterConfig) -> Iterator[Finding]:
     pulse, timeout = ("heartbeat", "pulse"), ("heartbeat", "timeout")
     timing = config.timing
     takeover_s = timeout_s + timing.takeover_delay_s + timing.fence_delay_s
+    proof = ""
+    if config.split_brain == "available":
+        takeover_s += isolation_row_s(pulse_s)
+        proof = f" + {format_duration(isolation_row_s(pulse_s))} for the isolation checks"
     takeover_places = (timeout, ("timing", "takeover_delay"), ("timing", "fence_delay"))
     rules: tuple[tuple[float, float, Where, tuple[Where, ...], str], ...] = (
         (
@@ -193,7 +198,7 @@ def _times(config: ClusterConfig) -> Iterator[Finding]:
             takeover_s,
             ("timing", "freeze_max"),
             takeover_places,
-            "heartbeat.timeout + takeover_delay + fence_delay: writes would fail before "
+            f"heartbeat.timeout + takeover_delay + fence_delay{proof}: writes would fail before "
             "anybody can decide who goes on",
         ),
         (
@@ -208,6 +213,14 @@ def _times(config: ClusterConfig) -> Iterator[Finding]:
         if value_s < least_s:
             text = f"'{format_duration(value_s)}' is less than '{format_duration(least_s)}', {why}"
             yield Finding(where, text, concerns)
+
+
+def isolation_row_s(pulse_s: float) -> float:
+    """How long the answers take that let a node go on alone, each some half second after another.
+
+    See `mirrorha.core.evidence.answers_needed`; a second more for the answers' own way.
+    """
+    return 1 + 0.6 * max(2, math.ceil(8 * pulse_s))
 
 
 def _checks(config: ClusterConfig) -> Iterator[Finding]:

@@ -20,11 +20,13 @@ from mirrorha.core.turn import Turn
 # How long an answer of the isolation checks counts: as long as it takes to act on it at once.
 ISOLATION_FRESH_MS: Final = 1_000
 CHECK_EVERY_MS: Final = 500
-# Answers that are further apart are not in a row: who knows what was between.
-ROW_GAP_MS: Final = ISOLATION_FRESH_MS + CHECK_EVERY_MS
+# Answers that are further apart are not in a row: a check may take two seconds.
+ROW_GAP_MS: Final = 3_000
 # A cable that is plugged in again brings back both, whatever answers and the peer, and what answers
-# may be quicker. So the peer must have stayed silent for so many beats since the first answer.
-BEATS_AFTER_ANSWER: Final = 4
+# may be quicker. So the peer must stay silent through a row of answers, which takes so many beats;
+# three at least: wherever a pause of the network or of this node falls, two are on one side of it.
+BEATS_IN_ROW: Final = 4
+ANSWERS_MIN: Final = 3
 FENCE_EVERY_MS: Final = 5_000
 # After this time without an answer, the request is made again.
 ANSWER_MAX_MS: Final = 10_000
@@ -96,13 +98,13 @@ def on_isolation(turn: Turn, event: IsolationChecked) -> None:
         return
     pair.checking = 0
     pair.check_ms = turn.now_ms + CHECK_EVERY_MS
-    if not event.all_answered:
-        pair.answering_since_ms = pair.answered_ms = None
-        return
-    if pair.answered_ms is None or turn.now_ms - pair.answered_ms > ROW_GAP_MS:
-        pair.answering_since_ms = turn.now_ms
-    pair.answered_ms = turn.now_ms
-    turn.ask_now()
+    goes_on = pair.answered_ms is not None and turn.now_ms - pair.answered_ms <= ROW_GAP_MS
+    if event.all_answered and _is_silent(turn):
+        pair.answers = pair.answers + 1 if goes_on else 1
+        pair.answered_ms = turn.now_ms
+        turn.ask_now()
+    else:
+        pair.answers, pair.answered_ms = 0, None
 
 
 def forget(turn: Turn) -> None:
@@ -110,7 +112,7 @@ def forget(turn: Turn) -> None:
     pair = turn.s.pair
     pair.stopped = pair.fencing = pair.checking = 0
     pair.fence_ms = pair.check_ms = 0
-    pair.answering_since_ms = pair.answered_ms = None
+    pair.answers, pair.answered_ms = 0, None
     pair.why = ""
 
 
@@ -154,16 +156,15 @@ def _is_silent(turn: Turn) -> bool:
 
 
 def _is_connected(turn: Turn) -> bool:
-    """Isolation checks answer, now and for so long that the peer would have been heard too."""
+    """Isolation checks answer, and have for so long that the peer would have been heard too."""
     pair = turn.s.pair
-    if pair.answered_ms is None or pair.answering_since_ms is None:
-        return False
-    is_fresh = turn.now_ms - pair.answered_ms <= ISOLATION_FRESH_MS
-    return is_fresh and pair.answered_ms - pair.answering_since_ms >= _listening_ms(turn.s)
+    fresh = pair.answered_ms is not None and turn.now_ms - pair.answered_ms <= ISOLATION_FRESH_MS
+    return fresh and pair.answers >= answers_needed(turn.s.settings.pulse_ms)
 
 
-def _listening_ms(s: State) -> int:
-    return BEATS_AFTER_ANSWER * s.settings.pulse_ms
+def answers_needed(pulse_ms: int) -> int:
+    """How many answers are a row: each comes CHECK_EVERY_MS or more after the one before."""
+    return max(ANSWERS_MIN, 1 + -(-BEATS_IN_ROW * pulse_ms // CHECK_EVERY_MS))
 
 
 def _is_lost(turn: Turn) -> bool:

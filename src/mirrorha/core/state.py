@@ -106,7 +106,7 @@ class PairRegister:
         gave_up: our copy at the moment when the peer told that it gave up its standing in it.
         stopped: the peer's incarnation that a fencer confirmed to be stopped, or 0.
         answered_ms: when all isolation checks last answered while the peer was silent.
-        answering_since_ms: when they did so for the first time in the present row of answers.
+        answers: how many times in a row they did.
         checking, check_ms, fencing, fence_ms: tokens of what is under way, and next attempts.
         leaving: this node asked to be let go.
         grants: the incarnation of the peer that was let go, or 0.
@@ -122,7 +122,7 @@ class PairRegister:
     gave_up: Register | None = None
     stopped: int = 0
     answered_ms: int | None = None
-    answering_since_ms: int | None = None
+    answers: int = 0
     checking: int = 0
     check_ms: int = 0
     fencing: int = 0

@@ -141,8 +141,8 @@ OF_PAIR: Final[Mapping[str, Breakage]] = {
     "first-answer-counts": Breakage(
         "5.4 an isolation check that answers needs no more silence",
         evidence,
-        "_listening_ms",
-        answer(value=0),
+        "answers_needed",
+        answer(value=1),
         mode="available",
         directed="test_a_network_that_comes_back_whole_splits_nobody",
     ),

@@ -44,6 +44,7 @@ class SharedRegister:
     Attributes:
         branches: by node; the same object unless both went on apart.
         isolation: whether a node's isolation checks answer.
+        isolation_delay_ms: called when they are asked: how long that takes.
         lying_firewall: during a cut, a port that nobody reaches is reported as refusing.
         on_alone: called when a node's copy names it alone, before it acts on that.
         on_promise: called when a promise became durable: the moment between prepare and commit.
@@ -54,6 +55,7 @@ class SharedRegister:
         branch = Branch(Oracle(world))
         self.branches = dict.fromkeys(("lyon", "paris"), branch)
         self.isolation: dict[str, bool] = {"lyon": True, "paris": True}
+        self.isolation_delay_ms: Callable[[SimNode], int] = lambda _node: world.between(0, 2_000)
         self.chosen: set[str] = set()  # by an operator, to begin the cluster without the peer
         self.lying_firewall = False
         self.fencer_works = 0.7
@@ -209,7 +211,7 @@ class SharedRegister:
                 self._answered_ms[node.name] = self.world.now_ms
             answer(answers)
 
-        self.world.after(self.world.between(0, 800), tell)
+        self.world.after(self.isolation_delay_ms(node), tell)
 
     def fence(self, node: SimNode, peer: SimNode, answer: Callable[[bool], None]) -> None:
         life = node.life
