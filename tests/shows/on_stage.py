@@ -39,7 +39,7 @@ class Stage:
     async def write_for_good(self, node: NodeProcess) -> None:
         """Files that are on both disks, and then some that are perhaps not: the fewer."""
         await node.ask("append", synced=True)
-        await self.more_acks(node, 80)
+        await self.more_acks(node, 240)
         await self.end_client(node)
         await node.ask("append", first=40_000)
         await self.more_acks(node, 16)
@@ -64,6 +64,13 @@ class Stage:
                     return status
                 await trio.sleep(0.02)
         raise AssertionError(f"{node.name} never is {wanted}: {status}")
+
+    async def serves(self, node: NodeProcess) -> None:
+        """It is alone and its service runs: the role may be told before the volumes take writes."""
+        await self.status(node, role="ALONE")
+        with trio.fail_after(STEP_S):
+            while (await node.ask("status"))["service"]["state"] != "started":  # noqa: ASYNC110
+                await trio.sleep(0.02)
 
     async def why(self, node: NodeProcess, what: str) -> dict[str, Any]:
         """The status, once it gives this reason."""

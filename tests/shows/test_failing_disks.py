@@ -41,7 +41,7 @@ async def survive(stage: Stage, failing: LoopDisk, survivor: NodeProcess) -> Non
     """Make the other node's disk read-only; the survivor goes on at once, with new writes."""
     failing.turn_read_only()
     failed_s = trio.current_time()
-    await stage.status(survivor, role="ALONE")
+    await stage.serves(survivor)
     assert trio.current_time() - failed_s < AT_ONCE_S
     if survivor is not stage.nodes[0]:
         await survivor.ask("append", first=80_000)

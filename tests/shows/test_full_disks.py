@@ -85,7 +85,7 @@ async def test_a_second_without_room_for_its_state_takes_over(tmp_path: Path, wh
         assert (await prim.ask("status"))["role"] == "PRIM"
         await stage.end_client(prim)
         await prim.kill()
-        await stage.status(second, role="ALONE")
+        await stage.serves(second)
         await second.ask("append", first=80_000)
         await stage.more_acks(second)
         disks[second.name].make_room()
@@ -105,7 +105,7 @@ async def test_a_prim_that_can_write_down_nothing_hands_over(tmp_path: Path) -> 
         for reserve in disk.path.glob("reserve*"):
             reserve.unlink()
         disk.fill()
-        await stage.status(second, role="ALONE")
+        await stage.serves(second)
         await second.ask("append", first=80_000)
         await stage.more_acks(second)
         await prim.process.wait()
