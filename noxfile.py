@@ -111,6 +111,15 @@ def databases(session: nox.Session) -> None:
 
 
 @nox.session
+def crashes(session: nox.Session) -> None:
+    """Kill two nodes and cut their power, 300 times: 40 minutes. Needs root and /dev/fuse."""
+    install(session, "test")
+    session.run("python", "benchmarks/campaign_crashes.py", *session.posargs)
+    if not session.posargs:
+        session.run("python", "benchmarks/campaign_crashes.py", "--eatmydata")
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     """Build the documentation; a warning is an error."""
     install(session, "docs")

@@ -7,7 +7,6 @@ on the directory is tried on the program that users run.
 from __future__ import annotations
 
 import contextlib
-import json
 import subprocess
 import sys
 import time
@@ -17,12 +16,15 @@ from typing import Any, Final, final
 
 import attrs
 
+from mirrorha.cli import client, place
+from mirrorha.cli.exits import CommandError
 from mirrorha.net.keys import create_keys
 from tests.cluster.rig import free_ports
 from tests.mounted.machine import CHECKOUT, Machine, MachineError, environment
 from tests.mounted.mounts import detach
 
 NODES: Final = ("paris", "lyon")
+WITNESS: Final = "witness"
 HOST: Final = "127.0.0.1"
 WAIT_S: Final = 60.0
 LOOK_S: Final = 20.0
@@ -51,15 +53,19 @@ api = "{host}:{ports[3]}"
 pulse = "250ms"
 timeout = "{timeout_s:g}s"
 
+[timing]
+wait_peer = "{wait_peer_s:g}s"
+
 [arbiter]
-kind = "local"
-path = "{root}/register.json"
+{arbiter}
 
 [[volume]]
 path = {{ paris = "{root}/paris/data", lyon = "{root}/lyon/data" }}
-mount = true
+mount = {mount}
 ack = "{ack}"
 """
+_LOCAL: Final = 'kind = "local"\npath = "{root}/register.json"'
+_WITNESS: Final = 'kind = "witness"\naddress = "{host}:{port}"'
 _LINKS: Final = {"tls": "", "plain": 'link = "plain"\ntrusted_network = true'}
 
 
@@ -71,12 +77,20 @@ class Setup:
         link: "tls" or "plain".
         timeout_s: of the heartbeats. Long where nobody dies and the machine is busy.
         relay_ms: so late is every byte between the nodes, each way; 0: as the loopback is.
+        witness: the register is kept by a witness, which runs outside of both machines.
+        program: what is run in place of `mirrorha run`, given the configuration and the node's
+            name; then the volume is not mounted.
+        preload: a library that is loaded into every process of the nodes.
     """
 
     link: str = "tls"
     ack: str = "applied"
     timeout_s: float = 3.0
     relay_ms: float = 0.0
+    wait_peer_s: float = 30.0
+    witness: bool = False
+    program: tuple[str, ...] = ()
+    preload: str = ""
 
 
 @final
@@ -87,11 +101,12 @@ class RealPair:
         self.root: Final = root
         self.setup: Final = setup
         self.machines: Final[dict[str, Machine]] = {}
-        self._ports: Final = free_ports(6)
-        self._late = self._ports[4:] if setup.relay_ms else []
+        self._ports: Final = free_ports(7)
+        self._late = self._ports[4:6] if setup.relay_ms else []
         create_keys(root / "keys", cluster="orders", nodes=list(NODES))
         for name in NODES:
             self.directory(name).mkdir(parents=True)
+        arbiter = _WITNESS if setup.witness else _LOCAL
         text = _CONFIG.format(
             root=root,
             ports=self._ports,
@@ -99,6 +114,9 @@ class RealPair:
             host=HOST,
             ack=setup.ack,
             timeout_s=setup.timeout_s,
+            wait_peer_s=setup.wait_peer_s,
+            mount=str(not setup.program).lower(),
+            arbiter=arbiter.format(root=root, host=HOST, port=self._ports[6]),
         )
         self.config.write_text(text)
 
@@ -119,13 +137,29 @@ class RealPair:
         """Start these nodes, or both; return when they can be asked."""
         for name in names or NODES:
             machine = self.machines[name] = Machine(name, self.root / "logs")
-            peer = 1 - NODES.index(name)
-            detour = [f"{self._ports[peer]}:{self._late[peer]}"] if self._late else []
-            script = str(Path(__file__).with_name("node.py"))
-            run = ["run", "-c", str(self.config), "--node", name, "--log-level", "info"]
-            machine.start(sys.executable, script, *detour, *run)
+            loaded = {"LD_PRELOAD": self.setup.preload} if self.setup.preload else {}
+            machine.start(sys.executable, *self._program(name), env=loaded)
         for name in names or NODES:
             self.wait(f"{name} runs", lambda name=name: self.status(name).get("running"))
+
+    def _program(self, name: str) -> list[str]:
+        if self.setup.program:
+            return [*self.setup.program, str(self.config), name]
+        peer = 1 - NODES.index(name)
+        detour = [f"{self._ports[peer]}:{self._late[peer]}"] if self._late else []
+        script = str(Path(__file__).with_name("node.py"))
+        return [
+            *(script, *detour, "run"),
+            *("-c", str(self.config), "--node", name, "--log-level", "info"),
+        ]
+
+    def start_witness(self) -> None:
+        """Start the process that keeps the register."""
+        witness = self.machines[WITNESS] = Machine(WITNESS, self.root / "logs")
+        keys = self.root / "keys" / "orders-witness.keys"
+        address = f"{HOST}:{self._ports[6]}"
+        run = ["-m", "mirrorha.cli", "witness", "--listen", address, "--keys", str(keys)]
+        witness.start(sys.executable, *run, "--state-dir", str(self.root / "witness"))
 
     def begin_alone(self, name: str) -> None:
         """This node runs without ever having met the other one, and serves."""
@@ -166,11 +200,13 @@ class RealPair:
 
     def status(self, name: str) -> dict[str, Any]:
         """What the node says of itself; nothing if it does not answer."""
-        machine = self.machines.get(name)
-        if machine is None:
+        if name not in self.machines:
             return {}
-        done = self._ask(name, "status")
-        return dict(json.loads(done.stdout)) if done.returncode == 0 else {}
+        # As the command does it, without the time that it takes to start one.
+        try:
+            return dict(client.get(place.find(str(self.config), name), "/status"))
+        except CommandError:
+            return {}
 
     def kill(self, name: str) -> None:
         """kill -9 of every process of the node's machine, at one instant."""
