@@ -14,7 +14,7 @@ from typing import Final, Generic, Protocol, TypeVar
 
 import msgspec
 
-from mirrorha.core.orders import BecomeTarget, NearlyEqual, Progress, StartResync
+from mirrorha.core.orders import BecomeTarget, NearlyEqual, Progress, Rescued, StartResync
 from mirrorha.volume.disk import AnyRequest, Apply, Disk, Outcome, RecordTouched
 from mirrorha.volume.events import DiskCall, DiskDone, Lane, Received, Reported, Send, Tick
 from mirrorha.volume.ops import AnyOp
@@ -95,6 +95,7 @@ class Pair(Generic[AnyDisk]):
     Args:
         rng: All chance comes from here.
         mutate: Draws the application's next op, given the source's disk; None: nothing changes.
+        rescue: The generation of what the target alone acknowledged; "": it did not.
     """
 
     def __init__(
@@ -106,7 +107,9 @@ class Pair(Generic[AnyDisk]):
         everything: bool,
         mutate: Callable[[], AnyOp] | None = None,
         epoch: int = 5,
+        rescue: str = "",
     ) -> None:
+        self.rescue = rescue
         self.rng = rng
         self.source = Node("source", source)
         self.target = Node("target", target)
@@ -136,7 +139,8 @@ class Pair(Generic[AnyDisk]):
         seed = self.rng.randrange(1 << 64) if seed is None else seed
         start = StartResync(self.epoch, self.session, self.everything, seed)
         self.machine_s = ResyncSource(start, self.source.log)
-        self.machine_t = ResyncTarget(BecomeTarget(self.epoch, self.session), self.target.log)
+        become = BecomeTarget(self.epoch, self.session, self.rescue, "source")
+        self.machine_t = ResyncTarget(become, self.target.log)
         self.is_held = False
         self.wants_hold = False
         self.sent = []
@@ -290,7 +294,7 @@ class Pair(Generic[AnyDisk]):
                 peer.inbox.append(raw)
             case Reported(report):
                 node.reports.append(report)
-                assert isinstance(report, Progress | NearlyEqual)
+                assert isinstance(report, Progress | NearlyEqual | Rescued)
                 if isinstance(report, NearlyEqual) and self.holds_when_nearly:
                     self.wants_hold = True
 

@@ -6,7 +6,7 @@ import itertools
 import random
 from typing import Final
 
-from mirrorha.core.orders import Progress
+from mirrorha.core.orders import Progress, Rescued
 from mirrorha.testing.memory_disk import MemoryDisk
 from mirrorha.volume.disk import LIMBO_FID, Apply, ListDirectory, Outcome
 from mirrorha.volume.ops import ROOT_FID, AnyOp, Create, Mkdir, Write, make_fid
@@ -55,7 +55,9 @@ def assert_equal(pair: Pair[MemoryDisk]) -> None:
     assert pair.target.disk.perform(ListDirectory(LIMBO_FID)) == []
     reports = [one for one in pair.source.reports if isinstance(one, Progress)]
     assert all(one.done_bytes <= one.total_bytes for one in reports)
-    assert not [one for one in pair.target.reports]
+    rescued = [one for one in pair.target.reports if isinstance(one, Rescued)]
+    assert rescued == pair.target.reports
+    assert bool(rescued) is bool(pair.rescue)
 
 
 class Quiet:

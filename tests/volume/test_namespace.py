@@ -8,6 +8,7 @@ from typing import Final
 
 import pytest
 
+from mirrorha.core.orders import BecomeTarget
 from mirrorha.errors import PeerProtocolError, VolumeError
 from mirrorha.testing.memory_disk import MemoryDisk
 from mirrorha.volume.disk import (
@@ -25,6 +26,7 @@ from mirrorha.volume.events import DiskCall, Lane
 from mirrorha.volume.ops import ROOT_FID, AnyOp, Create, Link, Mkdir, Symlink, Write, make_fid
 from mirrorha.volume.resync.messages import Listing, Named
 from mirrorha.volume.resync.namespace import Asked, Job, Namespace
+from mirrorha.volume.resync.rescuing import Rescuing
 from mirrorha.volume.resync.task import Steps, Tasks
 
 ROOT: Final = Attributes(ROOT_FID, Kind.DIRECTORY, 0o755, 0, 0, 0, 7)
@@ -47,7 +49,7 @@ class Target:
         self.asked: list[tuple[list[int], list[int]]] = []
         self.exists = {one if isinstance(one, int) else one.fid: one for one in exists}
         spares = (fid(1000 + number) for number in itertools.count())
-        self.namespace = Namespace(self._ask, spares)
+        self.namespace = Namespace(self._ask, spares, Rescuing(BecomeTarget(1, 1)))
 
     def _ask(self, wanted: Sequence[int], seen: Sequence[int]) -> Steps[Asked]:
         self.asked.append((list(wanted), list(seen)))

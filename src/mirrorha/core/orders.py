@@ -69,10 +69,17 @@ class Follow(Order, frozen=True):
 
 
 class BecomeTarget(Order, frozen=True):
-    """Be filled by the peer's `StartResync` with the same session number."""
+    """Be filled by the peer's `StartResync` with the same session number.
+
+    `rescue`: the generation under which this side alone acknowledged what it has, "" if it did
+    not: what differs is kept before it is replaced by what was acknowledged under
+    `peer_generation`. Reports `Rescued(session)` at the end.
+    """
 
     epoch: int
     session: int
+    rescue: str = ""
+    peer_generation: str = ""
 
 
 class StartResync(Order, frozen=True):
@@ -180,6 +187,19 @@ class Progress(Report, frozen=True):
     sent_bytes: int
 
 
+class Rescued(Report, frozen=True):
+    """A resync of this volume is at its end, and this is what it has kept of `generation`.
+
+    `directory`: below the volume's root.
+    """
+
+    session: int
+    generation: str
+    directory: str
+    files: int
+    content_bytes: int
+
+
 class ResyncFailed(Report, frozen=True):
     """The resync or cut-over broke off (stream, disk); begin again with `StartResync`.
 
@@ -214,5 +234,6 @@ AnyReport = (
     | Trouble
     | Replayed
     | Progress
+    | Rescued
     | ResyncFailed
 )

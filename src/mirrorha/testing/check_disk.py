@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 import xxhash
 
 from mirrorha.errors import ensure
+from mirrorha.testing.check_disk_rescue import RESCUE_CASES
 from mirrorha.testing.check_disk_steps import (
     T0,
     T1,
@@ -538,5 +539,6 @@ DISK_CASES: Final = (
     limbo_is_emptied_step_by_step,
     the_touched_log_is_kept,
     the_root_is_marked,
+    *RESCUE_CASES,
     *SURFACE_CASES,
 )

@@ -18,6 +18,7 @@ from mirrorha.errors import ensure
 from mirrorha.testing.memory_inode import Inode
 from mirrorha.testing.memory_names import MemoryNames, NameStep
 from mirrorha.testing.memory_ops import MemoryOps
+from mirrorha.testing.memory_rescue import MemoryRescue
 from mirrorha.volume.disk import (
     AnyRequest,
     Applied,
@@ -91,8 +92,10 @@ class MemoryTouched:
 class Image:
     """A disk as it was: what it held, what of that was durable, and its touched log."""
 
-    def __init__(self, names: MemoryNames, ops: MemoryOps, touched: MemoryTouched) -> None:
-        self.state: Final = copy.deepcopy((names, ops, touched))
+    def __init__(
+        self, names: MemoryNames, ops: MemoryOps, touched: MemoryTouched, rescue: MemoryRescue
+    ) -> None:
+        self.state: Final = copy.deepcopy((names, ops, touched, rescue))
 
 
 @final
@@ -111,6 +114,7 @@ class MemoryDisk:
         self._names = MemoryNames(owner=0 if keeps_owners else OWN_USER)
         self._ops = MemoryOps(self._names, keeps_owners=keeps_owners)
         self._touched = MemoryTouched()
+        self._rescue = MemoryRescue(self._names, self._ops)
         self._unknown: list[int] = []
         self._rebuilt = False
         self._found = Found()
@@ -155,7 +159,8 @@ class MemoryDisk:
         if type(request) is Apply:
             return self._apply(request)
         try:
-            return self._table[type(request)](request)
+            perform = self._table.get(type(request)) or self._rescue.performers()[type(request)]
+            return perform(request)
         except OSError as error:
             self._failure = f"{type(request).__name__}: {error}"
             raise DiskError(self._failure) from error
@@ -189,6 +194,7 @@ class MemoryDisk:
         """Lose the power: what was synced stays; of the rest all, nothing, or some."""
         self._unknown += self._names.lose(rng, self._draw)
         self._ops.tear(rng)
+        self._rescue.lose_power()
 
     def process_crash(self) -> None:
         """End the process: the page cache keeps everything, synced or not."""
@@ -216,11 +222,11 @@ class MemoryDisk:
 
     def image(self) -> Image:
         """The disk as it is now. Of a running node's, restore it and lose the power."""
-        return Image(self._names, self._ops, self._touched)
+        return Image(self._names, self._ops, self._touched, self._rescue)
 
     def restore(self, image: Image) -> None:
         """Become the disk that the image was taken of."""
-        self._names, self._ops, self._touched = copy.deepcopy(image.state)
+        self._names, self._ops, self._touched, self._rescue = copy.deepcopy(image.state)
 
     def snapshot(self) -> dict[str, Seen]:
         """Everything in the tree, by path; "" is the root."""
@@ -233,6 +239,11 @@ class MemoryDisk:
             prefix = f"{path}/" if path else ""
             todo += [(prefix + name, child) for name, child in inode.children.items()]
         return found
+
+    def rescued(self) -> list[bytes]:
+        """What was kept of splits: the content of every file."""
+        rescues = self._rescue.rescues.values()
+        return [content for kept in rescues for content in kept.content.values()]
 
     def durable_content(self, path: str) -> bytes:
         """What a file surely holds after a loss of power, if its name survives it."""

@@ -256,6 +256,81 @@ class ClearLimbo(Request, frozen=True):
     """Resync only: delete what is still in limbo, for good. Result: int, how many names."""
 
 
+class BeginRescue(Request, frozen=True):
+    """Resync only: from now on keep what this side alone acknowledged. Result: int, how many files
+    are still to be noted: asked again until it is 0. Before that nothing may be changed.
+
+    Then every file, directory and symlink, with its names, attributes and size, stands durably in
+    the rescue directory. That of `generation` is gone on with, if it was begun before.
+
+    What is asked of a rescue may be refused, as by a full disk: an Outcome that says why. So may
+    the others below, but for `SumRescue`. They are asked again for what they answer is left: what
+    is large takes several requests, for one must not pass for a disk that hangs.
+    """
+
+    generation: str
+    peer_generation: str  # the other side's
+    again: bool = False  # asked before, by the same session
+
+
+class KeepFiles(Request, frozen=True):
+    """Resync only: before the contents of `fids` are changed. Result: list[int], those left.
+
+    Of each that was there when the rescue began and is not kept yet, the content and attributes
+    are durable in the rescue directory, and in its manifest. Others are nothing to keep.
+    """
+
+    fids: list[int]
+
+
+class KeepAttributes(Request, frozen=True):
+    """Resync only: before attributes of `fids` are changed. Result: list[int], those left.
+
+    Of each that was there when the rescue began its attributes stand in the manifest, durably.
+    """
+
+    fids: list[int]
+
+
+class KeepNames(Request, frozen=True):
+    """Resync only: before `names` of limbo are removed for good. Result: list[str], those left.
+
+    A file that was there when the rescue began, is not kept yet, and has no name outside of limbo
+    is moved to the rescue directory with all its names; a directory is noted. What is still there
+    of `names`, and not left, is nothing to keep.
+    """
+
+    names: list[str]
+
+
+class NoteReplaced(Request, frozen=True):
+    """Resync only: the contents of `fids` are the other side's now. Result: list[int], those left.
+
+    Of those that were kept the manifest says so, with the hash of what is there now.
+    """
+
+    fids: list[int]
+
+
+class NoteRenamed(Request, frozen=True):
+    """Resync only: the names are the other side's now. Result: int, how many files are left.
+
+    The manifest says which files have other names than when the rescue began.
+    """
+
+
+class SumRescue(Request, frozen=True):
+    """Resync only: what is in the rescue directory. Result: RescueSum."""
+
+
+class RescueSum(msgspec.Struct, frozen=True):
+    """What was kept of one split: where (below the volume's root), and how much."""
+
+    directory: str
+    files: int
+    content_bytes: int
+
+
 class RecordTouched(Request, frozen=True):
     """Add entries to the touched log, durable when it returns. Result: None.
 
@@ -334,6 +409,13 @@ AnyRequest = (
     | PunchHole
     | Relabel
     | ClearLimbo
+    | BeginRescue
+    | KeepFiles
+    | KeepAttributes
+    | KeepNames
+    | NoteReplaced
+    | NoteRenamed
+    | SumRescue
     | RecordTouched
     | RetireTouched
     | ConfirmCheckpoint

@@ -18,9 +18,11 @@ MARKER_NAME: Final = ".mirrorha-volume"
 LIMBO_NAME: Final = ".mirrorha-limbo"
 #: Excluded files out of directories that the other node has removed.
 KEPT_NAME: Final = ".mirrorha-kept"
+#: What one side of a split alone acknowledged, and the other side's data has replaced.
+RESCUE_NAME: Final = ".mirrorha-rescue"
 #: Of what a disk is making and has not given its name yet.
 HALF_MADE_PREFIX: Final = ".mirrorha-new-"
-HIDDEN_NAMES: Final = frozenset({MARKER_NAME, LIMBO_NAME, KEPT_NAME})
+HIDDEN_NAMES: Final = frozenset({MARKER_NAME, LIMBO_NAME, KEPT_NAME, RESCUE_NAME})
 
 # The kernel's PATH_MAX counts the terminating zero.
 TARGET_BYTES_MAX: Final = PATH_BYTES_MAX - 1

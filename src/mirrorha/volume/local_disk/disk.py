@@ -63,6 +63,7 @@ from mirrorha.volume.local_disk.limbo import Limbo
 from mirrorha.volume.local_disk.naming import NameApplier
 from mirrorha.volume.local_disk.offline_changes import NEVER_NS
 from mirrorha.volume.local_disk.owners import Owners
+from mirrorha.volume.local_disk.rescue import Rescue
 from mirrorha.volume.local_disk.streaming import LARGE_BYTES_MIN, Streaming
 from mirrorha.volume.local_disk.syscalls import (
     CAN_SYNC_FILE_SYSTEM,
@@ -91,7 +92,7 @@ if TYPE_CHECKING:
     from mirrorha.volume.ops import AnyOp
     from mirrorha.volume.touched import TouchedState
 
-_Request = TypeVar("_Request", SetAside, Place, ClearLimbo)
+_Request = TypeVar("_Request")
 # What may be performed in another thread, beside the rest. Of many, each speaks for itself.
 _BESIDE: Final = frozenset({SyncFiles, SyncTree, RetireTouched, ConfirmCheckpoint, Many})
 # What changes nothing, so that nothing later depends on it.
@@ -193,12 +194,12 @@ class RealDisk:
         self._ops: Final = OpApplier(
             self._tree, self._handles, names, self._owners, pwrite=pwrite, fallocate=fallocate
         )
-        excluded = Excluded(
-            exclusion, self._tree, self._handles, draw=local_fids, apply=self._ops.apply
-        )
+        apply = self._ops.apply
+        excluded = Excluded(exclusion, self._tree, self._handles, draw=local_fids, apply=apply)
         #: None where everything is mirrored.
         self._excluded: Final = excluded if exclusion else None
         self._limbo: Final = Limbo(self._tree, self._handles, ids, excluded=self._excluded)
+        self._rescue: Final = Rescue(self._tree, self._handles, ids, self._read_attributes, fsync)
         self._table: Final = self._performers()
 
     @property
@@ -247,6 +248,7 @@ class RealDisk:
     def close(self) -> None:
         """Close every descriptor. Syncs nothing of the directory. Idempotent."""
         was_well = self._failure is None
+        self._rescue.close()
         self._failure = self._failure or f"{self._root}: the disk is closed"
         self._let_go(in_order=was_well)
 
@@ -321,6 +323,7 @@ class RealDisk:
             Place: partial(_moved, self._limbo.place),
             Relabel: self._limbo.relabel,
             ClearLimbo: partial(_moved, self._clear_limbo),
+            **{kind: partial(_moved, keep) for kind, keep in self._rescue.performers().items()},
         }
 
     def _apply(self, request: Apply) -> Outcome:

@@ -64,7 +64,8 @@ class Tree:
         self.limbo: Final = Node(LIMBO_FID, Kind.DIRECTORY, 0)
         self.nodes: Final[dict[int, Node]] = {ROOT_FID: self.root}
         self.changes = 0  # counts changes of names
-        self.has_kept = False  # the root holds KEPT_NAME
+        self.has_kept = False  # the root holds KEPT_NAME,
+        self.has_rescue = False  # and RESCUE_NAME
         # Excluded names of files that have mirrored ones too: on the disk, and not in the tree.
         self.hidden: Final[dict[Node, set[str]]] = {}
 

@@ -308,7 +308,7 @@ class DiskView:
         """Directories in this one that nobody sees, each of which is a link to it."""
         if node is not self._tree.root:
             return 0
-        return bool(self._tree.limbo.inode) + self._tree.has_kept
+        return bool(self._tree.limbo.inode) + self._tree.has_kept + self._tree.has_rescue
 
 
 def _write_orphan(fd: int, op: Write) -> Write:

@@ -33,6 +33,7 @@ from mirrorha.volume.names import (
     KEPT_NAME,
     LIMBO_NAME,
     MARKER_NAME,
+    RESCUE_NAME,
     text_of,
 )
 from mirrorha.volume.offline import Late
@@ -296,6 +297,8 @@ class _Walk:
             return self._tree.limbo
         if name == KEPT_NAME and stat.S_ISDIR(seen.mode):
             self._tree.has_kept = True
+        elif name == RESCUE_NAME and stat.S_ISDIR(seen.mode):
+            self._tree.has_rescue = True
         elif name != MARKER_NAME:
             self.skipped.append(name)
         return None

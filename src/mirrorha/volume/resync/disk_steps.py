@@ -107,6 +107,10 @@ def check_moved(request: AnyRequest, result: object) -> None:
         raise _refused(type(request).__name__, result.errno)
 
 
+def errno_name(number: int) -> str:
+    """An errno for people: ENOSPC, EACCES, …"""
+    return errno.errorcode.get(number, str(number))
+
+
 def _refused(what: str, number: int) -> VolumeError:
-    name = errno.errorcode.get(number, number)
-    return VolumeError(f"the target's disk refused a {what}: {name}")
+    return VolumeError(f"the target's disk refused a {what}: {errno_name(number)}")

@@ -44,6 +44,7 @@ from mirrorha.volume.resync.disk_steps import (
 )
 from mirrorha.volume.resync.messages import ASKED_MAX, Listing, Named
 from mirrorha.volume.resync.plan import batches
+from mirrorha.volume.resync.rescuing import Rescuing
 from mirrorha.volume.resync.task import CallAll, Steps
 
 # The directory is gone or the name is taken: the listing is older than another one.
@@ -89,10 +90,12 @@ class Namespace:
     Args:
         ask: Asks the source what it knows of fids.
         spare_fids: Ids that neither node uses, for files whose own id means another one there.
+        rescuing: Keeps what is removed, where it must be kept.
     """
 
-    def __init__(self, ask: AskSource, spare_fids: Iterator[int]) -> None:
+    def __init__(self, ask: AskSource, spare_fids: Iterator[int], rescuing: Rescuing) -> None:
         self._ask: Final = ask
+        self._rescuing: Final = rescuing
         self._spare_fids: Final = spare_fids
         self._under_way: Final[dict[int, _Directory]] = {}
         self.dropped: Final[set[int]] = set()  # listed, but not known here
@@ -222,9 +225,26 @@ class Namespace:
             for batch in batches(entries, ASKED_MAX):
                 kept.update((yield from self._sweep(batch)))
 
+    def rescue_rest(self) -> Steps[None]:
+        """Where something must be kept: keep what is in limbo at the end, with all below it."""
+        seen: set[str] = set()
+        while self._rescuing.is_on:
+            entries = (yield from entries_of(LIMBO_FID)) or []
+            entries = [entry for entry in entries if entry.name not in seen]
+            if not entries:
+                return
+            seen.update(entry.name for entry in entries)
+            yield from self._rescuing.before_removal(entries)
+            for entry in entries:
+                if entry.kind is Kind.DIRECTORY:
+                    yield from self._lay_out(entry)
+
     def _sweep(self, entries: Sequence[Entry]) -> Steps[list[str]]:
         """Returns the names that stay."""
         _, alive = yield from self._ask([], [entry.fid for entry in entries])
+        yield from self._rescuing.before_removal(
+            entry for entry in entries if entry.fid not in alive
+        )
         found = yield from attributes_of_all([entry.fid for entry in entries])
         links = {own.fid: own.links for own in found if own is not None}
         kept: list[str] = []
@@ -241,11 +261,15 @@ class Namespace:
         if entry.kind is not Kind.DIRECTORY:
             op: Unlink | Rmdir = Unlink(entry.fid, LIMBO_FID, entry.name, 0)
         else:
-            children = (yield from entries_of(entry.fid)) or []
-            yield from self._change([SetAside(entry.fid, child.name) for child in children])
+            yield from self._lay_out(entry)
             op = Rmdir(entry.fid, LIMBO_FID, entry.name, 0)
         (outcome,) = yield from self._change([Apply(op)])
         return check_outcome(op, outcome, _NOT_REMOVED) == 0
+
+    def _lay_out(self, directory: Entry) -> Steps[None]:
+        """Bring what a directory in limbo holds to limbo itself."""
+        children = (yield from entries_of(directory.fid)) or []
+        yield from self._change([SetAside(directory.fid, child.name) for child in children])
 
 
 @final

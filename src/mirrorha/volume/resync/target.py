@@ -66,6 +66,7 @@ from mirrorha.volume.resync.messages import (
     check_from_source,
 )
 from mirrorha.volume.resync.namespace import Asked, Job, Namespace
+from mirrorha.volume.resync.rescuing import Rescuing
 from mirrorha.volume.resync.session import Session
 from mirrorha.volume.resync.task import Box, Call, Pool, Receive, Steps, Take
 from mirrorha.volume.stream.resync_interface import ResyncEffect, ResyncEvent, ResyncStatus
@@ -118,7 +119,8 @@ class ResyncTarget:
         self._is_syncing = False
         self._exchanges: Final[dict[int, _Exchange]] = {}
         self._tickets: Final = itertools.count(1)
-        self._namespace: Final = Namespace(self._ask, _spare_fids(order))
+        self._rescuing: Final = Rescuing(order)
+        self._namespace: Final = Namespace(self._ask, _spare_fids(order), self._rescuing)
         self._whole: Final = FidSet()  # what is compared whole in this pass
         self._seed = 0
         self._has_begun = False
@@ -180,16 +182,22 @@ class ResyncTarget:
         self._inbox.put(message)
 
     def _take_content(self, message: Content | Zeros | Checked, exchange: _Exchange) -> None:
+        if isinstance(message, Content):
+            self._owe(0, len(message.data))
+        if isinstance(message, Checked) or self._rescuing.is_on:
+            exchange.box.put(message)
+        else:
+            self._tasks.spawn(self._take_in(message, exchange))
+
+    def _take_in(self, message: Content | Zeros, exchange: _Exchange) -> Steps[None]:
+        """Make what is here what the source has there."""
         match message:
             case Content(offset=offset, data=data):
-                self._owe(0, len(data))
                 write = Write(exchange.fid, offset, data, exchange.mtime_ns)
-                self._tasks.spawn(self._write(write, len(data)))
+                yield from self._write(write, len(data))
             case Zeros(first=first, count=count):
                 hole = PunchHole(exchange.fid, first * BLOCK_BYTES, count * BLOCK_BYTES)
-                self._tasks.spawn(self._write(hole, 0))
-            case Checked():
-                exchange.box.put(message)
+                yield from self._write(hole, 0)
 
     def _write(self, request: Write | PunchHole, content_bytes: int) -> Steps[None]:
         yield Take(self._writes, 1)
@@ -242,6 +250,7 @@ class ResyncTarget:
     # The one task that keeps the order.
 
     def _run(self, hello: Hello) -> Steps[None]:
+        yield from self._rescuing.begin()
         yield from self._tell_touched(everything=hello.everything)
         yield from self._namespace.sweep()
         while True:
@@ -309,7 +318,10 @@ class ResyncTarget:
         self._whole.clear()
         # In steps, before one request clears what is left: it must not pass for a failing disk.
         yield from self._namespace.sweep()
+        yield from self._rescuing.after_pass()
         if final:
+            yield from self._namespace.rescue_rest()
+            yield from self._rescuing.report()
             clear = ClearLimbo()
             check_moved(clear, (yield Call(clear)))
         elif self._has_changed or self._namespace.has_changed:
@@ -328,6 +340,8 @@ class ResyncTarget:
         is_double = job.ranges is not None and attributes.fid in self._whole
         if not is_double and (not is_file or (yield from self._compare(job))):
             yield from self._restore([attributes])
+            if job.ranges is None or not is_file:
+                yield from self._rescuing.now_equal([attributes.fid])
         self._jobs.put(job_bytes)
         self._pay(1, int(is_file), 0)
 
@@ -338,6 +352,7 @@ class ResyncTarget:
         writes = [_write_of(job) for job in jobs if job.content is not None]
         yield from self._change(writes)
         yield from self._restore([job.attributes for job in jobs])
+        yield from self._rescuing.now_equal([job.attributes.fid for job in jobs])
         yield from self._keep_syncing(content_bytes)
         self._jobs.put(job_bytes)
         files = sum(job.attributes.kind is Kind.FILE for job in jobs)
@@ -379,7 +394,11 @@ class ResyncTarget:
         return not exchange.is_gone
 
     def _await_checked(self, exchange: _Exchange) -> Steps[None]:
-        message: Checked = yield Receive(exchange.box)
+        message: Content | Zeros | Checked = yield Receive(exchange.box)
+        while not isinstance(message, Checked):
+            # In this order, where what is here must be kept before: else it would be overtaken.
+            yield from self._take_in(message, exchange)
+            message = yield Receive(exchange.box)
         exchange.ahead -= 1
         exchange.is_gone = exchange.is_gone or message.gone
         self._hashes.put(1)
@@ -402,6 +421,7 @@ class ResyncTarget:
 
     def _change(self, changes: Sequence[AnyOp | PunchHole]) -> Steps[None]:
         if changes:
+            yield from self._rescuing.before_change(changes)
             self._has_changed = True
             yield from change(changes)
 
@@ -412,7 +432,7 @@ class _Exchange:
 
     __slots__ = ("ahead", "box", "fid", "is_gone", "mtime_ns")
 
-    def __init__(self, fid: int, mtime_ns: int, box: Box[Checked]) -> None:
+    def __init__(self, fid: int, mtime_ns: int, box: Box[Content | Zeros | Checked]) -> None:
         self.fid = fid
         self.mtime_ns = mtime_ns
         self.box = box
