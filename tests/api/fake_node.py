@@ -140,4 +140,4 @@ class FakeNode:
         raise AttributeError(name)
 
 
-COMMANDS = ("start", "stop", "restart", "swap", "pause", "resume", "init", "accept")
+COMMANDS = ("start", "stop", "restart", "swap", "pause", "resume", "init", "accept", "acknowledge")

@@ -24,12 +24,14 @@ from mirrorha.api import SOCKET_NAME
 from mirrorha.cli import client, exits, place
 from mirrorha.cli.app import COMMANDS, mirrorha
 from mirrorha.cli.looking import verdict
+from mirrorha.cli.shown import status_text
 from mirrorha.cluster.at_rest import not_running
 from mirrorha.config import load_toml
 from tests.api.fake_node import FakeEvent, FakeGap, document
 from tests.cli.cli_support import ENVIRONMENT, ROOT, Cli, Running
 
-PLAIN = ("start", "stop", "restart", "swap", "pause", "resume")
+RESCUED = {"node": "lyon", "volume": "a", "directory": "d", "files": 2, "bytes": 3}
+PLAIN = ("start", "stop", "restart", "swap", "pause", "resume", "acknowledge")
 
 
 def every_command() -> list[tuple[str, ...]]:
@@ -410,6 +412,7 @@ def test_health_is_a_plugin(running: Running) -> None:
         (0, {"role": "SECOND", "peer": {"role": "PRIM"}}),
         (1, {"role": "ALONE", "colour": "orange"}),
         (1, {"paused": True}),
+        (1, {"rescued": [RESCUED]}),
         (1, {"checks": [{"name": "tcp", "state": "failed"}]}),
         (1, {"role": "WAIT", "colour": "red", "peer": {"role": "ALONE"}}),
         (2, {"role": "WAIT", "colour": "orange", "peer": {"role": "WAIT"}}),
@@ -420,6 +423,14 @@ def test_health_is_a_plugin(running: Running) -> None:
 )
 def test_health_judges(code: int, changes: dict[str, Any]) -> None:
     assert verdict({**document(), **changes})[0] == code
+
+
+def test_what_was_kept_of_a_split_is_shown_until_it_was_seen() -> None:
+    text = status_text({**document(), "rescued": [RESCUED]})
+    assert "RESCUED" in text
+    assert "2 files (3 B) that lyon alone had" in text
+    assert "`mirrorha acknowledge` on lyon" in text
+    assert "RESCUED" not in status_text(document())
 
 
 # ---- a node that is there and does not answer ----

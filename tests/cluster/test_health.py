@@ -10,7 +10,7 @@ import pytest
 from mirrorha.core.detector import Detector
 from mirrorha.core.events import Gone
 from mirrorha.core.health import colour_of, data_of, primary_of, why_of
-from mirrorha.core.messages import Standing
+from mirrorha.core.messages import RescueNote, Standing
 from mirrorha.core.meta import Meta
 from mirrorha.core.register import Register
 from mirrorha.core.settings import Settings
@@ -39,6 +39,8 @@ def make(*, meta: dict[str, Any] | None = None, **facts: Any) -> State:
 MEMBER = {"cluster_id": "c", "held": MINE}
 PAIR = {"cluster_id": "c", "held": BOTH}
 SPLIT = {**PAIR, "outdated": True, "split": "g2/g3", "lineage": ("g1", "g2")}
+DISPUTED = {**SPLIT, "outdated": False, "disputed": True}
+KEPT = RescueNote("a", ".mirrorha-rescue/x", 2, 3)
 ORANGE = Colour.ORANGE
 SERVING = {"standing": Standing.SOURCE, "frozen": False, "role": Role.ALONE, "mode": Mode.LOG}
 MIRRORED = {**SERVING, "role": Role.PRIM, "mode": Mode.MIRROR}
@@ -56,7 +58,10 @@ CASES = [
     ("waits, both members", PAIR, {**WAITING, "seen": BOTH}, Data.CONSISTENT, Colour.ORANGE),
     ("waits, no member", PAIR, {**WAITING, "seen": THEIRS}, Data.OUTDATED, Colour.ORANGE),
     ("waits, gave up", {**PAIR, "outdated": True}, WAITING, Data.OUTDATED, Colour.ORANGE),
-    ("waits, lost a split", SPLIT, WAITING, Data.OUTDATED, Colour.RED),
+    ("waits, lost a split", SPLIT, WAITING, Data.OUTDATED, ORANGE),
+    ("nobody has settled a split", DISPUTED, WAITING, Data.CONSISTENT, Colour.RED),
+    ("keeps its side", {**PAIR, "rescued": (KEPT,)}, SECOND, Data.UP_TO_DATE, Colour.RED),
+    ("its peer keeps", PAIR, {**MIRRORED, "peer_rescued": (KEPT,)}, Data.UP_TO_DATE, ORANGE),
     ("gave up its side of a split", {**SPLIT, "lineage": ()}, WAITING, Data.OUTDATED, ORANGE),
     ("disk failed", MEMBER, {**WAITING, "sick": "EIO"}, Data.CONSISTENT, Colour.RED),
     (

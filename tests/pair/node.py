@@ -1,8 +1,8 @@
 """A node as the demonstration has it, and more to do to it.
 
-SIGUSR1 blocks its event loop for a while, as a bad call would; `accept` on its input gives up what
-it holds after a split; it has a probe; and it runs as a group of its own, so that a cut can
-concern this node alone.
+SIGUSR1 blocks its event loop for a while, as a bad call would; `acknowledge` on its input says that
+what it kept of a split was seen; it has a probe; and it runs as a group of its own, so that a cut
+can concern this node alone.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.pair.plain_ledger import PlainLedger
 
 async def obey(cluster: mirrorha.Cluster) -> None:
     """One command a line, until the input ends or `stop` was carried out."""
-    commands = {"swap": cluster.swap, "stop": cluster.stop, "accept": cluster.accept}
+    commands = {"swap": cluster.swap, "stop": cluster.stop, "acknowledge": cluster.acknowledge}
     while True:
         # Abandoned if the node ends: a thread that waits for input cannot be woken.
         line = await trio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True)

@@ -20,6 +20,7 @@ from mirrorha.cli.demo.process import Speaker
 from mirrorha.net.keys import load_keys
 from mirrorha.net.tls import witness_server_context
 from mirrorha.volume.fuse.mount_table import read_mount_table
+from mirrorha.volume.names import RESCUE_NAME
 from tests.pair import network
 from tests.pair.network import Way
 from tests.pair.place import GROUPS, ISOLATION_HOST, WITNESS_HOST, Place
@@ -233,6 +234,11 @@ class Pair:
         path = str(self.place.data(name) / JOURNAL)
         done = subprocess.run(["cat", path], capture_output=True, timeout=READ_S, check=True)
         return read_journal(done.stdout)
+
+    def rescued(self, name: str) -> set[int]:
+        """The transactions in the journals that this node has kept of splits."""
+        rooms = (self.place.data(name) / RESCUE_NAME).glob(f"*/files/{JOURNAL}")
+        return {number for room in rooms for number in read_journal(room.read_bytes())}
 
     def count(self, played: Round) -> None:
         """Which acknowledged transactions the journals lack, while the nodes mirror."""

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import time
-from pathlib import Path
 from typing import Final
 
 import trio
@@ -101,7 +98,10 @@ async def available_one(pair: Pair, nursery: trio.Nursery) -> Round:
 
 
 async def available_both(pair: Pair, nursery: trio.Nursery) -> Round:
-    """Both reach the isolation check, and go on: a split. The former PRIM's data stands."""
+    """Both reach the isolation check, and go on: a split. The former PRIM's data stands.
+
+    The other side is filled by itself, and what it alone acknowledged is in its rescue directory.
+    """
     del nursery
     winner = pair.primary()
     loser = pair.other(winner)
@@ -118,32 +118,29 @@ async def available_both(pair: Pair, nursery: trio.Nursery) -> Round:
     await pair.wait("the client was served", lambda: pair.has_acknowledged(winner, at_s + 1))
     played = Round(kind="available_both", primary=winner)
     played.resumed_s = pair.heard(winner, "won-alone", at_s)
-    # No write is under way while the bytes are compared.
-    os.kill(pair.client.pid, signal.SIGSTOP)
-    await trio.sleep(0.2)
-    before = _files(pair.place.data(loser))
     back_s = time.monotonic()
     network.heal()
     await pair.wait(
-        "the losing side waits",
-        lambda: pair.with_role("WAIT") == [loser] and "split" in pair.status(loser)["why"],
+        "the losing side is filled by itself",
+        lambda: pair.with_role("PRIM") == [winner] and pair.with_role("SECOND") == [loser],
     )
-    played.notes["reported_after_healing_s"] = round(time.monotonic() - back_s, 3)
-    played.notes["why"] = pair.status(loser)["why"]
-    played.notes["colour"] = pair.status(loser)["colour"]
-    os.kill(pair.client.pid, signal.SIGCONT)
+    played.mirrored_s = time.monotonic() - back_s
     resumed_s = time.monotonic()
     await pair.wait("the winner goes on", lambda: pair.has_acknowledged(winner, resumed_s))
-    await trio.sleep(0.5)
-    played.notes["said"] = [node for node in pair.nodes if "split" in pair.rules(node, back_s)]
-    played.notes["overwritten"] = before != _files(pair.place.data(loser))
+    await pair.wait("both tell of it", lambda: all(pair.status(n)["rescued"] for n in pair.nodes))
+    for rule in ("split", "rescued", "peer-rescued"):
+        played.notes[rule] = [node for node in pair.nodes if rule in pair.rules(node, back_s)]
+    played.notes["colours"] = {node: pair.status(node)["colour"] for node in pair.nodes}
+    played.notes["rescued"] = pair.status(winner)["rescued"]
     port = pair.place.service_ports[loser]
     apart = {row.number for row in pair.record.since(at_s) if row.port == port}
-    played.notes["lost_on_the_losing_side"] = len((apart | own) - pair.held(loser))
-    played.served_by = ",".join(pair.with_role("ALONE"))
-    await _give_up(pair, loser)
-    pair.given_up |= apart
-    played.mirrored_s = time.monotonic() - back_s
+    lost = (apart | own) - pair.held(loser)
+    played.notes["only_in_the_rescue"] = len(lost)
+    played.notes["lost_on_the_losing_side"] = len(lost - pair.rescued(loser))
+    played.served_by = ",".join(pair.with_role("PRIM"))
+    pair.given_up |= lost
+    await pair.nodes[loser].command("acknowledge")
+    await pair.wait("nothing more is told", pair.is_mirrored)
     return played
 
 
@@ -162,18 +159,3 @@ async def _write(pair: Pair, name: str) -> set[int]:
                     raise PairError(f"{name} answered {answer!r} to transaction {number}")
                 acknowledged.add(number)
     return acknowledged
-
-
-async def _give_up(pair: Pair, name: str) -> None:
-    """What the losing side holds is given up by a person's word: the pair is whole again."""
-    await pair.nodes[name].command("accept")
-    await pair.wait("the nodes mirror again", pair.is_mirrored)
-
-
-def _files(root: Path) -> dict[str, bytes]:
-    """Every file below `root`, by its name there."""
-    return {
-        str(path.relative_to(root)): path.read_bytes()
-        for path in sorted(root.rglob("*"))
-        if path.is_file()
-    }

@@ -172,16 +172,18 @@ def test_available_who_reaches_the_isolation_check_goes_on(tmp_path: Path) -> No
     assert "may be the one that is cut off" in played.notes["why"]
 
 
-def test_available_a_split_is_reported_and_nothing_overwritten(tmp_path: Path) -> None:
+def test_available_after_a_split_what_either_side_acknowledged_is_somewhere(
+    tmp_path: Path,
+) -> None:
     played = play_one("available_both", tmp_path)
-    assert played.served_by == played.primary
-    loser = {"paris": "lyon", "lyon": "paris"}[played.primary]
-    assert "a split" in played.notes["why"]
-    assert f"mirrorha resync {loser} --full" in played.notes["why"]
-    assert played.notes["colour"] == "red"
-    assert sorted(played.notes["said"]) == ["lyon", "paris"]
-    assert played.notes["overwritten"] is False
+    winner, loser = played.primary, {"paris": "lyon", "lyon": "paris"}[played.primary]
+    assert played.served_by == winner
+    assert played.notes["only_in_the_rescue"] > 0
     assert played.notes["lost_on_the_losing_side"] == 0
+    assert sorted(played.notes["split"]) == ["lyon", "paris"]
+    assert played.notes["colours"] == {loser: "red", winner: "orange"}
+    (rescue,) = played.notes["rescued"]
+    assert (rescue["node"], rescue["files"]) == (loser, 1)
 
 
 def test_a_ledger_that_answers_too_early_is_seen_to_lose(tmp_path: Path) -> None:

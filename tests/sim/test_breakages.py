@@ -40,7 +40,11 @@ CAUGHT: Final = {
     "restarted-starts-alone": 0,
     "split-ignored": 0,
     "nobody-gives-way": 0,
-    "rotate": 26,
+    "rescue-forgotten": 0,
+    "rescue-late": 2,
+    "rescue-content": 12,
+    "rescue-deleted": 15,
+    "rotate": 19,
     "rotate-unresolved": 12,
     "undriven-goes-on": 50,
 }

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from mirrorha.core import events as v
-from mirrorha.core.health import why_of
+from mirrorha.core.health import colour_of, why_of
 from mirrorha.core.messages import Standing
 from mirrorha.core.state import Stage
-from mirrorha.core.words import Role
+from mirrorha.core.words import Colour, Role
 from mirrorha.testing.sim.breakages import broken
 from mirrorha.testing.sim.node import SimNode
 from mirrorha.testing.sim.pair import Pair
@@ -314,25 +314,85 @@ def split_healed() -> tuple[World, Pair]:
     return world, pair
 
 
-def test_a_split_ends_by_policy_and_by_a_person() -> None:
+def lost_by(pair: Pair, *, of: str = "paris", to: str = "lyon") -> dict[str, set[int]]:
+    """What one has now and the other has not, by volume."""
+    mine, theirs = (pair.nodes[name].durable.platters for name in (of, to))
+    return {each: set(mine[each].cache) - set(theirs[each].cache) for each in mine}
+
+
+def assert_rescued(pair: Pair, name: str, owed: dict[str, set[int]]) -> None:
+    for volume, values in owed.items():
+        assert values
+        assert values <= set(pair.nodes[name].durable.platters[volume].rescued)
+
+
+def test_a_split_ends_by_policy_and_nothing_is_lost() -> None:
     world, pair = split_healed()
-    kept = {name: list(each.cache) for name, each in pair.nodes["paris"].durable.platters.items()}
-    world.run_until(world.now_ms + 20_000)
-    assert roles(pair) == {"lyon": Role.ALONE, "paris": Role.WAIT}
-    assert "mirrorha resync paris --full" in why(pair, "paris")
-    assert world.counts["rule split"] == 2  # once on each node
-    for name, before in kept.items():
-        assert pair.nodes["paris"].durable.platters[name].cache[: len(before)] == before
-    settle_split(world, pair)
+    owed = lost_by(pair)
     assert world.run_while(lambda: not pair.mirrored(), at_most_ms=30_000)
+    assert roles(pair) == {"lyon": Role.PRIM, "paris": Role.SECOND}
+    assert_rescued(pair, "paris", owed)
+    assert world.counts["rule split"] == 2  # once on each node,
+    assert world.counts["rule rescued"] == world.counts["rule peer-rescued"] == 2  # and volume
     pair.writing = False
     world.run_until(world.now_ms + 1_000)
     pair.check_equal()
 
 
-def test_a_person_who_gives_up_a_side_does_not_wait_for_the_next_attempt() -> None:
+def test_what_was_kept_is_told_until_a_person_has_seen_it() -> None:
     world, pair = split_healed()
-    world.run_until(world.now_ms + 11_000)  # the last one was refused just now, more or less
+    assert world.run_while(lambda: not pair.mirrored(), at_most_ms=30_000)
+    for name in ("paris", "lyon"):  # whoever has served since, or restarted
+        pair.nodes[name].crash(power=False)
+        pair.nodes[name].start()
+        assert world.run_while(lambda: not pair.mirrored(), at_most_ms=60_000)
+    lyon, paris = (pair.nodes[name].node for name in ("lyon", "paris"))
+    assert lyon is not None
+    assert paris is not None
+    assert {note.volume for note in paris.state.meta.rescued} == {"a", "b"}
+    assert lyon.state.peer_rescued == paris.state.meta.rescued
+    assert colour_of(paris.state) is Colour.RED
+    assert colour_of(lyon.state) is Colour.ORANGE
+    tell(pair, "lyon", v.Verb.ACKNOWLEDGE)
+    world.run_until(world.now_ms + 1_000)
+    assert paris.state.meta.rescued
+    tell(pair, "paris", v.Verb.ACKNOWLEDGE)
+    world.run_until(world.now_ms + 1_000)
+    assert {colour_of(each.state) for each in (lyon, paris)} == {Colour.GREEN}
+
+
+@pytest.mark.parametrize("power", [False, True])
+@pytest.mark.parametrize("victim", ["lyon", "paris"])
+def test_a_crash_while_it_is_kept_loses_nothing(victim: str, power: bool) -> None:
+    world, pair = split_healed()
+    for node in pair.nodes.values():  # what is acknowledged is on the disk
+        for platter in node.durable.platters.values():
+            platter.synced = len(platter.cache)  # type: ignore[union-attr]
+    owed = lost_by(pair)
+    paris = pair.nodes["paris"]
+    for _ in range(3):
+        filled = world.run_while(lambda: not paris.durable.meta.inconsistent, at_most_ms=60_000)
+        assert filled
+        world.run_until(world.now_ms + 5)
+        pair.nodes[victim].crash(power=power)
+        assert paris.durable.meta.rescue
+        pair.nodes[victim].start()
+    assert world.run_while(lambda: not pair.mirrored(), at_most_ms=60_000)
+    assert_rescued(pair, "paris", owed)
+    assert not paris.durable.meta.rescue
+
+
+def split_refused() -> tuple[World, Pair]:
+    world, pair = paired("available", split_policy="refuse")
+    cut(pair)
+    world.run_until(world.now_ms + 15_000)
+    heal(pair)
+    return world, pair
+
+
+def test_a_person_who_gives_up_a_side_does_not_wait_for_the_next_attempt() -> None:
+    world, pair = split_refused()
+    world.run_until(world.now_ms + 11_000)
     settle_split(world, pair)
     assert world.run_while(lambda: not pair.mirrored(), at_most_ms=1_500)
 
@@ -340,16 +400,11 @@ def test_a_person_who_gives_up_a_side_does_not_wait_for_the_next_attempt() -> No
 def test_the_winner_of_a_split_rises_above_the_other_sides_epoch() -> None:
     with broken("epochs-fall"):
         world, pair = split_healed()
-        world.run_until(world.now_ms + 20_000)
-        settle_split(world, pair)
         assert not world.run_while(lambda: not pair.mirrored(), at_most_ms=30_000)
 
 
 def test_refuse_stops_both_until_a_person_chooses() -> None:
-    world, pair = paired("available", split_policy="refuse")
-    cut(pair)
-    world.run_until(world.now_ms + 15_000)
-    heal(pair)
+    world, pair = split_refused()
     world.run_until(world.now_ms + 10_000)
     assert roles(pair) == {"lyon": Role.WAIT, "paris": Role.WAIT}
     for node in pair.nodes.values():  # and a restart does not choose for them
@@ -357,6 +412,7 @@ def test_refuse_stops_both_until_a_person_chooses() -> None:
         node.start()
     world.run_until(world.now_ms + 10_000)
     assert roles(pair) == {"lyon": Role.WAIT, "paris": Role.WAIT}
+    owed = lost_by(pair, of="lyon", to="paris")
     tell(pair, "lyon", v.Verb.ACCEPT)
     assert pair.shared is not None
     pair.shared.accepted(pair.nodes["lyon"])
@@ -364,6 +420,7 @@ def test_refuse_stops_both_until_a_person_chooses() -> None:
     source = pair.source()
     assert source is not None
     assert source.name == "paris"
+    assert_rescued(pair, "lyon", owed)
 
 
 def swap_cut_after_the_commit() -> tuple[World, Pair]:

@@ -49,6 +49,7 @@ _HINTS: Final[Mapping[str, str]] = {
     "pause": "see `mirrorha status`",
     "resume": "see `mirrorha status`",
     "init": "see `mirrorha status`: a cluster begins once",
+    "acknowledge": "`mirrorha status` shows what was kept of a split, and on which node",
     "resync": "see `mirrorha status`: a node is filled while it waits and the other one serves",
 }
 
@@ -97,6 +98,7 @@ class ManagementApi:
             "resume": self._plain(node.resume),
             "init": self._init,
             "resync": self._resync,
+            "acknowledge": self._plain(node.acknowledge),
         }
         self.server: Final = HttpServer(self._answer, limits=LIMITS)
 

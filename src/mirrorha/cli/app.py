@@ -22,6 +22,7 @@ COMMANDS: Final = {
     "resume": "mirrorha.cli.managing:resume",
     "init": "mirrorha.cli.managing:init",
     "resync": "mirrorha.cli.managing:resync",
+    "acknowledge": "mirrorha.cli.managing:acknowledge",
     "accept-missing": "mirrorha.cli.accepting:accept_missing",
     "wait": "mirrorha.cli.looking:wait",
     "is-primary": "mirrorha.cli.looking:is_primary",

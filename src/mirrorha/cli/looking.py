@@ -222,6 +222,8 @@ def verdict(document: dict[str, Any]) -> tuple[int, str]:
         return 1, f"{where}: failed checks: {', '.join(failed)}"
     if document.get("paused"):
         return 1, f"{where}: paused, nothing happens by itself until `mirrorha resume`"
+    if rescued := document.get("rescued"):
+        return 1, f"{where}: {shown.rescue_text(rescued[0])}"
     if document["colour"] != "green":
         return 1, why
     return 0, f"{where}, protected"

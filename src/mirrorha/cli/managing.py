@@ -200,8 +200,9 @@ def resync(asked: Asked, target: str, full: bool, yes: bool, waiting: Waiting) -
 
     What differs after a failure is copied by itself, and needs no command. This one is for a node
     that waits because its directories hold files of unknown standing: a new server with files in
-    the way, a restored backup, a disk from another cluster. With --full these are given up: files
-    that the other node does not have are removed.
+    the way, a restored backup, a disk from another cluster; or because both went on apart (a split)
+    and nobody has said whose data stands. With --full these are given up: files that the other node
+    does not have are removed. After a split what differs is kept first, in `.mirrorha-rescue`.
 
     \b
     Example:
@@ -224,3 +225,21 @@ def resync(asked: Asked, target: str, full: bool, yes: bool, waiting: Waiting) -
     asked.warn(f"{target} gives up everything that it holds in the replicated directories.")
     asked.confirm("Go on?", yes=yes)
     _carry_out(asked, "resync", waiting, node=target, full=True)
+
+
+@command
+@_waiting
+def acknowledge(asked: Asked, waiting: Waiting) -> None:
+    """Say that what was kept of a split has been seen.
+
+    When both nodes went on apart from each other, the data of one stands. What the other had alone
+    is kept there, in a directory `.mirrorha-rescue` of each volume, with a manifest, and both nodes
+    show an alarm until this command is given on the node that keeps it. Nothing is deleted by it,
+    or ever by mirrorha: remove the directory when nobody needs it any more. A mount does not show
+    it: it is there to be seen while the node is stopped.
+
+    \b
+    Example:
+      mirrorha acknowledge -c orders.toml --node lyon
+    """
+    _carry_out(asked, "acknowledge", waiting)

@@ -49,6 +49,8 @@ def _lines(document: dict[str, Any]) -> Iterator[str]:
         yield _line("PAUSED", "nothing happens by itself until `mirrorha resume`", fg="yellow")
     for name, text in _facts(document):
         yield _line(name, text)
+    for rescue in document.get("rescued", ()):
+        yield _line("RESCUED", rescue_text(rescue), fg="red")
     for warning in document.get("warnings", ()):
         yield _line("warning", warning, fg="yellow")
 
@@ -114,6 +116,16 @@ def _volume_text(volume: dict[str, Any]) -> str:
         peer_seq = volume.get("peer_seq")
         text += f", seq {volume['seq']} (peer {'?' if peer_seq is None else peer_seq})"
     return text
+
+
+def rescue_text(rescue: dict[str, Any]) -> str:
+    """What a node has kept of its side of a split, and what to do now."""
+    node = rescue["node"]
+    return (
+        f"{rescue['files']} files ({bytes_text(rescue['bytes'])}) that {node} alone had before a "
+        f"split ended are on {node} in {rescue['directory']} of volume {rescue['volume']}: look at "
+        f"them, then `mirrorha acknowledge` on {node}"
+    )
 
 
 def resync_text(resync: dict[str, Any]) -> str:

@@ -52,6 +52,7 @@ def not_running(*, cluster: str, node: str, link: str, volumes: Sequence[str]) -
         "switches": [],
         "arbiter": None,
         "paused": False,
+        "rescued": [],
         "warnings": [],
         "incarnation": 0,
         "generation": "",

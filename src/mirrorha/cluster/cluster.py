@@ -310,6 +310,10 @@ class Cluster:
         """Give up this node's directories: they are filled by the other node's."""
         return await self._command(Verb.ACCEPT, NOTED_S)
 
+    async def acknowledge(self) -> str:
+        """A person has seen what this node kept of its side of a split: end that alarm."""
+        return await self._command(Verb.ACKNOWLEDGE, NOTED_S)
+
     # ---- inside ----
 
     @property

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mirrorha.checks.runner import CheckReport
+    from mirrorha.core.messages import RescueNote
     from mirrorha.core.state import Decision, State
     from mirrorha.net.heartbeat import PathStatistics
     from mirrorha.service import ServiceStatus
@@ -99,6 +100,7 @@ def document(view: View) -> Document:
         "switches": [],
         "arbiter": _arbiter(view),
         "paused": s.meta.paused,
+        "rescued": [*_rescued(s.me, s.meta.rescued), *_rescued(s.other, s.peer_rescued)],
         "warnings": list(view.warnings),
         "incarnation": s.meta.incarnation,
         "generation": s.meta.generation,
@@ -174,6 +176,20 @@ def _volume(view: View, volume: VolumeView) -> Document:
         "worker_pid": status.pid,
         "resync": _resync(view, volume.name),
     }
+
+
+def _rescued(node: str, notes: Sequence[RescueNote]) -> list[Document]:
+    """What a node has kept of its side of a split, as long as nobody has acknowledged it."""
+    return [
+        {
+            "node": node,
+            "volume": note.volume,
+            "directory": note.directory,
+            "files": note.files,
+            "bytes": note.content_bytes,
+        }
+        for note in notes
+    ]
 
 
 def _resync(view: View, volume: str) -> Document | None:

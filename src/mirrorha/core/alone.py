@@ -172,7 +172,8 @@ def why_gave_up(turn: Turn) -> str:
         return "this node gave up its standing when the peer went on alone"
     return (
         f"both nodes acknowledged writes apart from each other (a split), and {s.other}'s data "
-        f"stands; nothing was overwritten here. 'mirrorha resync {s.me} --full' gives it up"
+        f"stands; {s.other} fills this node by itself, and what differs here is kept in the "
+        "rescue directory before it is overwritten"
     )
 
 

@@ -22,6 +22,7 @@ def on_command(turn: Turn, command: Command) -> None:
         Verb.RESUME: _resume,
         Verb.INIT: _init,
         Verb.ACCEPT: _accept,
+        Verb.ACKNOWLEDGE: _acknowledge,
     }
     handlers[command.verb](turn, command)
 
@@ -160,8 +161,21 @@ def _accept(turn: Turn, command: Command) -> None:
         return
     s.accepted = True
     if s.meta.lineage:
-        turn.change(lineage=(), base=None, inconsistent=True)
+        turn.change(lineage=(), base=None, inconsistent=True, given_up=s.meta.lineage)
         if not s.settings.arbiter:
             # The peer may rest on that: a split is settled, or it goes on as the only one.
             turn.change(outdated=True, stopped_alone=False, disputed=False)
     _done(turn, command, f"{s.me} will be filled by {s.other}")
+
+
+def _acknowledge(turn: Turn, command: Command) -> None:
+    """A person has seen what this node kept of its side of a split."""
+    s = turn.s
+    if not s.meta.rescued:
+        theirs = f"; {s.other} has: give the command there" if s.peer_rescued else ""
+        _refuse(turn, command, f"{s.me} has kept nothing of a split{theirs}")
+        return
+    directories = ", ".join(note.directory for note in s.meta.rescued)
+    turn.change(rescued=())
+    turn.note("rescue-acknowledged", f"what is in {directories} was seen by a person; it stays")
+    _done(turn, command, f"acknowledged: {directories}; remove it when nobody needs it any more")

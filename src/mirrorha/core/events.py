@@ -138,6 +138,7 @@ class Verb(enum.Enum):
     RESUME = "resume"
     INIT = "init"  # this node's directories are the ones to begin with
     ACCEPT = "accept"  # this node's directories are given up: fill them (resync NODE --full)
+    ACKNOWLEDGE = "acknowledge"  # what was kept of a split was seen by a person
 
 
 @attrs.frozen

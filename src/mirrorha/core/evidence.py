@@ -123,7 +123,8 @@ def why_not(turn: Turn) -> str:
     if meta.disputed:
         return (
             "both nodes acknowledged writes apart from each other (a split): 'mirrorha resync NODE "
-            f"--full' gives up those of {s.me} or of {other}"
+            f"--full' gives up those of {s.me} or of {other}; what differs there is kept in its "
+            "rescue directory"
         )
     if meta.promised is not None:
         return f"a change was being agreed when {other} was lost: both must meet again to settle it"

@@ -62,8 +62,10 @@ def colour_of(s: State) -> Colour:
     """
     if s.sick or s.unfilled or s.problem or s.gave_up or s.role is Role.STOP:
         return Colour.RED
+    if s.meta.rescued:
+        return Colour.RED  # somebody must look at what was kept
     if s.role in (Role.PRIM, Role.SECOND):
-        return Colour.ORANGE if s.frozen else Colour.GREEN
+        return Colour.ORANGE if s.frozen or s.peer_rescued else Colour.GREEN
     if s.role is Role.ALONE:
         return Colour.ORANGE
     return Colour.RED if _needs_person(s) else Colour.ORANGE
@@ -73,7 +75,7 @@ def colour_of_peer(peer: PeerState | None) -> Colour:
     """The same for the other node, from what it said last; grey if it cannot be reached."""
     if peer is None:
         return Colour.GREY
-    if peer.sick or peer.unfilled or peer.standing is Standing.STOPPED:
+    if peer.sick or peer.unfilled or peer.rescued or peer.standing is Standing.STOPPED:
         return Colour.RED
     mirrored = peer.standing is Standing.FOLLOWER or (
         peer.standing is Standing.SOURCE and not peer.alone
@@ -94,7 +96,7 @@ def data_of_peer(peer: PeerState | None) -> Data | None:
 
 def _needs_person(s: State) -> bool:
     """A node that waits for what will not come by itself."""
-    if s.meta.split and s.meta.lineage and (s.meta.outdated or s.meta.disputed):
+    if s.meta.split and s.meta.lineage and s.meta.disputed:
         return True  # somebody must give up what one side of the split acknowledged
     fresh = s.meta.cluster_id is None
     if fresh and isinstance(s.seen, Register):

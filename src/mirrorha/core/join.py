@@ -66,20 +66,24 @@ def begin(turn: Turn) -> None:
 
 
 def judge(s: State, peer: PeerState) -> lineage.Verdict:
-    return lineage.judge(
+    verdict = lineage.judge(
         source=s.meta.lineage,
         base=s.meta.base,
         target=peer.lineage,
         log_damaged=False,
-        # One into which a resync had begun was given up then: its own files are gone already.
+        # One into which a resync had begun was given up then; what is its own it keeps apart.
         target_accepted=peer.fresh or peer.accepted or peer.inconsistent,
     )
+    by_policy = s.settings.split_policy != "refuse" and peer.outdated
+    if verdict.rule is lineage.Rule.SPLIT and by_policy:
+        return lineage.Verdict(lineage.Work.EVERYTHING, lineage.Rule.RESCUED)
+    return verdict
 
 
 def explain(rule: lineage.Rule, other: str) -> str:
     texts = {
         lineage.Rule.SPLIT: (
-            "both acknowledged writes apart from each other (a split); nothing was overwritten. "
+            "both acknowledged writes apart from each other (a split); nothing is overwritten. "
             f"'mirrorha resync {other} --full' gives up the writes of {other}"
         ),
         lineage.Rule.SOURCE_IS_BEHIND: (

@@ -23,6 +23,7 @@ class Rule(enum.Enum):
     SOURCE_IS_BEHIND = "source-is-behind"
     SPLIT = "split"
     NOT_OURS = "not-ours"
+    RESCUED = "split-rescued"
 
 
 class Work(enum.Enum):

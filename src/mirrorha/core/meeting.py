@@ -6,7 +6,7 @@ either side nobody acknowledges or replays: the source first wins a different on
 
 from __future__ import annotations
 
-from mirrorha.core import acting, alone, authority
+from mirrorha.core import acting, alone, authority, rescue
 from mirrorha.core.events import CasOutcome, Gone
 from mirrorha.core.messages import (
     Adopt,
@@ -186,6 +186,8 @@ def on_prepare(turn: Turn, message: Prepare) -> None:
             outdated=False,
             all_durable=message.all_durable,
             dirty=True,
+            given_up=(),
+            rescue="",
         )
         s.accepted = False  # what was given up is gone; the copy is the cluster's from here on
     elif s.standing not in (Standing.FOLLOWER, Standing.TARGET):
@@ -249,14 +251,22 @@ def on_be_target(turn: Turn, message: BeTarget) -> None:
     idle = s.standing in (Standing.WAITING, Standing.TARGET) and s.decision is None
     if not idle or s.unresolved or s.cas_asked or not may_be_filled(turn):
         return
-    if s.meta.cluster_id not in (None, message.cluster_id):
+    if s.meta.cluster_id not in (None, message.cluster_id) or s.meta.disputed:
         return
+    rescue.begin(turn)
     turn.change(inconsistent=True, cluster_id=message.cluster_id, dirty=True, intended=())
     s.standing = Standing.TARGET
     s.epoch = message.epoch
     s.paired = 0
     s.why = f"being brought up to date by {s.other}"
-    turn.order(BecomeTarget(epoch=message.epoch, session=message.session))
+    turn.order(
+        BecomeTarget(
+            epoch=message.epoch,
+            session=message.session,
+            rescue=s.meta.rescue,
+            peer_generation=s.peer.lineage[-1] if s.peer and s.peer.lineage else "",
+        )
+    )
     turn.send(TargetReady(session=message.session))
 
 

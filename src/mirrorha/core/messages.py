@@ -35,6 +35,18 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
     nonces: tuple[tuple[str, str], ...]
 
 
+class RescueNote(msgspec.Struct, frozen=True, array_like=True):
+    """What a node has kept of its side of a split, and no person has acknowledged yet.
+
+    `directory`: below the volume's root.
+    """
+
+    volume: str
+    directory: str
+    files: int
+    content_bytes: int
+
+
 class PeerState(Message, frozen=True, tag=1):
     """All that the other node needs to know of this one. Sent at once and at every change.
 
@@ -70,6 +82,7 @@ class PeerState(Message, frozen=True, tag=1):
         inspected: its volumes were looked at; before that, `has_files` says nothing.
         lost: what the arbiter showed it last is no register to act on.
         unfilled: its disk did not take what it was to be filled with.
+        rescued: see Meta.
     """
 
     number: int
@@ -107,6 +120,7 @@ class PeerState(Message, frozen=True, tag=1):
     inspected: bool = False
     lost: bool = False
     unfilled: bool = False
+    rescued: tuple[RescueNote, ...] = ()
 
 
 class Resume(Message, frozen=True, tag=2):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import attrs
 
+from mirrorha.core.messages import RescueNote
 from mirrorha.core.register import Register
 from mirrorha.core.words import Boot
 
@@ -42,6 +43,10 @@ class Meta:
         parted: without an arbiter: the last copy that named both, while `copy` does not.
         split: without an arbiter: names the split that was reported and is not healed yet.
         disputed: without an arbiter: nobody goes on before a person has settled the split.
+        given_up: the generations that a person gave up, until this node is admitted again.
+        rescue: the generation whose writes a resync into this node has to keep, or "". Until it
+            is admitted, whatever happens.
+        rescued: what was kept so, and no person has acknowledged yet.
     """
 
     node: str
@@ -68,6 +73,9 @@ class Meta:
     parted: Register | None = None
     split: str = ""
     disputed: bool = False
+    given_up: tuple[str, ...] = ()
+    rescue: str = ""
+    rescued: tuple[RescueNote, ...] = ()
 
     def nonces(self) -> frozenset[str]:
         """The admission nonces that this node holds or intends."""

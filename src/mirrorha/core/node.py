@@ -15,6 +15,7 @@ from mirrorha.core import (
     join,
     meeting,
     pairwise,
+    rescue,
     serving,
     steady,
     swap,
@@ -65,6 +66,7 @@ from mirrorha.core.orders import (
     Frozen,
     NearlyEqual,
     Progress,
+    Rescued,
     ResyncFailed,
     StopReason,
     StreamDown,
@@ -277,6 +279,7 @@ def _on_peer_state(turn: Turn, message: PeerState) -> None:
     if message.accepted and not (s.peer is not None and s.peer.accepted):
         s.join_after_ms = turn.now_ms  # what the last attempt was refused for, a person has settled
     s.peer = message
+    rescue.on_peer(turn, message)
     choosing = message.initiated and message.fresh
     if choosing and s.meta.cluster_id is None and not s.initiated:
         # The operator chose the peer's directories, and was asked about ours. Not if the cluster
@@ -355,6 +358,8 @@ def _on_report(turn: Turn, event: VolumeReported) -> None:
             join.on_nearly_equal(turn, volume, report.session)
         case Progress():
             join.on_progress(turn, volume, report)
+        case Rescued():
+            rescue.on_rescued(turn, volume, report)
         case ResyncFailed():
             _on_resync_failed(turn, report)
         case Trouble():

@@ -261,15 +261,16 @@ def _report_split(turn: Turn, theirs: RegisterCopy) -> None:
     turn.note(
         "split",
         f"both nodes acknowledged writes apart from each other; by split_policy "
-        f"'{s.settings.split_policy}' {_stands_text(s, theirs)}. Nothing was overwritten: "
-        "'mirrorha resync NODE --full' on the node that waits gives up its writes",
+        f"'{s.settings.split_policy}' {_stands_text(s, theirs)}. Nothing is overwritten before it "
+        "is kept in the rescue directory of the side that gives way",
         alarm=True,
     )
 
 
 def _stands_text(s: State, theirs: RegisterCopy) -> str:
     texts = {Stands.MINE: f"{s.me}'s data stands", Stands.THEIRS: f"{s.other}'s data stands"}
-    return texts.get(compare(s, theirs).stands, "a person chooses whose data stands")
+    person = "a person chooses whose data stands, by 'mirrorha resync NODE --full' on the other"
+    return texts.get(compare(s, theirs).stands, person)
 
 
 def _settle_proposal(turn: Turn, theirs: RegisterCopy) -> None:

@@ -1,8 +1,8 @@
 """Two copies of the register that differ: whose stands, and is it a split?
 
 A split: both nodes acknowledged writes without the other. The lineages show it, for each has a
-generation that the other lacks. Nothing is ever merged: by policy one side's data stands, the other
-side waits with everything it has until a person gives it up.
+generation that the other lacks. Nothing is ever merged: by policy one side's data stands, or a
+person says whose; the other side is filled, and what differs there is kept before (`rescue`).
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from mirrorha.core.detector import Detector, PathState
-from mirrorha.core.messages import PeerState, RegisterCopy, Standing
+from mirrorha.core.messages import PeerState, RegisterCopy, RescueNote, Standing
 from mirrorha.core.meta import Meta
 from mirrorha.core.orders import Progress
 from mirrorha.core.register import Register
@@ -170,6 +170,7 @@ class State:
         refused: an attempt was, and the register has not been seen to move since.
         pair: how this node keeps the register with its peer, without an arbiter.
         watch: what was told of heartbeats.
+        peer_rescued: what the peer said last that it has kept of its side of a split.
         stop_asked: operation and reason of a stop that begins once the arbiter has answered.
     """
 
@@ -240,6 +241,7 @@ class State:
 
     pair: PairRegister = attrs.Factory(PairRegister)
     watch: Watch = attrs.Factory(Watch)
+    peer_rescued: tuple[RescueNote, ...] = ()
 
     tokens: int = 0
     stale: int = 0

@@ -313,6 +313,7 @@ def describe(turn: Turn) -> PeerState:
         lost=bool(s.register_problem),
         outdated=s.meta.outdated,
         inspected=s.inspected,
+        rescued=s.meta.rescued,
     )
 
 

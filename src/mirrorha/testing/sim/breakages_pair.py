@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from mirrorha.core import evidence, goodbye, lineage, pairwise
+from mirrorha.core import evidence, goodbye, lineage, pairwise, rescue
 from mirrorha.core.detector import Proof as DeathProof
 from mirrorha.core.evidence import Proof
 from mirrorha.core.messages import RegisterCopy, Standing
 from mirrorha.core.state import State
 from mirrorha.core.turn import Turn
+from mirrorha.testing.memory_rescue import MemoryRescue
 from mirrorha.testing.sim.breakage import Breakage, Fn, answer
+from mirrorha.volume.resync.rescuing import Rescuing
+from mirrorha.volume.resync.task import Steps
 
 
 def _port_proves_death(real: Fn) -> Fn:
@@ -63,6 +66,27 @@ def _not_rotated(real: Fn) -> Fn:
         return first
 
     return rotated
+
+
+def _rescue_forgotten(real: Fn) -> Fn:
+    def begin(turn: Turn) -> None:
+        if turn.s.meta.inconsistent:
+            turn.change(rescue="")  # another session began it
+        else:
+            real(turn)
+
+    return begin
+
+
+def _rescue_in_the_cache(_real: Fn) -> Fn:
+    return lambda kept: kept.rescues.clear()
+
+
+def _keeps_nothing(_real: Fn) -> Fn:
+    def keep(*_: object) -> Steps[None]:
+        yield from ()
+
+    return keep
 
 
 OF_PAIR: Final[Mapping[str, Breakage]] = {
@@ -153,6 +177,38 @@ OF_PAIR: Final[Mapping[str, Breakage]] = {
         answer(value=True),
         mode="available",
         directed="test_a_refusing_port_needs_the_silence_too",
+    ),
+    "rescue-forgotten": Breakage(
+        "6 a resync that goes on after a restart keeps nothing",
+        rescue,
+        "begin",
+        _rescue_forgotten,
+        mode="available",
+    ),
+    "rescue-late": Breakage(
+        "6 overwritten before what was kept is durable",
+        MemoryRescue,
+        "lose_power",
+        _rescue_in_the_cache,
+        mode="available",
+        production=True,
+        wide=True,
+    ),
+    "rescue-content": Breakage(
+        "6 contents are changed, and are not kept before",
+        Rescuing,
+        "before_change",
+        _keeps_nothing,
+        mode="available",
+        production=True,
+    ),
+    "rescue-deleted": Breakage(
+        "6 files are removed, and are not kept before",
+        Rescuing,
+        "before_removal",
+        _keeps_nothing,
+        mode="available",
+        production=True,
     ),
     "rotate": Breakage(
         "5.1.2 nothing rotates when a node goes on alone",

@@ -30,6 +30,7 @@ class Platter:
 
     cache: list[int] = attrs.Factory(list)
     synced: int = 0
+    rescued: set[int] = attrs.Factory(set)  # durable at once
 
     def lose_power(self, world: World) -> None:
         kept = world.between(self.synced, len(self.cache))
@@ -47,7 +48,7 @@ class Platter:
         return values <= latest or values <= set(self.cache[: self.synced])
 
     def as_image(self, world: World) -> Platter:
-        return Platter(self.cache[: self.synced], self.synced)
+        return Platter(self.cache[: self.synced], self.synced, set(self.rescued))
 
 
 @final
@@ -83,6 +84,7 @@ class ModelVolume:
         self.waiting: list[int] = []
         self.dead = False
         self.session = 0
+        self.rescue = ""
         self.round = 0
         self._begin: tuple[int, int] | None = None
         self._peer_seq = 0  # what the follower has on its disk; kept for durable ones only
@@ -231,8 +233,15 @@ class ModelVolume:
 
     def _do_BecomeTarget(self, order: o.BecomeTarget) -> None:
         self.mode, self.session, self.epoch = "target", order.session, order.epoch
+        self.rescue = order.rescue
+        self._keep(self.platter.cache[len(self.platter.cache) // 2 :])
         del self.platter.cache[len(self.platter.cache) // 2 :]  # neither old nor new
         self.platter.synced = min(self.platter.synced, len(self.platter.cache))
+
+    def _keep(self, values: list[int]) -> None:
+        """Before these are overwritten."""
+        if self.rescue:
+            self.platter.rescued.update(values)
 
     def _do_StartResync(self, order: o.StartResync) -> None:
         self.session = order.session
@@ -337,8 +346,12 @@ class ModelVolume:
     def _on_copy(self, session: int, token: int, content: tuple[int, ...]) -> None:
         if self.mode != "target" or session != self.session:
             return
+        self._keep([value for value in self.platter.cache if value not in content])
         self.platter.cache[:] = content
         self._sync()
+        if self.rescue:
+            kept = len(self.platter.rescued)
+            self._report(o.Rescued(self.session, self.rescue, self.rescue, kept, kept))
         self._send(("copied", session, token))
 
     def _on_copied(self, session: int, token: int) -> None:

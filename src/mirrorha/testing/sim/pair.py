@@ -237,6 +237,8 @@ class Pair:
 
     def node_started(self, node: SimNode) -> None:
         """Its sessions are new: whatever was open belongs to an earlier life."""
+        if self.shared is not None:
+            self.shared.check_rescued()
 
     def node_stopping(self, node: SimNode) -> None:
         self.break_link()
@@ -394,7 +396,7 @@ class Pair:
 
     def given(self, node: SimNode, order: o.AnyOrder) -> None:
         if self.shared is not None and isinstance(order, o.BecomeTarget):
-            self.shared.overwritten(node)
+            self.shared.overwritten(node, order)
 
     def check_isolation(self, node: SimNode, answer: Callable[[bool], None]) -> None:
         if self.shared is not None:

@@ -102,6 +102,11 @@ class Shelf:
             found += _numbers(seen.content)
         return found
 
+    @property
+    def rescued(self) -> set[int]:
+        """Every number that was kept of splits."""
+        return {number for content in self.disk.rescued() for number in _numbers(content)}
+
     def put(self, value: int) -> None:
         """Something that was there before there was a cluster."""
         fid = draw_fid(self._rng)

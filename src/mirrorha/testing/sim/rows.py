@@ -36,9 +36,13 @@ NOTES: Final = (
     "path-one-way",
     "paused",
     "peer-is-back",
+    "peer-rescued",
     "peer-stalled",
     "peer-turns-again",
     "register-lost",
+    "rescue-acknowledged",
+    "rescue-begins",
+    "rescued",
     "resume",
     "resumed",
     "resynchronised",
@@ -188,7 +192,11 @@ _OF_SPLITS: Final = (
     "isolation checks answered: False",
     "isolation checks answered: True",
     "rule split",
+    "rule split-rescued",
     "split",
+)
+_OF_RESCUES: Final = tuple(
+    f"rule {name}" for name in ("peer-rescued", "rescue-acknowledged", "rescue-begins", "rescued")
 )
 
 IMPOSSIBLE: Final[Mapping[str, Impossible]] = {
@@ -196,6 +204,9 @@ IMPOSSIBLE: Final[Mapping[str, Impossible]] = {
     **dict.fromkeys(_OF_IMAGES, _COPIES_ROLL_BACK),
     **dict.fromkeys(_OF_COPIES, _NO_COPIES),
     **dict.fromkeys(_OF_SPLITS, _NEVER_SPLITS),
+    **dict.fromkeys(
+        _OF_RESCUES, Impossible("nobody acknowledges what the other lacks", ("consistent",))
+    ),
     "edge STOP-stopped": Impossible("who is stopped already is not stopped again"),
     "edge SECOND-admitted": Impossible("who is admitted was WAIT: a SECOND is a member"),
     "edge PRIM-joined-peer": Impossible("a join begins in ALONE, and ends there or as PRIM"),

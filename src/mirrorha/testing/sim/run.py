@@ -8,6 +8,7 @@ from typing import Any, Final
 import attrs
 
 from mirrorha.core import authority
+from mirrorha.core import events as v
 from mirrorha.core.authority import Bar
 from mirrorha.core.messages import Standing
 from mirrorha.errors import InvariantViolation
@@ -108,6 +109,17 @@ def _play(world: World, pair: Pair, faults: Faults, faulty_ms: int) -> None:
         pair.check_primary(node, "at the end")
     if pair.shared is not None:
         pair.shared.check_reports()
+    _acknowledge(world, pair)
+
+
+def _acknowledge(world: World, pair: Pair) -> None:
+    """The operator looks at what was kept of splits; until then it is told."""
+    for node in pair.nodes.values():
+        if node.durable.meta.rescued:
+            node.give(v.Command(operation="seen", verb=v.Verb.ACKNOWLEDGE))
+            world.run_until(world.now_ms + 100)
+            if node.durable.meta.rescued:
+                raise Violation(f"{node.name} does not take it that its rescue was seen")
 
 
 def _settle_splits(world: World, pair: Pair) -> None:

@@ -11,6 +11,7 @@ from typing import Final, final
 import attrs
 
 from mirrorha.core.meta import Meta
+from mirrorha.core.orders import BecomeTarget
 from mirrorha.core.register import Register
 from mirrorha.testing.sim.node import SimNode
 from mirrorha.testing.sim.oracle import Oracle
@@ -66,12 +67,15 @@ class SharedRegister:
         self._left_behind: dict[str, Branch] = {}
         self._alone: set[str] = set()  # acknowledged alone since both were in sync
         self._kept: set[str] = set()  # lost a split; what they acknowledged must stay
+        # What clients were told by a side that lost a split, by its node: promises still.
+        self._owed: list[tuple[str, Oracle]] = []
         self._answered_ms: dict[str, int] = {}
         self._fenced: dict[str, int] = {}  # by whom, in which of its lives
 
     def oracles(self) -> list[Oracle]:
-        kept = [*self.branches.values(), *self._left_behind.values()]
-        return list({id(each.oracle): each.oracle for each in kept}.values())
+        kept = [each.oracle for each in (*self.branches.values(), *self._left_behind.values())]
+        kept += [oracle for _, oracle in self._owed]
+        return list({id(oracle): oracle for oracle in kept}.values())
 
     # ---- what became durable ----
 
@@ -83,6 +87,10 @@ class SharedRegister:
             self._copy_changed(node, peer, before.copy, after)
             if after.copy is not None and after.copy.is_alone(node.name):
                 self.on_alone(node)
+        if after.rescue != before.rescue or after.inconsistent != before.inconsistent:
+            self.check_rescued()
+        if before.rescue and not after.rescue:
+            self._kept.discard(node.name)  # it has become what its peer is
         if after.promised is not None and after.promised != before.promised:
             self.world.count("promised")
             self.on_promise(node)
@@ -107,6 +115,7 @@ class SharedRegister:
 
     def _gives_way(self, name: str, other: Branch) -> None:
         self.world.count("split: one side gave way")
+        self._owed.append((name, self.branches[name].oracle))
         self.branches[name] = other
         if name in self._alone:
             self._kept.add(name)
@@ -177,9 +186,32 @@ class SharedRegister:
             raise Violation(f"I8 {node.name} reports a split again")
         self.fork.reports.append(report)
 
-    def overwritten(self, node: SimNode) -> None:
-        if node.name in self._kept:
-            raise Violation(f"{node.name}'s side of a split is overwritten and nobody said so")
+    def overwritten(self, node: SimNode, order: BecomeTarget) -> None:
+        if order.rescue:
+            self.world.count("rescue")
+        elif node.name in self._kept:
+            raise Violation(f"{node.name}'s side of a split is overwritten and is not kept")
+
+    def check_rescued(self) -> None:
+        """What the losing side of a split acknowledged is in a volume or in its rescue.
+
+        At any moment: an interrupted resync leaves it in the one or the other.
+        """
+        for name, oracle in self._owed:
+            for volume in self.nodes[name].settings.volumes:
+                self._check_rescued(name, volume, oracle)
+
+    def _check_rescued(self, name: str, volume: str, oracle: Oracle) -> None:
+        stores = {each: node.durable.platters[volume] for each, node in self.nodes.items()}
+        held = {number for store in stores.values() for number in store.cache}
+        held |= set(stores[name].rescued)
+        owed = {one.value for one in oracle.acked if one.volume == volume and name in one.rests}
+        self.world.counts["kept in a rescue"] += len(owed & set(stores[name].rescued))
+        if not owed <= held:
+            raise Violation(
+                f"6 {sorted(owed - held)[:8]} of {volume} were acknowledged by {name}, which "
+                "lost a split, and are neither in a volume nor in its rescue"
+            )
 
     def accepted(self, node: SimNode) -> None:
         """An operator gave this node's side up."""
@@ -188,6 +220,7 @@ class SharedRegister:
 
     def check_reports(self) -> None:
         """I8, at the end: what both acknowledged apart from each other was reported."""
+        self.check_rescued()
         for fork in self.forks:
             if len(fork.acked) > 1 and not fork.reports:
                 raise Violation("I8 a split was never reported")

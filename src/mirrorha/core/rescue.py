@@ -1,0 +1,71 @@
+"""Nothing that a node alone acknowledged is thrown away: what is kept, since when, and who is told.
+
+A node that is filled, and whose newest generation its source does not have, lost a split: by
+policy, or because a person gave it up. What differs there is kept in the rescue directory of each
+volume. That it must be is durable before the first change, and until the node was admitted: a
+resync that is begun again goes on with the same rescue, which has the name of that generation.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from mirrorha.core.messages import PeerState, RescueNote
+from mirrorha.core.orders import Rescued
+from mirrorha.core.state import State
+from mirrorha.core.turn import Turn
+
+# Told at the same time: what nobody acknowledges does not grow for ever. The directories stay.
+RESCUED_MAX: Final = 64
+
+
+def owed_by(s: State) -> str:
+    """The generation whose writes must be kept if the peer fills this node; "": nothing must be."""
+    chain = s.meta.lineage or s.meta.given_up
+    theirs = s.peer.lineage if s.peer is not None else ()
+    return chain[-1] if chain and chain[-1] not in theirs else s.meta.rescue
+
+
+def begin(turn: Turn) -> None:
+    """This node is going to be filled, in this step: remember what must be kept."""
+    s, owed = turn.s, owed_by(turn.s)
+    if owed and owed != s.meta.rescue:
+        turn.note(
+            "rescue-begins",
+            f"what {s.me} alone acknowledged, and differs from what {s.other} has, is kept in "
+            "the rescue directory of each volume before it is overwritten",
+        )
+    turn.change(rescue=owed)
+
+
+def on_rescued(turn: Turn, volume: str, report: Rescued) -> None:
+    """A volume has kept all that it must, and says where. Told until a person has seen it."""
+    s = turn.s
+    found = RescueNote(volume, report.directory, report.files, report.content_bytes)
+    if found in s.meta.rescued:
+        return
+    if not report.files:
+        turn.note("rescued", f"volume {volume}: nothing of {s.me}'s side had to be kept")
+        return
+    place = (volume, report.directory)
+    others = [one for one in s.meta.rescued if (one.volume, one.directory) != place]
+    turn.change(rescued=(*others, found)[-RESCUED_MAX:])
+    turn.note("rescued", text_of(found, s.me), alarm=True)
+
+
+def on_peer(turn: Turn, peer: PeerState) -> None:
+    """What the peer has kept is this node's alarm as well, once."""
+    s = turn.s
+    for note in peer.rescued:
+        if note not in s.peer_rescued:
+            turn.note("peer-rescued", text_of(note, s.other), alarm=True)
+    s.peer_rescued = peer.rescued
+
+
+def text_of(note: RescueNote, node: str) -> str:
+    """For people: what was kept, where, and what to do now."""
+    return (
+        f"after a split, {note.files} files ({note.content_bytes} bytes) that {node} alone had "
+        f"are kept on {node} in {note.directory} of volume {note.volume}; look at them, then "
+        f"'mirrorha acknowledge' on {node} ends this alarm"
+    )
