@@ -27,7 +27,7 @@ from mirrorha.volume.ops import ROOT_FID, AnyOp, Create, Link, Mkdir, Symlink, W
 from mirrorha.volume.resync.messages import Listing, Named
 from mirrorha.volume.resync.namespace import Asked, Job, Namespace
 from mirrorha.volume.resync.rescuing import Rescuing
-from mirrorha.volume.resync.task import Steps, Tasks
+from mirrorha.volume.tasks.task import Steps, Tasks
 
 ROOT: Final = Attributes(ROOT_FID, Kind.DIRECTORY, 0o755, 0, 0, 0, 7)
 

@@ -23,7 +23,7 @@ from mirrorha.volume.disk import (
 )
 from mirrorha.volume.ops import ROOT_FID, Write
 from mirrorha.volume.resync.rescuing import Rescuing
-from mirrorha.volume.resync.task import Steps
+from mirrorha.volume.tasks.task import Steps
 from tests.volume.resync_pair import Pair
 from tests.volume.resync_scenarios import assert_equal, make_pair
 

@@ -12,10 +12,9 @@ from mirrorha.core.orders import NearlyEqual
 from mirrorha.testing.memory_disk import MemoryDisk
 from mirrorha.volume.disk import LIMBO_FID, Apply, Kind, ListDirectory
 from mirrorha.volume.ops import ROOT_FID, Mkdir, Rename, Rmdir, Symlink, Truncate, Unlink, Write
-from mirrorha.volume.resync.listing import all_of
 from mirrorha.volume.resync.messages import Listing, Settle
 from mirrorha.volume.stream.resync_interface import ResyncStatus
-from mirrorha.volume.touched import INODE, NAMES, touches
+from mirrorha.volume.touched import INODE, NAMES, all_of, touches
 from mirrorha.wire.limits import BLOCK_BYTES
 from tests.volume.resync_pair import Pair
 from tests.volume.resync_scenarios import BLOCK, Quiet, assert_equal, big_tree, make_pair

@@ -10,7 +10,6 @@ import pytest
 
 from mirrorha.volume.disk import Attributes, Kind
 from mirrorha.volume.ops import make_fid
-from mirrorha.volume.resync.fid_set import FidSet
 from mirrorha.volume.resync.messages import (
     CONTENT_BLOCKS_MAX,
     LISTING_BYTES,
@@ -34,6 +33,7 @@ from mirrorha.volume.resync.plan import (
     plan_of,
 )
 from mirrorha.volume.resync.target import _pieces
+from mirrorha.volume.tasks.fid_set import FidSet
 from mirrorha.volume.touched import INODE, NAMES, tail
 from mirrorha.wire.limits import BLOCK_BYTES
 

@@ -7,7 +7,7 @@ import pytest
 from mirrorha.errors import InvariantViolation
 from mirrorha.volume.disk import ListDirectory, Many, ReadAttributes
 from mirrorha.volume.events import DiskCall, Lane, Send
-from mirrorha.volume.resync.task import Box, Call, CallAll, Pool, Receive, Steps, Take, Tasks
+from mirrorha.volume.tasks.task import Box, Call, CallAll, Pool, Receive, Steps, Take, Tasks
 
 
 def calls(effects: object) -> list[DiskCall]:

@@ -72,6 +72,11 @@ def tail_start(part: int) -> int | None:
     return _TAILS - part if part <= _TAILS else None
 
 
+def all_of(fid: int) -> list[TouchKey]:
+    """Keys that cover all there is to a file or directory."""
+    return [(fid, INODE), (fid, NAMES), (fid, tail(0))]
+
+
 def touches(op: AnyOp) -> list[TouchKey]:
     """Everything that may differ between two nodes of which only one has applied `op`."""
     match op:

@@ -14,7 +14,7 @@ from mirrorha.core.turn import Turn
 from mirrorha.testing.memory_rescue import MemoryRescue
 from mirrorha.testing.sim.breakage import Breakage, Fn, answer
 from mirrorha.volume.resync.rescuing import Rescuing
-from mirrorha.volume.resync.task import Steps
+from mirrorha.volume.tasks.task import Steps
 
 
 def _port_proves_death(real: Fn) -> Fn:

@@ -23,7 +23,7 @@ from mirrorha.volume.disk import (
     SetAside,
 )
 from mirrorha.volume.ops import AnyOp
-from mirrorha.volume.resync.task import Call, CallAll, Steps
+from mirrorha.volume.tasks.task import Call, CallAll, Steps
 
 _MOVING: Final = (SetAside, Place, ClearLimbo)
 # The file is gone: it was so on the source. Or an xattr, which two tasks may both have removed.

@@ -8,7 +8,6 @@ from typing import Final, final
 from mirrorha.errors import VolumeError
 from mirrorha.volume.disk import Attributes, Entry, Kind, ListDirectory, ReadAttributes, ReadBytes
 from mirrorha.volume.resync.disk_steps import attributes_of_all, bytes_of_all
-from mirrorha.volume.resync.fid_set import FidSet
 from mirrorha.volume.resync.messages import (
     ENTRY_BYTES_MAX,
     SMALL_FILE_BYTES_MAX,
@@ -22,8 +21,9 @@ from mirrorha.volume.resync.messages import (
 from mirrorha.volume.resync.outgoing import Counts, Outgoing
 from mirrorha.volume.resync.plan import batches, chunks
 from mirrorha.volume.resync.session import Session
-from mirrorha.volume.resync.task import CallAll, Pool, Steps, Take
-from mirrorha.volume.touched import INODE, NAMES, TouchKey, tail
+from mirrorha.volume.tasks.fid_set import FidSet
+from mirrorha.volume.tasks.task import CallAll, Pool, Steps, Take
+from mirrorha.volume.touched import TouchKey, all_of
 
 # Directories that are read at the same time, so that the disk has something to do while messages
 # are made of the others.
@@ -32,11 +32,6 @@ _LISTED_AT_ONCE: Final = 4
 _READ_AT_ONCE: Final = 64
 
 Record = Callable[[Iterable[TouchKey]], Steps[None]]
-
-
-def all_of(fid: int) -> list[TouchKey]:
-    """Keys that cover all there is to a file or directory."""
-    return [(fid, INODE), (fid, NAMES), (fid, tail(0))]
 
 
 @final

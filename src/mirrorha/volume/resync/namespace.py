@@ -45,7 +45,7 @@ from mirrorha.volume.resync.disk_steps import (
 from mirrorha.volume.resync.messages import ASKED_MAX, Listing, Named
 from mirrorha.volume.resync.plan import batches
 from mirrorha.volume.resync.rescuing import Rescuing
-from mirrorha.volume.resync.task import CallAll, Steps
+from mirrorha.volume.tasks.task import CallAll, Steps
 
 # The directory is gone or the name is taken: the listing is older than another one.
 _BLOCKED: Final = frozenset({errno.ENOENT, errno.ESTALE, errno.EEXIST, errno.ENOTDIR})

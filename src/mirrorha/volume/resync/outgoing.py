@@ -12,47 +12,22 @@ from mirrorha.volume.resync.messages import (
     ENTRIES_WINDOW,
     Done,
 )
-from mirrorha.volume.resync.task import Pool, Steps, Take, Tasks
-
-# A resync slower than this ends too late to protect anything: on a volume of 1 TB after 12 days.
-RATE_MIN_BYTES_PER_S: Final = 1024 * 1024
-# So much of a second may be sent at once; ticks come ten times a second.
-_BURSTS_PER_S: Final = 4
-_UNLIMITED: Final = 1 << 60
+from mirrorha.volume.tasks.allowance import Allowance
+from mirrorha.volume.tasks.task import Pool, Steps, Take, Tasks
 
 PROGRESS_EVERY_MS: Final = 200
 
 
 @final
 class Outgoing:
-    """The windows of what the target has yet to confirm, and the limit of bytes a second."""
+    """The windows of what the target has yet to confirm, and the allowance of bytes a second."""
 
     def __init__(self, tasks: Tasks) -> None:
         self._entries: Final = Pool(tasks, ENTRIES_WINDOW)
         self._bytes: Final = Pool(tasks, BYTES_WINDOW)
-        self._allowance: Final = Pool(tasks, _UNLIMITED)
-        self.rate_bytes_per_s = 0
-        self._refilled_ms = 0
+        self.allowance: Final = Allowance(tasks, burst_bytes_min=CONTENT_BYTES_MAX)
         self._owed_entries = 0
         self._owed_bytes = 0
-
-    def set_rate(self, rate_bytes_per_s: int) -> None:
-        """Send at most so much content a second, 0: as much as can be. Takes effect at once.
-
-        Anything below RATE_MIN_BYTES_PER_S counts as that.
-        """
-        self.rate_bytes_per_s = rate_bytes_per_s and max(rate_bytes_per_s, RATE_MIN_BYTES_PER_S)
-        burst_bytes = max(self.rate_bytes_per_s // _BURSTS_PER_S, CONTENT_BYTES_MAX)
-        self._allowance.resize(burst_bytes if self.rate_bytes_per_s else _UNLIMITED)
-
-    def refill(self, now_ms: int) -> None:
-        """Allow what the time since the last call allows."""
-        allowed_bytes = (now_ms - self._refilled_ms) * self.rate_bytes_per_s // 1000
-        if not self.rate_bytes_per_s:
-            self._refilled_ms = now_ms
-        elif allowed_bytes > 0:
-            self._refilled_ms = now_ms
-            self._allowance.put(min(allowed_bytes, self._allowance.taken))
 
     def take_entries(self, count: int) -> Steps[None]:
         """Wait until `count` entries may be sent."""
@@ -62,7 +37,7 @@ class Outgoing:
     def take_bytes(self, count: int) -> Steps[None]:
         """Wait until `count` bytes of content may be sent."""
         yield Take(self._bytes, count)
-        yield Take(self._allowance, count)
+        yield from self.allowance.take(count)
         self._owed_bytes += count
 
     def give_back(self, count: int) -> None:

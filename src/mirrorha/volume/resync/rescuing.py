@@ -33,9 +33,9 @@ from mirrorha.volume.disk import (
 from mirrorha.volume.events import Lane, Reported
 from mirrorha.volume.ops import AnyOp, SetAttributes, SetXattr
 from mirrorha.volume.resync.disk_steps import errno_name
-from mirrorha.volume.resync.fid_set import FidSet
 from mirrorha.volume.resync.plan import batches
-from mirrorha.volume.resync.task import Call, Steps
+from mirrorha.volume.tasks.fid_set import FidSet
+from mirrorha.volume.tasks.task import Call, Steps
 
 _ATTRIBUTES: Final = (SetAttributes, SetXattr)
 # As many are kept by one request, at most: their syncs share what the file system writes.

@@ -13,8 +13,8 @@ from mirrorha.volume.resync.messages import (
     ResyncMessage,
     StillHere,
 )
-from mirrorha.volume.resync.task import TaskEffect, Tasks
 from mirrorha.volume.stream.resync_interface import ResyncEvent, ResyncStatus
+from mirrorha.volume.tasks.task import TaskEffect, Tasks
 
 # A side that has nothing to say says so once a second; one that has not been heard for half a
 # minute does not work, whatever its heartbeats say. A sync of a whole tree takes long, but it has

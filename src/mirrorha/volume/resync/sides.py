@@ -26,7 +26,7 @@ class ComparingResyncs:
     def set_rate(self, rate_bytes_per_s: int) -> None:
         """Send at most so much content a second, 0: as much as can be. At once, and from now on.
 
-        Anything below `resync_outgoing.RATE_MIN_BYTES_PER_S` counts as that.
+        Anything below `tasks.allowance.RATE_MIN_BYTES_PER_S` counts as that.
         """
         self._rate_bytes_per_s = rate_bytes_per_s
         if self._last is not None:

@@ -42,7 +42,7 @@ from mirrorha.volume.disk import ReadBytes, RecordTouched, SyncTree
 from mirrorha.volume.events import Lane, Reported
 from mirrorha.volume.ops import FID_COUNTER_BITS, ROOT_FID
 from mirrorha.volume.resync.disk_steps import attributes_of_all, bytes_of_all, hashes_of
-from mirrorha.volume.resync.listing import Lister, all_of
+from mirrorha.volume.resync.listing import Lister
 from mirrorha.volume.resync.messages import (
     CONTENT_BLOCKS_MAX,
     HASHES_WINDOW,
@@ -77,9 +77,9 @@ from mirrorha.volume.resync.plan import (
     plan_of,
 )
 from mirrorha.volume.resync.session import Session
-from mirrorha.volume.resync.task import Box, Call, Pool, Receive, Steps, Take
 from mirrorha.volume.stream.resync_interface import ResyncEffect, ResyncEvent, ResyncStatus
-from mirrorha.volume.touched import NAMES, TouchKey
+from mirrorha.volume.tasks.task import Box, Call, Pool, Receive, Steps, Take
+from mirrorha.volume.touched import NAMES, TouchKey, all_of
 from mirrorha.wire.limits import BLOCK_BYTES
 
 # "Little is left": a pass over so much takes less than a tenth of a second.
@@ -175,26 +175,26 @@ class ResyncSource:
     @property
     def rate_bytes_per_s(self) -> int:
         """How much content may be sent in a second, 0: there is no limit."""
-        return self._outgoing.rate_bytes_per_s
+        return self._outgoing.allowance.rate_bytes_per_s
 
     def set_rate(self, rate_bytes_per_s: int) -> None:
         """Send at most so much content a second, 0: as much as can be. Takes effect at once.
 
-        Anything below `resync_outgoing.RATE_MIN_BYTES_PER_S` counts as that. The last pass is not
+        Anything below `tasks.allowance.RATE_MIN_BYTES_PER_S` counts as that. The last pass is not
         limited, for the application waits.
         """
         if not self._is_held:
-            self._outgoing.set_rate(rate_bytes_per_s)
+            self._outgoing.allowance.set_rate(rate_bytes_per_s)
 
     def start(self, now_ms: int) -> Sequence[ResyncEffect]:
         """Begin. The target side is there already."""
-        self._outgoing.refill(now_ms)
+        self._outgoing.allowance.refill(now_ms)
         self._session.tasks.spawn(self._run())
         return self._session.start(now_ms)
 
     def step(self, event: ResyncEvent, now_ms: int) -> Sequence[ResyncEffect]:
         """See `ResyncSide`."""
-        self._outgoing.refill(now_ms)
+        self._outgoing.allowance.refill(now_ms)
         return self._session.step(event, now_ms)
 
     def touched(self, keys: Iterable[TouchKey]) -> None:

@@ -38,7 +38,6 @@ from mirrorha.volume.resync.disk_steps import (
     entries_of,
     hashes_of,
 )
-from mirrorha.volume.resync.fid_set import FidSet
 from mirrorha.volume.resync.messages import (
     ASKED_MAX,
     BYTES_WINDOW,
@@ -68,8 +67,9 @@ from mirrorha.volume.resync.messages import (
 from mirrorha.volume.resync.namespace import Asked, Job, Namespace
 from mirrorha.volume.resync.rescuing import Rescuing
 from mirrorha.volume.resync.session import Session
-from mirrorha.volume.resync.task import Box, Call, Pool, Receive, Steps, Take
 from mirrorha.volume.stream.resync_interface import ResyncEffect, ResyncEvent, ResyncStatus
+from mirrorha.volume.tasks.fid_set import FidSet
+from mirrorha.volume.tasks.task import Box, Call, Pool, Receive, Steps, Take
 from mirrorha.volume.touched import TouchKey
 from mirrorha.wire.limits import BLOCK_BYTES
 
