@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 import xxhash
 
 from mirrorha.errors import ensure
+from mirrorha.testing.check_disk_compare import COMPARE_CASES
 from mirrorha.testing.check_disk_rescue import RESCUE_CASES
 from mirrorha.testing.check_disk_steps import (
     T0,
@@ -541,4 +542,5 @@ DISK_CASES: Final = (
     the_root_is_marked,
     *RESCUE_CASES,
     *SURFACE_CASES,
+    *COMPARE_CASES,
 )

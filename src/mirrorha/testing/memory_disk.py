@@ -34,17 +34,20 @@ from mirrorha.volume.disk import (
     Kind,
     ListDirectory,
     LoadTouched,
+    Locate,
     Many,
     Mark,
     MeasureSpace,
     Outcome,
     Place,
     PunchHole,
+    ReadAnew,
     ReadAttributes,
     ReadBytes,
     RecordTouched,
     Relabel,
     Resolve,
+    Restate,
     RetireTouched,
     SetAside,
     Space,
@@ -54,6 +57,7 @@ from mirrorha.volume.disk import (
 from mirrorha.volume.names import checked_name
 from mirrorha.volume.op_checks import OWN_USER, RESERVED_FID_MAX
 from mirrorha.volume.ops import EPOCH_MAX, ROOT_FID, make_fid
+from mirrorha.volume.restating import restated
 from mirrorha.volume.touched import TouchedState
 from mirrorha.wire.limits import BLOCK_BYTES
 
@@ -139,6 +143,9 @@ class MemoryDisk:
             ListDirectory: self._list_directory,
             ReadAttributes: self._read_attributes,
             Resolve: self._resolve,
+            Restate: self._restate,
+            Locate: self._locate,
+            ReadAnew: self._read_anew,
             SetAside: self._set_aside,
             Place: self._place,
             Relabel: self._relabel,
@@ -184,6 +191,18 @@ class MemoryDisk:
     def has_failed(self) -> bool:
         """Whether every request is answered with DiskError."""
         return self._failure is not None
+
+    def flip(self, path: str, offset: int) -> None:
+        """Change one byte of a file behind everybody's back, for good: its times stay as they are.
+
+        Raises:
+            ValueError: there is no such byte.
+        """
+        found = self._resolve(Resolve(path))
+        inode = self._file(found[2]) if found is not None else None
+        if inode is None or offset >= len(inode.content):
+            raise ValueError(f"{path} has no byte {offset}")
+        inode.flip(offset)
 
     def replace(self) -> None:
         """Undo `fail`, as a new disk with the same contents does."""
@@ -358,6 +377,27 @@ class MemoryDisk:
             return None
         found = directory.children.get(names[-1])
         return directory.fid, names[-1], 0 if found is None else found.fid
+
+    def _restate(self, request: Restate) -> Outcome:
+        fid = request.op.fid
+        return restated(
+            request,
+            self._read_attributes(ReadAttributes(fid)),
+            lambda offset, length: self._read_bytes(ReadBytes(fid, offset, length)),
+        )
+
+    def _locate(self, request: Locate) -> str | None:
+        inode = self._names.by_fid.get(request.fid)
+        if inode is None:
+            return None
+        parts: list[str] = []
+        while inode.names:
+            inode, name = inode.names[0]
+            parts.append(name)
+        return "/".join(reversed(parts))
+
+    def _read_anew(self, request: ReadAnew) -> None:
+        """What it holds is what is read."""
 
     def _set_aside(self, request: SetAside) -> None:
         parent = self._names.by_fid.get(request.parent)

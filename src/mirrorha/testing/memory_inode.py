@@ -88,6 +88,14 @@ class Inode:
         """Call after every change."""
         self.steps.append(Step(offset, data, len(self.content), self.mtime_ns, self.metadata))
 
+    def flip(self, offset: int) -> None:
+        """The device holds another byte than it was given: no change, and durable at once."""
+        self.content[offset] ^= 0xFF
+        if self.durable is not None and offset < len(self.durable.content):
+            content = bytearray(self.durable.content)
+            content[offset] ^= 0xFF
+            self.durable = msgspec.structs.replace(self.durable, content=bytes(content))
+
     def sync(self) -> None:
         """Everything in it is durable from now on."""
         self.durable = None

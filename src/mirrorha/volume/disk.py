@@ -12,7 +12,7 @@ from typing import Final, Protocol
 import msgspec
 
 from mirrorha.errors import MirrorHAError
-from mirrorha.volume.ops import AnyOp
+from mirrorha.volume.ops import AnyOp, SetAttributes, Truncate, Write
 from mirrorha.volume.ops import Kind as Kind  # noqa: PLC0414  # ops name it, disks tell it
 from mirrorha.volume.touched import TouchKey
 
@@ -366,6 +366,35 @@ class Mark(Request, frozen=True):
     volume_id: str
 
 
+class Restate(Request, frozen=True):
+    """Verify only: say, as an op, what there is of what `op` is about. Changes nothing.
+
+    Of a `Write` the range that it names, of a `Truncate` the size, of a `SetAttributes` mode, owner
+    and mtime; all with the mtime that there is. What else is in `op` means nothing.
+    Result: Outcome; `done` None if the fid is gone, or nothing of that kind is there.
+    """
+
+    op: Write | Truncate | SetAttributes
+
+
+class Locate(Request, frozen=True):
+    """Result: str, one path of `fid` from the root; None if it is gone or no name leads to it."""
+
+    fid: int
+
+
+class ReadAnew(Request, frozen=True):
+    """Have blocks from `first`, at most `count`, read from the device when they are read next.
+
+    And begin that. Result: None. A page cache remembers what was written, not what became of it.
+    What is not written back yet stays there; what the platform cannot do is not done.
+    """
+
+    fid: int
+    first: int
+    count: int
+
+
 class LoadTouched(Request, frozen=True):
     """Read the touched log, before a Volume is made of it. Result: TouchedState."""
 
@@ -420,6 +449,9 @@ AnyRequest = (
     | RetireTouched
     | ConfirmCheckpoint
     | Mark
+    | Restate
+    | Locate
+    | ReadAnew
     | LoadTouched
     | MeasureSpace
     | Many

@@ -8,8 +8,6 @@ import stat
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar, final
 
-import xxhash
-
 from mirrorha.errors import VolumeError
 from mirrorha.volume.disk import (
     LIMBO_FID,
@@ -28,17 +26,20 @@ from mirrorha.volume.disk import (
     Kind,
     ListDirectory,
     LoadTouched,
+    Locate,
     Many,
     Mark,
     MeasureSpace,
     Outcome,
     Place,
     PunchHole,
+    ReadAnew,
     ReadAttributes,
     ReadBytes,
     RecordTouched,
     Relabel,
     Resolve,
+    Restate,
     RetireTouched,
     SetAside,
     Space,
@@ -48,6 +49,7 @@ from mirrorha.volume.disk import (
 )
 from mirrorha.volume.exclusion import Exclusion
 from mirrorha.volume.local_disk.applying import OpApplier
+from mirrorha.volume.local_disk.blocks import hash_blocks, read_anew
 from mirrorha.volume.local_disk.excluded import Excluded, LocalFids
 from mirrorha.volume.local_disk.handles import (
     OPEN_DIRECTORY,
@@ -78,8 +80,8 @@ from mirrorha.volume.local_disk.walk import ExcludedHere, load_tree
 from mirrorha.volume.names import bytes_of, is_mirrored_xattr, text_of
 from mirrorha.volume.op_rules import MAKING
 from mirrorha.volume.ops import DEVICE_KINDS, Rmdir, Write, is_local
+from mirrorha.volume.restating import restated
 from mirrorha.volume.touched import NAMES
-from mirrorha.wire.limits import BLOCK_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -97,13 +99,21 @@ _Request = TypeVar("_Request")
 _BESIDE: Final = frozenset({SyncFiles, SyncTree, RetireTouched, ConfirmCheckpoint, Many})
 # What changes nothing, so that nothing later depends on it.
 _LOOKING: Final = frozenset(
-    {ReadBytes, HashBlocks, ListDirectory, ReadAttributes, Resolve, LoadTouched, MeasureSpace}
+    {
+        ReadBytes,
+        HashBlocks,
+        ListDirectory,
+        ReadAttributes,
+        Resolve,
+        LoadTouched,
+        MeasureSpace,
+        Restate,
+        Locate,
+        ReadAnew,
+    }
 )
 _DESCRIPTORS_MIN: Final = 16
 _DESCRIPTORS_MAX: Final = 4096
-_ZEROS: Final = bytes(BLOCK_BYTES)
-# Blocks are read together up to this many, for a system call costs as much as hashing one.
-_BLOCKS_AT_ONCE: Final = 16
 
 
 @final
@@ -319,6 +329,9 @@ class RealDisk:
             ListDirectory: self._list_directory,
             ReadAttributes: self._read_attributes,
             Resolve: self._resolve,
+            Restate: self._restate,
+            Locate: self._locate,
+            ReadAnew: self._read_anew,
             SetAside: partial(_moved, self._limbo.set_aside),
             Place: partial(_moved, self._limbo.place),
             Relabel: self._limbo.relabel,
@@ -475,7 +488,25 @@ class RealDisk:
         if node is None:
             return None
         fd = self._handles.get(node).fd
-        return _hash(fd, request.first, request.count, request.seed)
+        return hash_blocks(fd, request.first, request.count, request.seed)
+
+    def _restate(self, request: Restate) -> Outcome:
+        fid = request.op.fid
+        return restated(
+            request,
+            self._read_attributes(ReadAttributes(fid)),
+            lambda offset, length: self._read_bytes(ReadBytes(fid, offset, length)),
+        )
+
+    def _locate(self, request: Locate) -> str | None:
+        node = self._tree.nodes.get(request.fid)
+        return None if node is None else self._tree.path(node)
+
+    def _read_anew(self, request: ReadAnew) -> None:
+        node = self._file(request.fid)
+        if node is not None:
+            fd = self._handles.get(node).fd
+            read_anew(fd, request.first, request.count)
 
     def _read_attributes(self, request: ReadAttributes) -> Attributes | None:
         node = self._tree.nodes.get(request.fid)
@@ -542,45 +573,6 @@ def _open_root(root: Path) -> int:
         return open_quietly(path, OPEN_DIRECTORY)
     except OSError as error:
         raise VolumeError(f"{root}: {error.strerror}") from error
-
-
-def _hash(fd: int, first: int, count: int, seed: int) -> list[bytes]:
-    size_bytes = os.fstat(fd).st_size
-    end = min(first + count, -(-size_bytes // BLOCK_BYTES))
-    digests: list[bytes] = []
-    block = first
-    while block < end:
-        data_block = min(_next_data(fd, block * BLOCK_BYTES, size_bytes) // BLOCK_BYTES, end)
-        if data_block > block:
-            digests += [b""] * (data_block - block)
-            block = data_block
-            continue
-        some = min(_BLOCKS_AT_ONCE, end - block)
-        data = read_range(fd, block * BLOCK_BYTES, some * BLOCK_BYTES)
-        digests += [
-            _digest(data[start : start + BLOCK_BYTES], seed)
-            for start in range(0, len(data), BLOCK_BYTES)
-        ]
-        block += some
-    return digests
-
-
-def _digest(block: bytes, seed: int) -> bytes:
-    if block == (_ZEROS if len(block) == BLOCK_BYTES else bytes(len(block))):
-        return b""
-    return xxhash.xxh3_128_digest(block, seed)
-
-
-def _next_data(fd: int, offset: int, size_bytes: int) -> int:
-    """Where the next data is, from `offset` on; the size if there is none."""
-    if not hasattr(os, "SEEK_DATA"):
-        return offset
-    try:
-        return os.lseek(fd, offset, os.SEEK_DATA)
-    except OSError as error:
-        if error.errno == errno.ENXIO:
-            return size_bytes + BLOCK_BYTES
-        return offset
 
 
 def _xattrs(target: int | str) -> dict[str, bytes]:
