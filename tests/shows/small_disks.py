@@ -78,6 +78,10 @@ def memory_disk(path: Path, *, size_mib: int, inodes: int = 4096) -> Iterator[Sm
         run("umount", "--lazy", str(path))
 
 
+#: The ioctl that says where on its device a block of a file is.
+FIBMAP: Final = 1
+
+
 @final
 class LoopDisk:
     """An ext4 file system on a loop device, whose medium takes no more than it is given.
@@ -129,6 +133,18 @@ class LoopDisk:
         self._wait_closed()
         self._renew_image()
         self.mount()
+
+    def flip(self, file: Path, offset: int) -> None:
+        """One byte of a file, which is synced, changes on the medium, and nowhere else."""
+        block_bytes = os.statvfs(self.path).f_bsize
+        with file.open("rb") as held:
+            asked = struct.pack("i", offset // block_bytes)
+            (block,) = struct.unpack("i", fcntl.ioctl(held, FIBMAP, asked))
+        with self._image.open("r+b") as image:
+            image.seek(block * block_bytes + offset % block_bytes)
+            byte = image.read(1)[0]
+            image.seek(-1, os.SEEK_CUR)
+            image.write(bytes([byte ^ 0xFF]))
 
     def make_well(self) -> None:
         """Mount it anew, checked, as it is on its medium. Nobody may use it."""

@@ -66,6 +66,7 @@ from mirrorha.volume.touched import (
     tail_start,
     touches,
 )
+from mirrorha.volume.verify.messages import AnyVerifyMessage
 
 
 class Wrong(Exception):  # noqa: N818 - a verdict
@@ -168,6 +169,10 @@ class TinyDisk:
                 self.confirmed = max(self.confirmed, (epoch, seq))
             case requests.ConfirmCheckpoint(epoch, seq):
                 self.confirmed = max(self.confirmed, (epoch, seq))
+            case requests.Many(asked):
+                return [self.perform(one) for one in asked]
+            case requests.ListDirectory() | requests.ReadAttributes() | requests.ReadAnew():
+                pass  # of what a comparison wants to see it knows nothing
             case _:
                 raise Wrong(f"the stream has no business with {request}")
         return None
@@ -270,7 +275,7 @@ class Copied(Message, frozen=True, tag=40):
     session: int
 
 
-decode = msgspec.msgpack.Decoder(StreamMessage | Copied).decode
+decode = msgspec.msgpack.Decoder(StreamMessage | AnyVerifyMessage | Copied).decode
 
 
 class TinySource:

@@ -24,8 +24,11 @@ from mirrorha.core.orders import (
     ResyncFailed,
     ServeAlone,
     ServeMirror,
+    SetVerifyRate,
     StartResync,
+    StartVerify,
     StopReason,
+    StopVerify,
     StreamDown,
     StreamUp,
     Sync,
@@ -57,6 +60,14 @@ from mirrorha.volume.stream.messages import StreamMessage
 from mirrorha.volume.stream.pending import Stance, VolumeSettings
 from mirrorha.volume.stream.resync_interface import ResyncEffect, ResyncEvent, ResyncStatus
 from mirrorha.volume.touched import INODE, TouchedState, TouchKey
+from mirrorha.volume.verify.messages import (
+    AnyVerifyMessage,
+    Blocks,
+    Look,
+    Looked,
+    Names,
+    Soon,
+)
 from tests.volume.stream_pair import Copied, Node, Pair
 
 EPOCH = 3
@@ -122,6 +133,9 @@ ORDERS: list[AnyOrder] = [
     StartResync(EPOCH, 2, everything=True, seed=0),
     CutOver(3),
     Drain(4),
+    StartVerify(5, seed=1, rate_bytes_per_s=0),
+    SetVerifyRate(1 << 20),
+    StopVerify("why"),
     Close("why", "lyon"),
 ]
 EVENTS: list[AnyEvent] = [
@@ -150,6 +164,9 @@ EVENTS: list[AnyEvent] = [
     Received(messages.Base(EPOCH, 1, 0, 0)),
     Received(messages.BaseDone(EPOCH, 1, 0)),
     Received(Copied(EPOCH, 1)),
+    Received(Look(EPOCH, 5, 1, 0, 1, [Names(ROOT_FID)])),
+    Received(Soon(EPOCH, 5, [Blocks(7, 0, 1)])),
+    Received(Looked(EPOCH, 5, 1, [None])),
     SpaceSeen(SPACE),
     Tick(),
 ]
@@ -159,7 +176,8 @@ def test_the_tables_are_complete() -> None:
     assert {type(order) for order in ORDERS} == set(typing.get_args(AnyOrder))
     assert {type(event) for event in EVENTS} == set(typing.get_args(AnyEvent))
     found = {type(event.message) for event in EVENTS if isinstance(event, Received)}
-    assert found == set(typing.get_args(StreamMessage)) | {Copied}
+    told = {*typing.get_args(StreamMessage), *typing.get_args(AnyVerifyMessage)}
+    assert found == told | {Copied}
 
 
 @pytest.mark.parametrize("connected", [True, False])

@@ -125,6 +125,36 @@ class Close(Order, frozen=True):
     primary: str | None
 
 
+class StartVerify(Order, frozen=True):
+    """Compare this copy with the follower's, while both go on. Ends with `VerifyEnded(session)`.
+
+    Only a volume that mirrors can; any other order but `Sync` ends it. One at a time.
+
+    Every name, its attributes and its content are compared, or with `fids` only those files. What
+    differs is told (`VerifyFound`). With `repair` it is made on the follower what it is here: by
+    ops of the stream where that is enough; else it stays, and the touched log has entries for it,
+    so that the next resync compares it.
+    """
+
+    session: int
+    seed: int  # of the hashes; content can be hostile, so it is drawn anew each time
+    rate_bytes_per_s: int  # 0: there is no limit
+    fids: list[int] = []
+    repair: bool = False
+
+
+class SetVerifyRate(Order, frozen=True):
+    """Compare at most so much a second from now on. Void while nothing is compared."""
+
+    rate_bytes_per_s: int
+
+
+class StopVerify(Order, frozen=True):
+    """Compare no more; `VerifyEnded` says `why`. Void while nothing is compared."""
+
+    why: str
+
+
 class StopReason(enum.Enum):
     """Why a volume cannot go on, as it reports it."""
 
@@ -211,6 +241,50 @@ class ResyncFailed(Report, frozen=True):
     here: bool = False
 
 
+class VerifyProgress(Report, frozen=True):
+    """How far it is. While names are compared the totals still grow."""
+
+    session: int
+    done_files: int
+    total_files: int
+    done_bytes: int
+    total_bytes: int
+
+
+class VerifyFound(Report, frozen=True):
+    """Something is not the same on the follower. Never told of what is merely under way.
+
+    `what` is the name of what differs; of "content" `offset` and `length` say where. `mine` and
+    `theirs` are for people: of content, hashes. `repaired`: it was, and the two are the same now.
+    """
+
+    session: int
+    fid: int
+    path: str
+    what: str
+    mine: str
+    theirs: str
+    offset: int = 0
+    length: int = 0
+    repaired: bool = False
+
+
+class VerifyEnded(Report, frozen=True):
+    """It is over. `why` is empty if all was compared that was to be.
+
+    `differences` counts what was found, told or not, `repaired` how much of that is no more.
+    `fids` are the files that still differ, the first of them if they are many.
+    """
+
+    session: int
+    why: str
+    files: int
+    bytes: int
+    differences: int
+    repaired: int = 0
+    fids: list[int] = []
+
+
 AnyOrder = (
     Freeze
     | Sync
@@ -222,7 +296,12 @@ AnyOrder = (
     | CutOver
     | Drain
     | Close
+    | StartVerify
+    | SetVerifyRate
+    | StopVerify
 )
+#: They change nothing of what a volume is doing for the node.
+AnyVerifyOrder = StartVerify | SetVerifyRate | StopVerify
 AnyReport = (
     Frozen
     | Synced
@@ -236,4 +315,9 @@ AnyReport = (
     | Progress
     | Rescued
     | ResyncFailed
+    | VerifyProgress
+    | VerifyFound
+    | VerifyEnded
 )
+#: For whoever asked for it; no decision of the node looks at them.
+AnyVerifyReport = VerifyProgress | VerifyFound | VerifyEnded

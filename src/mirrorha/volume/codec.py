@@ -14,6 +14,7 @@ from mirrorha.errors import PeerProtocolError
 from mirrorha.volume.ops import Write
 from mirrorha.volume.resync.messages import AnyResyncMessage
 from mirrorha.volume.stream.messages import Ops, StreamMessage
+from mirrorha.volume.verify.messages import AnyVerifyMessage
 from mirrorha.wire.codec import Codec
 from mirrorha.wire.frames import STREAM_KIND_MIN
 from mirrorha.wire.limits import FRAME_BYTES_MAX, FRAME_HEADER_BYTES, KIB
@@ -21,7 +22,7 @@ from mirrorha.wire.limits import FRAME_BYTES_MAX, FRAME_HEADER_BYTES, KIB
 if TYPE_CHECKING:
     from mirrorha.wire.frames import Frame
 
-AnyMessage: TypeAlias = StreamMessage | AnyResyncMessage
+AnyMessage: TypeAlias = StreamMessage | AnyResyncMessage | AnyVerifyMessage
 
 #: One message.
 STREAM_KIND: Final = STREAM_KIND_MIN
@@ -32,7 +33,8 @@ BULK_BYTES_MIN: Final = 32 * KIB
 
 _LENGTH_BYTES: Final = 2
 _CODEC: Final[Codec[AnyMessage]] = Codec(
-    StreamMessage | AnyResyncMessage, bytes_max=FRAME_BYTES_MAX - FRAME_HEADER_BYTES
+    StreamMessage | AnyResyncMessage | AnyVerifyMessage,
+    bytes_max=FRAME_BYTES_MAX - FRAME_HEADER_BYTES,
 )
 
 

@@ -18,6 +18,7 @@ from mirrorha.volume.disk import (
     Applied,
     ApplyAll,
     ConfirmCheckpoint,
+    Many,
     RecordTouched,
     RetireTouched,
     Space,
@@ -45,6 +46,8 @@ from mirrorha.volume.stream.messages import (
 )
 from mirrorha.volume.stream.pending import Outbox, Position
 from mirrorha.volume.touched import TouchedLog, TouchKey
+from mirrorha.volume.verify.messages import LOOKS_MAX, Look, Looked, Soon, flaw
+from mirrorha.volume.verify.seeing import reads_of, requests_of, seen_of_all
 from mirrorha.wire.limits import MIB
 
 # A source sends no more than its window; whatever it was configured to, it is less than this.
@@ -94,6 +97,7 @@ class Follower:
         self._tail_chain = 0
         self._applying = False
         self._jobs: deque[FlushRequest | Checkpoint] = deque()
+        self._looks: deque[Look] = deque()  # at places that are not reached yet
         # Counts orders and interruptions: what a disk call of another turn returns is not told.
         self._turn = 0
         self._told: tuple[Space, int] | None = None  # in this round, and when
@@ -117,6 +121,7 @@ class Follower:
         self._queue.clear()
         self._queue_bytes = 0
         self._jobs.clear()
+        self._looks.clear()
 
     def link_up(self) -> None:
         """A new connection: what was asked on another is void."""
@@ -128,6 +133,7 @@ class Follower:
         self.stage = Stage.HALTED
         self._turn += 1
         self._jobs.clear()
+        self._looks.clear()
 
     def see_space(self, space: Space) -> None:
         """Tell the source what there is room for here, unless that is what it knows."""
@@ -188,6 +194,33 @@ class Follower:
         self._out.call(Lane.TREE, RetireTouched(keys, *checkpoint), self._retired, checkpoint)
         return True
 
+    def on_look(self, message: Look) -> bool:
+        """What do we hold after the op that was taken last, and before the next one?"""
+        if self.stage is not Stage.ACTIVE:
+            return False
+        wrong = flaw(message)
+        if message.seq != self._tail_seq:
+            wrong = f"it is to be after op {message.seq}, and comes after {self._tail_seq}"
+        elif len(self._looks) >= LOOKS_MAX:
+            wrong = "there are too many of them"
+        if wrong:
+            self._reset(f"a question that cannot be meant: {wrong}")
+        else:
+            self._looks.append(message)
+        return True
+
+    def on_soon(self, message: Soon) -> bool:
+        """Some of what we hold is to be read anew."""
+        if self.stage is not Stage.ACTIVE:
+            return False
+        wrong = flaw(message)
+        if wrong:
+            self._reset(f"a question that cannot be meant: {wrong}")
+        else:
+            # In the lane of the question itself, which then reads what is on the device.
+            self._out.call(Lane.TREE, reads_of(message.blocks), _nothing)
+        return True
+
     def _on_job(self, message: FlushRequest | Checkpoint, after_seq: int, *, good: bool) -> bool:
         if self.stage is not Stage.ACTIVE:
             return False
@@ -201,6 +234,7 @@ class Follower:
         self.stage = Stage.HALTED
         self._turn += 1
         self._jobs.clear()
+        self._looks.clear()
         self._out.reset(why)
 
     def _take(self, message: Ops) -> None:
@@ -240,6 +274,8 @@ class Follower:
 
     def advance(self) -> None:
         """Do what the event just handled has made possible."""
+        if self._looks and not self._applying:
+            self._begin_looks()
         if self._queue and not self._applying:
             self._apply_next()
         if self._jobs:
@@ -271,7 +307,8 @@ class Follower:
         size = 0
         cold: list[TouchKey] = []
         seq = self._position.seq
-        while queue and len(batch) < BATCH_OPS_MAX and size < BATCH_BYTES_MAX:
+        ops_max = self._ops_to_next_look()
+        while queue and len(batch) < ops_max and size < BATCH_BYTES_MAX:
             link = queue.popleft()
             batch.append(link)
             op = link[0]
@@ -286,6 +323,25 @@ class Follower:
             self._out.call(Lane.TREE, RecordTouched(cold), _nothing)
         self._applying = True
         self._out.call(Lane.TREE, ApplyAll(ops), self._applied, (self._turn, batch))
+
+    def _ops_to_next_look(self) -> int:
+        """How many ops the next batch may have: it ends where the disk is to be looked at."""
+        if not self._looks:
+            return BATCH_OPS_MAX
+        return min(BATCH_OPS_MAX, self._looks[0].seq - self._position.seq)
+
+    def _begin_looks(self) -> None:
+        """Look at what is to be seen here, before anything more is applied."""
+        while self._looks and self._looks[0].seq <= self._position.seq:
+            look = self._looks.popleft()
+            request = Many(requests_of(look.items, look.seed))
+            self._out.call(Lane.TREE, request, self._looked, (self._turn, look))
+
+    def _looked(self, along: tuple[int, Look], result: object) -> None:
+        turn, look = along
+        if turn == self._turn:
+            seen = seen_of_all(look.items, result, look.seed)
+            self._out.send(Looked(self.epoch, look.session, look.number, seen))
 
     def _applied(self, along: _Batch, result: object) -> None:
         if not isinstance(result, Applied):
@@ -320,6 +376,7 @@ class Follower:
         self.stage = Stage.BROKEN
         self._turn += 1
         self._jobs.clear()
+        self._looks.clear()
 
     # ---- making durable ------------------------------------------------------------------------
 

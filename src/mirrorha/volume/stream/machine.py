@@ -22,8 +22,11 @@ from mirrorha.core.orders import (
     Frozen,
     ServeAlone,
     ServeMirror,
+    SetVerifyRate,
     StartResync,
+    StartVerify,
     StopReason,
+    StopVerify,
     StreamDown,
     StreamUp,
     Sync,
@@ -78,7 +81,9 @@ from mirrorha.volume.stream.pending import (
 )
 from mirrorha.volume.stream.resync_interface import Resyncs
 from mirrorha.volume.stream.source import Source
+from mirrorha.volume.stream.verifying import Verifying
 from mirrorha.volume.touched import TouchedLog, TouchedState
+from mirrorha.volume.verify.messages import Look, Looked, Soon
 
 _MODES: Final = {
     Stance.LOG: Mode.LOG,
@@ -117,6 +122,7 @@ class Volume:
         self._source = Source(self._out, self._position, self._touched, settings)
         self._follower = Follower(self._out, self._position, self._touched)
         self._joining = Joining(self._out, self._position, self._touched, self._source, resyncs)
+        self._verifying = Verifying(self._out, self._position, self._touched, self._source)
         self._stance = Stance.CLOSED
         self._epoch = 0
         self._connected = False
@@ -137,6 +143,7 @@ class Volume:
             LinkDown: self._link_down,
         }
         source, follower, joining = self._source, self._follower, self._joining
+        verifying = self._verifying
         # What a message means to us, and when it means anything. For any stance: it may be early.
         self._routes: dict[type, tuple[frozenset[Stance], Callable[[Any], bool]]] = {
             Ops: (_FOLLOW, follower.on_ops),
@@ -151,6 +158,9 @@ class Volume:
             At: (MIRRORING, source.on_at),
             AskAgain: (MIRRORING, source.on_ask_again),
             SpaceLeft: (MIRRORING, source.on_space_left),
+            Look: (_FOLLOW, follower.on_look),
+            Soon: (_FOLLOW, follower.on_soon),
+            Looked: (MIRRORING, verifying.on_looked),
             Ready: (_ANY, joining.on_ready),
             Base: (_TARGET, joining.on_base),
             BaseDone: (_CUT, joining.on_base_done),
@@ -202,7 +212,8 @@ class Volume:
     @property
     def is_at_rest(self) -> bool:
         """Whether nothing is under way that a tick would have to look after soon."""
-        busy = self._joining.is_under_way or self._freeze is not None or self._syncs
+        busy = self._joining.is_under_way or self._verifying.is_under_way
+        busy = busy or self._freeze is not None or bool(self._syncs)
         return not busy and self._source.is_at_rest and self._out.tree_is_idle()
 
     @property
@@ -258,6 +269,7 @@ class Volume:
         if self._stance in SOURCE and not self._out.failure:
             self._source.tick()
         self._joining.tick()
+        self._verifying.tick()
 
     def _link_up(self, _event: LinkUp) -> None:
         if self._connected:  # one connection has replaced another
@@ -271,12 +283,14 @@ class Volume:
         if not self._connected:
             return
         self._connected = self._out.link_up = False
+        self._verifying.stop("the stream to the follower broke")
         self._source.link_down()
         self._follower.link_down()
         self._joining.link_down()
         self._out.report(StreamDown())
 
     def _disk_failed(self, text: str) -> None:
+        self._verifying.stop(text)
         self._source.disk_failed()
         self._follower.disk_failed(text)
         self._joining.disk_failed(text)
@@ -304,6 +318,11 @@ class Volume:
 
     def _ordered(self, event: Ordered) -> None:
         order = event.order
+        if isinstance(order, StartVerify | SetVerifyRate | StopVerify):
+            self._verifying.order(order)
+            return
+        if self._verifying.is_under_way and not isinstance(order, Sync):
+            self._verifying.stop("the volume had something else to do")
         match order:
             case Freeze():
                 self._order_freeze(order)

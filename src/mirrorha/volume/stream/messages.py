@@ -3,7 +3,7 @@
 Pure data, and the hash that chains the ops. The stream keeps order and loses nothing while it is
 up. Whatever names another epoch than the receiver's is refused: lower ones for ever, higher ones
 until an order has brought the receiver there. Fields are only ever appended. Tags up to 31 are
-the stream's, those from 32 on the resync's.
+the stream's, those from 32 on the resync's, those from 64 on those of a comparison.
 """
 
 from __future__ import annotations

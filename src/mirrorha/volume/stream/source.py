@@ -18,10 +18,10 @@ import msgspec
 from mirrorha.core.orders import Drained, Replayed, ServeAlone, ServeMirror, StopReason
 from mirrorha.core.words import Ack as Level
 from mirrorha.errors import ensure, unreachable
-from mirrorha.volume.disk import Apply, Outcome, RecordTouched, Space
+from mirrorha.volume.disk import AnyRequest, Apply, Outcome, RecordTouched, Restate, Space
 from mirrorha.volume.events import Change, Failure, Flush, Lane
 from mirrorha.volume.op_rules import MAKING, flaw, size_bytes
-from mirrorha.volume.ops import AnyOp, Birth, make_fid
+from mirrorha.volume.ops import AnyOp, Birth, SetAttributes, Truncate, Write, make_fid
 from mirrorha.volume.stream.checkpoint import Checkpointer
 from mirrorha.volume.stream.flushing import Flusher
 from mirrorha.volume.stream.messages import (
@@ -47,6 +47,7 @@ from mirrorha.volume.stream.pending import (
 from mirrorha.volume.touched import TouchedLog, TouchKey, touches
 
 _NOBODY: Final = -1  # no follower has said anything in this epoch: below every seq
+_OUR_OWN: Final = -1  # in the place of a caller's token: no caller waits for this change
 
 
 class _Entry(msgspec.Struct):
@@ -141,7 +142,8 @@ class Source:
         """Answer every caller: nothing of theirs is in our hands any more."""
         self._set_stance(Stance.CLOSED)
         self._interrupt()
-        unknown = [entry.token for entry in (*self._window, *self._applying)]
+        pending = (*self._window, *self._applying)
+        unknown = [entry.token for entry in pending if entry.token != _OUR_OWN]
         for token in unknown + self._flusher.abandon():
             self._out.refuse(token, Failure.UNKNOWN, why, primary)
         for event, _ in self._waiting:
@@ -268,8 +270,24 @@ class Source:
                 self._flusher.ask(event.token, event.fid, data_only=event.data_only)
             waiting.popleft()
 
-    def _admit(self, token: int, op: AnyOp) -> bool:
-        """Have `op` applied. False: there is no room for it now."""
+    def restate(self, op: Write | Truncate | SetAttributes) -> bool:
+        """Send what this node holds of what `op` is about, as an op that changes nothing here.
+
+        It gets its place as a change does, and is applied by the follower as one. False: not now,
+        for changes wait, or would have to.
+        """
+        if self._waiting or not self.terms.streaming or not self.admitting:
+            return False
+        return self._admit(_OUR_OWN, op, Restate(op))
+
+    def send_applied(self) -> None:
+        """Send every change that has been applied, if the follower takes any."""
+        if self._unsent:
+            self._send(self._unsent)
+            self._unsent = []
+
+    def _admit(self, token: int, op: AnyOp, request: AnyRequest | None = None) -> bool:
+        """Have `op` applied, by `request` if that is given. False: there is no room for it now."""
         size = size_bytes(op)
         if not self._has_room(size):
             return False
@@ -283,7 +301,7 @@ class Source:
         entry = _Entry(token, op, size, self._stamp, out.now_ms)
         self._pending_bytes += size
         self._applying.append(entry)
-        out.call(Lane.TREE, Apply(op), self._applied, entry)
+        out.call(Lane.TREE, request or Apply(op), self._applied, entry)
         return True
 
     def _with_new_fid(self, op: AnyOp) -> AnyOp:
@@ -308,7 +326,8 @@ class Source:
         self._applying.popleft()
         if done is None and result.errno:
             self._pending_bytes -= entry.size_bytes
-            self._out.acknowledge(entry.token, None, result.errno)
+            if entry.token != _OUR_OWN:
+                self._out.acknowledge(entry.token, None, result.errno)
             return
         # What changed nothing says something about the state before it: it is flushed as well.
         if self._durable:
@@ -341,13 +360,12 @@ class Source:
         while window and window[0].seq <= limit:
             entry = window.popleft()
             self._pending_bytes -= entry.size_bytes
-            acknowledge(entry.token, entry.done, entry.errno)
+            if entry.token != _OUR_OWN:
+                acknowledge(entry.token, entry.done, entry.errno)
 
     def advance(self) -> None:
         """Do what the event just handled has made possible."""
-        if self._unsent:
-            self._send(self._unsent)
-            self._unsent = []
+        self.send_applied()
         self._flusher.advance()  # it makes room in the window
         if self._waiting:
             self._admit_waiting()

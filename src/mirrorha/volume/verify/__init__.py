@@ -1,0 +1,1 @@
+"""Comparing the two copies of a volume while both go on."""
