@@ -11,6 +11,7 @@ from mirrorha.core.node import Node
 from mirrorha.testing.sim.breakage import Breakage, Fn
 from mirrorha.testing.sim.model_volume import ModelVolume
 from mirrorha.volume.stream.flushing import Flusher
+from mirrorha.volume.stream.follower import Follower
 from mirrorha.volume.stream.source import Source
 
 
@@ -62,6 +63,19 @@ def _lowered_here_only(real: Fn) -> Fn:
     return init
 
 
+def _whatever_is_in_flight(_real: Fn) -> Fn:
+    return lambda _follower: 1 << 16
+
+
+def _not_restated(_real: Fn) -> Fn:
+    """The op says what the machine filled in, not what the disk holds."""
+
+    def restate(source: Any, op: Any) -> bool:
+        return bool(source.admitting and source._admit(-1, op))
+
+    return restate
+
+
 OF_VOLUME: Final[Mapping[str, Breakage]] = {
     "ack-before-peer": Breakage(
         "promise 1: acknowledged before the peer has it",
@@ -96,6 +110,22 @@ OF_VOLUME: Final[Mapping[str, Breakage]] = {
         Flusher,
         "_request",
         _nobody_else_flushes,
+        production=True,
+        wide=True,
+    ),
+    "compare-in-flight": Breakage(
+        "7 a comparison without regard to what is in flight",
+        Follower,
+        "_ops_to_next_look",
+        _whatever_is_in_flight,
+        production=True,
+        wide=True,
+    ),
+    "repair-not-restated": Breakage(
+        "7 a repair that writes what the source does not hold",
+        Source,
+        "restate",
+        _not_restated,
         production=True,
         wide=True,
     ),

@@ -163,7 +163,7 @@ class SimNode:
 
         port: dict[str, Any] = {
             "send": lambda message: self.hub.stream_send(self, name, message),
-            "report": alive(lambda report: self.give(v.VolumeReported(name, report))),
+            "report": alive(lambda report: self.hub.reported(self, name, report)),
             "acked": lambda value, epoch, both: self.hub.acked(self, name, value, epoch, both),
             "on_synced": lambda values: self.hub.synced(self.name, name, values),
             "on_more": lambda values: self.hub.synced_more(self.name, name, values),

@@ -108,6 +108,7 @@ class Pair:
         self._value = 0
         self.writing = True
         self.fsyncs = 0.0  # how often a client has its writes synced
+        self.on_compared: Callable[[SimNode, str, o.AnyVerifyReport], None] = _nothing
         self.watch = Watch(world)
         world.after(1, self._connect_loop)
         world.after(1, self._beat_loop)
@@ -394,6 +395,13 @@ class Pair:
         if self.shared is not None and rule == "split":
             self.shared.reported(node)
 
+    def reported(self, node: SimNode, volume: str, report: o.AnyReport) -> None:
+        """What a volume reports is for its node, but for what whoever compares wants to know."""
+        if isinstance(report, o.AnyVerifyReport):
+            self.on_compared(node, volume, report)
+        else:
+            node.give(v.VolumeReported(volume, report))
+
     def given(self, node: SimNode, order: o.AnyOrder) -> None:
         if self.shared is not None and isinstance(order, o.BecomeTarget):
             self.shared.overwritten(node, order)
@@ -485,6 +493,10 @@ class Pair:
         for name in a.settings.volumes:
             if _contents(a.durable.platters[name]) != _contents(b.durable.platters[name]):
                 raise Violation(f"I7 the copies of {name} differ although the pair is at rest")
+
+
+def _nothing(*_arguments: object) -> None:
+    """Nobody wants to know."""
 
 
 def _contents(store: Platter | Shelf) -> object:

@@ -209,7 +209,7 @@ class ProductionVolume:
         Every other time the data alone, which is what the numbers are.
         """
         name = next(reversed(self._replied), "")
-        fid = self._fid(name) if name else 0
+        fid = self.fid_of(name) if name else 0
         if not fid:
             return
         values = set(self._replied[name])
@@ -220,7 +220,7 @@ class ProductionVolume:
 
         self.ask(lambda token: v.Flush(token, fid, data_only=token % 2 == 0), answer)
 
-    def _fid(self, name: str) -> int:
+    def fid_of(self, name: str) -> int:
         """0: there is no such file, or the disk failed."""
         try:
             found = self.shelf.disk.perform(Resolve(name))
@@ -230,7 +230,7 @@ class ProductionVolume:
 
     def _write(self, value: int) -> None:
         name = f"numbers-{value // SLOTS}"
-        fid = self._fid(name)
+        fid = self.fid_of(name)
         if fid:
             offset = value % SLOTS * SLOT_BYTES
             data = value.to_bytes(SLOT_BYTES, "big")
@@ -247,7 +247,7 @@ class ProductionVolume:
             self._change(0, self._noise(f"{NOISE}-{value}", value))
             return
         name = self.world.rng.choice(names)
-        fid = self._fid(name)
+        fid = self.fid_of(name)
         if self.world.chance(0.5):
             self._change(0, Unlink(fid, ROOT_FID, name, self._now_ns()))
         elif value % RARE == 0:
@@ -268,7 +268,7 @@ class ProductionVolume:
             case 2 if numbers:
                 # Room behind what the clients write, which stays as it is.
                 reserve = FALLOCATE_KEEP_SIZE
-                return Fallocate(self._fid(numbers), reserve, 0, SLOTS * SLOT_BYTES, now_ns)
+                return Fallocate(self.fid_of(numbers), reserve, 0, SLOTS * SLOT_BYTES, now_ns)
             case 3:
                 return SetXattr(ROOT_FID, ACL_DEFAULT, LIST if value % 2 else None)
             case 4:

@@ -13,6 +13,7 @@ from mirrorha.core.authority import Bar
 from mirrorha.core.messages import Standing
 from mirrorha.errors import InvariantViolation
 from mirrorha.testing.sim import first_start
+from mirrorha.testing.sim.comparing import Comparing
 from mirrorha.testing.sim.faults import Faults
 from mirrorha.testing.sim.first_start import FirstStart
 from mirrorha.testing.sim.pair import Pair
@@ -57,10 +58,12 @@ def run_seed(
     if wide:
         settings |= draw_settings(world)
     pair = Pair(world, mode, production=production, services=None, **settings)
+    comparing = Comparing(world, pair)
     problem = ""
     try:
         _begin(world, pair, wide=wide)
-        _play(world, pair, Faults(world, pair, wide=wide), faulty_ms)
+        comparing.begin()
+        _play(world, pair, Faults(world, pair, wide=wide), comparing, faulty_ms)
     except (Violation, InvariantViolation) as violation:
         problem = f"{type(violation).__name__}: {violation}"
     return Outcome(
@@ -85,7 +88,7 @@ def _begin(world: World, pair: Pair, *, wide: bool) -> None:
     first_start.begin(world, pair, prepare(world, pair) if wide else FirstStart.EMPTY)
 
 
-def _play(world: World, pair: Pair, faults: Faults, faulty_ms: int) -> None:
+def _play(world: World, pair: Pair, faults: Faults, comparing: Comparing, faulty_ms: int) -> None:
     world.run_until(world.now_ms + faulty_ms)
     faults.heal()
     world.run_until(world.now_ms + LINGER_MS)
@@ -100,6 +103,7 @@ def _play(world: World, pair: Pair, faults: Faults, faulty_ms: int) -> None:
         settled = _settled_by_hand(world, pair, faults)
     if not settled:
         raise Violation(f"I10 no pair again after healing: {_standings(pair)}")
+    comparing.check_flips()
     pair.writing = False
     world.run_until(world.now_ms + 2_000)
     if not pair.mirrored():
