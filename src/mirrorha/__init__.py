@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         ServiceConfig,
         SwitchConfig,
         TimingConfig,
+        VerifyConfig,
         VolumeConfig,
         load_toml,
     )
@@ -84,6 +85,7 @@ __all__ = [
     "StateError",
     "SwitchConfig",
     "TimingConfig",
+    "VerifyConfig",
     "VolumeConfig",
     "VolumeError",
     "abc",

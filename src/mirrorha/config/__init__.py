@@ -17,8 +17,10 @@ from mirrorha.config.model import (
     ServiceConfig,
     SwitchConfig,
     TimingConfig,
+    VerifyConfig,
     VolumeConfig,
 )
+from mirrorha.config.rates import format_rate, parse_rate
 from mirrorha.config.reader import load_toml, parse_toml
 from mirrorha.config.validation import check_authority
 from mirrorha.config.writer import to_toml
@@ -34,9 +36,11 @@ __all__ = [
     "ServiceConfig",
     "SwitchConfig",
     "TimingConfig",
+    "VerifyConfig",
     "VolumeConfig",
     "check_authority",
     "format_duration",
+    "format_rate",
     "is_loopback",
     "load_toml",
     "may_differ",
@@ -45,6 +49,7 @@ __all__ = [
     "parse_duration",
     "parse_host_port",
     "parse_isolation",
+    "parse_rate",
     "parse_toml",
     "to_ms",
     "to_toml",

@@ -19,6 +19,7 @@ import attrs
 from mirrorha.config.durations import format_duration, parse_duration
 from mirrorha.config.findings import Finding, Where
 from mirrorha.config.patterns import pattern_flaw
+from mirrorha.config.rates import format_rate, parse_rate
 
 TEXT_CHARS_MAX: Final = 1024
 ITEMS_MAX: Final = 64
@@ -146,6 +147,26 @@ def duration(low_s: float, high_s: float) -> Form:
         to_toml=format_duration,
         hint=hint,
         filler=low_s,
+    )
+
+
+def rate(low_bytes_per_s: int, high_bytes_per_s: int) -> Form:
+    """Bytes a second in Python, text with a unit in TOML. The filler is the lower bound."""
+
+    def from_toml(raw: object) -> object:
+        try:
+            return parse_rate(raw) if isinstance(raw, str) else UNFIT
+        except ValueError:
+            return UNFIT
+
+    span = f'from "{format_rate(low_bytes_per_s)}" to "{format_rate(high_bytes_per_s)}"'
+    return Form(
+        expected=f"a rate {span}",
+        types=(int,),
+        accepts=lambda value: low_bytes_per_s <= value <= high_bytes_per_s,
+        from_toml=from_toml,
+        to_toml=format_rate,
+        filler=low_bytes_per_s,
     )
 
 

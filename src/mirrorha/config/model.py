@@ -21,6 +21,9 @@ T = TypeVar("T")
 
 HOUR_S: Final = 3_600.0
 DAY_S: Final = 86_400.0
+MB: Final = 1_000_000
+#: What is slower ends too late to be of use, and counts as this.
+VERIFY_RATE_MIN: Final = 1 << 20
 
 
 def _as_tuple(values: Iterable[T]) -> tuple[T, ...]:
@@ -295,6 +298,25 @@ class FencerConfig:
     )
 
 
+@final
+@attrs.frozen(kw_only=True)
+class VerifyConfig:
+    """How the two copies are compared (`mirrorha verify`).
+
+    Args:
+        every_s: Seconds after which it is done again by itself, by the node that serves; None: only
+            when somebody asks.
+        rate_bytes_per_s: How much content it reads in a second, on each node.
+    """
+
+    every_s: float | None = attrs.field(
+        default=None, metadata=in_toml("every", forms.duration(HOUR_S, 365 * DAY_S))
+    )
+    rate_bytes_per_s: int = attrs.field(
+        default=20 * MB, metadata=in_toml("rate", forms.rate(VERIFY_RATE_MIN, 100_000 * MB))
+    )
+
+
 SplitBrain: TypeAlias = Literal["consistent", "available"]
 
 
@@ -327,7 +349,7 @@ class ClusterConfig:
         arbiter: Where the register is kept, if a file says so; a program gives its own to
             `Cluster` instead.
         checks, probe, switches, fencers: See their classes.
-        heartbeat, timing: See their classes.
+        heartbeat, timing, verify: See their classes.
         differing: For what a file gives by node: place → node → value. This configuration has
             the value of `node`.
 
@@ -386,6 +408,7 @@ class ClusterConfig:
     )
     probe: ProbeConfig | None = attrs.field(default=None, metadata=table("probe", ProbeConfig))
     timing: TimingConfig = attrs.field(factory=TimingConfig, metadata=table("timing", TimingConfig))
+    verify: VerifyConfig = attrs.field(factory=VerifyConfig, metadata=table("verify", VerifyConfig))
     switches: tuple[SwitchConfig, ...] = attrs.field(
         default=(), converter=_as_tuple, metadata=tables("switch", SwitchConfig)
     )
