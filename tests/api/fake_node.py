@@ -95,6 +95,7 @@ class FakeNode:
         self.gates: dict[str, trio.Event] = {}
         self.faulty: dict[str, Exception] = {}
         self.past: list[FakeEvent] = []
+        self.wishes: list[tuple[str | None, dict[str, Any]]] = []  # of every `verify`
         self._readers: list[trio.MemorySendChannel[FakeEvent | FakeGap]] = []
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -133,6 +134,13 @@ class FakeNode:
         if command in self.refusing:
             raise CommandRefusedError(self.refusing[command])
         return f"{command} was done"
+
+    async def verify(self, volume: str | None = None, **wishes: Any) -> str:
+        self.wishes.append((volume, wishes))
+        return await self._do("verify")
+
+    async def stop_verify(self, volume: str | None = None) -> str:
+        return await self._do("stop_verify")
 
     def __getattr__(self, name: str) -> Callable[[], Any]:
         if name in COMMANDS:

@@ -55,7 +55,10 @@ NEEDS: dict[tuple[str, ...], tuple[str, ...]] = {
 #: What asks a node, and how it ends where there is none. `health` is a Nagios plugin.
 ASKING = [
     *((name,) for name in PLAIN),
-    *((name,) for name in ("status", "init", "resync", "is-primary", "events", "history")),
+    *(
+        (name,)
+        for name in ("status", "init", "resync", "is-primary", "events", "history", "verify")
+    ),
 ]
 
 
@@ -111,7 +114,9 @@ def test_without_a_configuration_it_is_usage(cli: Cli, words: tuple[str, ...]) -
     assert "Traceback" not in bare.stderr
 
 
-@pytest.mark.parametrize("words", [(name,) for name in (*PLAIN, "init", "resync")], ids=" ".join)
+@pytest.mark.parametrize(
+    "words", [(name,) for name in (*PLAIN, "init", "resync", "verify")], ids=" ".join
+)
 class TestCommandsThatChange:
     def asked(self, words: tuple[str, ...]) -> str:
         return "accept" if words == ("resync",) else words[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
 
@@ -26,6 +26,17 @@ class ResyncBody(msgspec.Struct, forbid_unknown_fields=True):
 
     node: str
     full: bool = False
+
+
+class VerifyBody(msgspec.Struct, forbid_unknown_fields=True, rename={"source": "from"}):
+    """Of `verify`: what is compared, and how; or that it is stopped."""
+
+    volume: str | None = None
+    repair: bool = False
+    rate_bytes_per_s: Annotated[int, msgspec.Meta(ge=0, le=1 << 40)] | None = None
+    source: str | None = None
+    found: bool = False
+    stop: bool = False
 
 
 class EmptyBody(msgspec.Struct, forbid_unknown_fields=True):

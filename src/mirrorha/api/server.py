@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, final
 
@@ -14,6 +15,7 @@ from mirrorha.api.documents import (
     EmptyBody,
     InitBody,
     ResyncBody,
+    VerifyBody,
     decode_body,
     event_document,
 )
@@ -51,6 +53,7 @@ _HINTS: Final[Mapping[str, str]] = {
     "init": "see `mirrorha status`: a cluster begins once",
     "acknowledge": "`mirrorha status` shows what was kept of a split, and on which node",
     "resync": "see `mirrorha status`: a node is filled while it waits and the other one serves",
+    "verify": "see `mirrorha status --json`: it has what differs, and where",
 }
 
 _log: Final = logging.getLogger(__name__)
@@ -99,6 +102,7 @@ class ManagementApi:
             "init": self._init,
             "resync": self._resync,
             "acknowledge": self._plain(node.acknowledge),
+            "verify": self._verify,
         }
         self.server: Final = HttpServer(self._answer, limits=LIMITS)
 
@@ -208,6 +212,19 @@ class ManagementApi:
                 hint="`mirrorha resync NODE --full` gives up everything NODE holds, and copies all",
             )
         return self._node.accept
+
+    def _verify(self, request: Request) -> _Call:
+        body = decode_body(request.body, VerifyBody)
+        if body.stop:
+            return partial(self._node.stop_verify, body.volume)
+        return partial(
+            self._node.verify,
+            body.volume,
+            repair=body.repair,
+            rate_bytes_per_s=body.rate_bytes_per_s,
+            source=body.source,
+            found=body.found,
+        )
 
     def _check_is_me(self, named: str, command: str) -> None:
         status = self._node.status()

@@ -23,6 +23,7 @@ COMMANDS: Final = {
     "init": "mirrorha.cli.managing:init",
     "resync": "mirrorha.cli.managing:resync",
     "acknowledge": "mirrorha.cli.managing:acknowledge",
+    "verify": "mirrorha.cli.comparing:verify",
     "accept-missing": "mirrorha.cli.accepting:accept_missing",
     "wait": "mirrorha.cli.looking:wait",
     "is-primary": "mirrorha.cli.looking:is_primary",

@@ -35,7 +35,9 @@ class Waiting(NamedTuple):
     no_wait: bool
 
 
-def _waiting(function: Callable[..., None]) -> Callable[..., None]:
+def waits(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that say how long it is waited for, as its `waiting`."""
+
     @functools.wraps(function)
     def gather(asked: Asked, timeout_s: float | None, no_wait: bool, **rest: Any) -> None:
         function(asked, waiting=Waiting(timeout_s, no_wait), **rest)
@@ -43,7 +45,8 @@ def _waiting(function: Callable[..., None]) -> Callable[..., None]:
     return _timeout(_no_wait(gather))
 
 
-def _carry_out(asked: Asked, name: str, waiting: Waiting, **body: Any) -> None:
+def carry_out(asked: Asked, name: str, waiting: Waiting, **body: Any) -> None:
+    """Have the node carry a command out, and say what came of it."""
     document = client.command(
         asked.place(), name, body, timeout_s=waiting.timeout_s, wait=not waiting.no_wait
     )
@@ -55,7 +58,7 @@ def _carry_out(asked: Asked, name: str, waiting: Waiting, **body: Any) -> None:
 
 
 @command
-@_waiting
+@waits
 def start(asked: Asked, waiting: Waiting) -> None:
     """Start a node that was stopped with `mirrorha stop`.
 
@@ -66,11 +69,11 @@ def start(asked: Asked, waiting: Waiting) -> None:
     Example:
       mirrorha start -c orders.toml --node paris
     """
-    _carry_out(asked, "start", waiting)
+    carry_out(asked, "start", waiting)
 
 
 @command
-@_waiting
+@waits
 def stop(asked: Asked, waiting: Waiting) -> None:
     """Stop this node in good order.
 
@@ -83,11 +86,11 @@ def stop(asked: Asked, waiting: Waiting) -> None:
     Example:
       mirrorha stop -c orders.toml --node paris
     """
-    _carry_out(asked, "stop", waiting)
+    carry_out(asked, "stop", waiting)
 
 
 @command
-@_waiting
+@waits
 def restart(asked: Asked, waiting: Waiting) -> None:
     """Restart the service in place.
 
@@ -98,11 +101,11 @@ def restart(asked: Asked, waiting: Waiting) -> None:
     Example:
       mirrorha restart -c orders.toml --node paris
     """
-    _carry_out(asked, "restart", waiting)
+    carry_out(asked, "restart", waiting)
 
 
 @command
-@_waiting
+@waits
 def swap(asked: Asked, waiting: Waiting) -> None:
     """Move the service to the other node.
 
@@ -115,11 +118,11 @@ def swap(asked: Asked, waiting: Waiting) -> None:
     Example:
       mirrorha swap -c orders.toml --node paris --timeout 2m
     """
-    _carry_out(asked, "swap", waiting)
+    carry_out(asked, "swap", waiting)
 
 
 @command
-@_waiting
+@waits
 def pause(asked: Asked, waiting: Waiting) -> None:
     """Suspend what happens to the service by itself.
 
@@ -131,11 +134,11 @@ def pause(asked: Asked, waiting: Waiting) -> None:
     Example:
       mirrorha pause -c orders.toml --node paris
     """
-    _carry_out(asked, "pause", waiting)
+    carry_out(asked, "pause", waiting)
 
 
 @command
-@_waiting
+@waits
 def resume(asked: Asked, waiting: Waiting) -> None:
     """End the maintenance that `mirrorha pause` began.
 
@@ -143,7 +146,7 @@ def resume(asked: Asked, waiting: Waiting) -> None:
     Example:
       mirrorha resume -c orders.toml --node paris
     """
-    _carry_out(asked, "resume", waiting)
+    carry_out(asked, "resume", waiting)
 
 
 @command
@@ -155,7 +158,7 @@ def resume(asked: Asked, waiting: Waiting) -> None:
     help="The node whose directories are the ones to begin with. Run the command there.",
 )
 @_yes
-@_waiting
+@waits
 def init(asked: Asked, source: str, yes: bool, waiting: Waiting) -> None:
     """Begin a cluster with the directories of one node.
 
@@ -187,14 +190,14 @@ def init(asked: Asked, source: str, yes: bool, waiting: Waiting) -> None:
         f"{config.peer.name} will be made equal to it.",
         yes=yes,
     )
-    _carry_out(asked, "init", waiting, **{"from": source})
+    carry_out(asked, "init", waiting, **{"from": source})
 
 
 @command
 @click.argument("target", metavar="NODE")
 @click.option("--full", is_flag=True, help="Give up everything NODE holds, and copy all.")
 @_yes
-@_waiting
+@waits
 def resync(asked: Asked, target: str, full: bool, yes: bool, waiting: Waiting) -> None:
     """Fill NODE's directories from the other node. Run it on NODE.
 
@@ -224,11 +227,11 @@ def resync(asked: Asked, target: str, full: bool, yes: bool, waiting: Waiting) -
         )
     asked.warn(f"{target} gives up everything that it holds in the replicated directories.")
     asked.confirm("Go on?", yes=yes)
-    _carry_out(asked, "resync", waiting, node=target, full=True)
+    carry_out(asked, "resync", waiting, node=target, full=True)
 
 
 @command
-@_waiting
+@waits
 def acknowledge(asked: Asked, waiting: Waiting) -> None:
     """Say that what was kept of a split has been seen.
 
@@ -242,4 +245,4 @@ def acknowledge(asked: Asked, waiting: Waiting) -> None:
     Example:
       mirrorha acknowledge -c orders.toml --node lyon
     """
-    _carry_out(asked, "acknowledge", waiting)
+    carry_out(asked, "acknowledge", waiting)

@@ -74,6 +74,8 @@ def _facts(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "volume", _volume_text(volume)
         if volume.get("resync"):
             yield "", resync_text(volume["resync"])
+        if volume.get("verify"):
+            yield "", verify_text(volume["verify"])
     yield from _around(document)
 
 
@@ -138,6 +140,21 @@ def resync_text(resync: dict[str, Any]) -> str:
     if resync.get("eta_s") is not None:
         text += f", {resync['eta_s']:.0f} s left"
     return text
+
+
+def verify_text(verify: dict[str, Any]) -> str:
+    """How far a comparison of the two copies is, or what came of the last one."""
+    found = verify["differences"] - verify["repaired"]
+    what = f"{found} differences" if found else "no difference"
+    if verify["state"] == "running":
+        done, total = verify["bytes"], verify["total_bytes"]
+        text = f"verify {bytes_text(done)}/{bytes_text(total)}"
+        text += f", {verify['total_files'] - verify['files']} files left"
+        if verify.get("eta_s") is not None:
+            text += f", {verify['eta_s']:.0f} s left"
+        return f"{text}, {what} so far"
+    text = f"verified {verify['ended']}: {what} in {verify['files']} files"
+    return f"{text}, then stopped: {verify['why']}" if verify["why"] else text
 
 
 def _heartbeat_text(path: dict[str, Any]) -> str:

@@ -45,6 +45,7 @@ def not_running(*, cluster: str, node: str, link: str, volumes: Sequence[str]) -
                 "mounted": False,
                 "worker_pid": None,
                 "resync": None,
+                "verify": None,
             }
             for path in volumes
         ],

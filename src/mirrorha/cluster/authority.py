@@ -65,6 +65,14 @@ class Authority:
         """What became of the latest request, if it was not answered."""
         return self._trouble
 
+    async def answers(self) -> bool:
+        """Ask it now, for somebody who is about to need it. True without one."""
+        if self._arbiter is None:
+            return True
+        with trio.move_on_after(self._deadline_s):
+            return isinstance(await contain(self._read), Returned)
+        return False
+
     async def read(self, effect: ReadRegister) -> None:
         """Read the register, once. Ends within the deadline, with exactly one answer given."""
         outcome: Outcome[Register | Gone] = _LATE

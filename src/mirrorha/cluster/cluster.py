@@ -314,6 +314,49 @@ class Cluster:
         """A person has seen what this node kept of its side of a split: end that alarm."""
         return await self._command(Verb.ACKNOWLEDGE, NOTED_S)
 
+    async def verify(
+        self,
+        volume: str | None = None,
+        *,
+        repair: bool = False,
+        rate_bytes_per_s: int | None = None,
+        source: str | None = None,
+        found: bool = False,
+    ) -> str:
+        """Compare the two copies by content, while both go on; return what came of it.
+
+        Whatever is merely under way is no difference. It may take hours; cancelled, it goes on
+        nevertheless, until `stop_verify`. Called again meanwhile, with a rate: it goes on at that.
+
+        Args:
+            volume: The directory; None: all of them.
+            repair: Make the other node's copy what this one's is.
+            rate_bytes_per_s: How much content is read in a second on each node; None: as it is
+                configured.
+            source: Whose copy stands: the node that serves, which is the default. Another one has
+                to serve first.
+            found: Only the files in which the last comparison found something.
+
+        Raises:
+            CommandRefusedError: it cannot be done, was stopped, or there are differences that are
+                not repaired; the text says which.
+        """
+        from mirrorha.cluster.verifying import Wish  # noqa: PLC0415 - of a running node
+
+        wish = Wish(
+            volume=volume,
+            repair=repair,
+            rate_bytes_per_s=rate_bytes_per_s,
+            source=source,
+            found=found,
+        )
+        return await self._running().verifying.verify(wish)
+
+    async def stop_verify(self, volume: str | None = None) -> str:
+        """Stop comparing `volume`, or all."""
+        await trio.lowlevel.checkpoint()
+        return self._running().verifying.stop(volume)
+
     # ---- inside ----
 
     @property

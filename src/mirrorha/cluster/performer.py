@@ -95,9 +95,9 @@ class Performer:
         """Begin `effect`. What it brings comes back as an event."""
         self._performers[type(effect)](effect)
 
-    def note(self, rule: str, text: str) -> None:
+    def note(self, rule: str, text: str, *, alarm: bool = True) -> None:
         """Tell of something that the core did not decide."""
-        self._note(e.Note(rule=rule, text=text, alarm=True))
+        self._note(e.Note(rule=rule, text=text, alarm=alarm))
 
     def _start_service(self, effect: e.StartService) -> None:
         self._phase = effect.token

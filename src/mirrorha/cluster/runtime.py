@@ -31,6 +31,7 @@ from mirrorha.cluster.state_room import RESERVE_NAME, StateRoom
 from mirrorha.cluster.status import View, VolumeView, document
 from mirrorha.cluster.store import MetaStore
 from mirrorha.cluster.stream_ends import stream_end_of
+from mirrorha.cluster.verifying import Verifying
 from mirrorha.cluster.volumes import Volumes
 from mirrorha.cluster.workers import Workers
 from mirrorha.config import may_differ, must_agree, to_ms
@@ -168,13 +169,19 @@ class Runtime:
                 *filter(None, [self._room.warning]),
                 *parts.links.warnings,
             ),
+            differing=parts.verifying.warnings,
             arbiter_kind=parts.authority.kind,
             arbiter_trouble=parts.authority.trouble,
             is_arbiter_reachable=parts.authority.is_reachable,
         )
 
     def _volume_view(self, parts: _Parts, name: str, path: str) -> VolumeView:
-        return VolumeView(name=name, path=path, status=parts.volumes.status(name))
+        return VolumeView(
+            name=name,
+            path=path,
+            status=parts.volumes.status(name),
+            verify=parts.verifying.document(name),
+        )
 
     # ---- the run ----
 
@@ -230,6 +237,7 @@ class Runtime:
     ) -> None:
         nursery.start_soon(self._close_volumes_at_end, parts)
         await nursery.start(parts.care.run)
+        await nursery.start(parts.verifying.run)
         nursery.start_soon(parts.links.run, listeners)
         nursery.start_soon(self._take_beats, parts)
         nursery.start_soon(self._announce, self._feed.open())
@@ -336,6 +344,7 @@ class Runtime:
             operations=operations,
             beats=beats,
             performer=performer,
+            verifying=self._make_verifying(loop, volumes, authority),
             incarnation=node.state.meta.incarnation,
         )
 
@@ -353,6 +362,20 @@ class Runtime:
             clock_ms=self._seams.clock_ms,
             rng=self._seams.rng,
             make_room=self._room.give_up,
+        )
+
+    def _make_verifying(self, loop: Loop, volumes: Volumes, authority: Authority) -> Verifying:
+        return Verifying(
+            self._config.verify,
+            self._names,
+            self._state_dir,
+            volumes=volumes,
+            state=lambda: loop.state,
+            give=loop.give,
+            note=self._note_or_alarm,
+            does_arbiter_answer=authority.answers,
+            wall_s=self._seams.wall_s,
+            rng=self._seams.rng,
         )
 
     def _make_links(self, loop: Loop, volumes: Volumes, security: Security) -> Links:
@@ -441,8 +464,11 @@ class Runtime:
             self._parts.performer.perform(effect)
 
     def _note(self, rule: str, text: str) -> None:
+        self._note_or_alarm(rule, text, True)
+
+    def _note_or_alarm(self, rule: str, text: str, alarm: bool) -> None:
         if self._parts is not None:
-            self._parts.performer.note(rule, text)
+            self._parts.performer.note(rule, text, alarm=alarm)
 
     def _opened(self) -> None:
         if self._parts is not None:
@@ -551,4 +577,5 @@ class _Parts:
     operations: Operations
     beats: HeartbeatThread
     performer: Performer
+    verifying: Verifying
     incarnation: int

@@ -33,6 +33,7 @@ class VolumeView:
     name: str
     path: str
     status: DriverStatus
+    verify: Document | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -45,6 +46,7 @@ class View:
         now_ms, wall_s: the time, by the core's clock and since 1970.
         link_trouble: why the peer is refused, or "".
         warnings: settings that differ and may.
+        differing: what is known to differ between the two copies, and is not repaired.
         arbiter_kind, arbiter_trouble: what it is; why it did not answer lately, or "".
         is_arbiter_reachable: whether the latest request was answered.
     """
@@ -60,6 +62,7 @@ class View:
     checks: Sequence[CheckReport]
     link_trouble: str
     warnings: Sequence[str]
+    differing: Sequence[str]
     arbiter_kind: str
     arbiter_trouble: str
     is_arbiter_reachable: bool
@@ -79,7 +82,7 @@ def document(view: View) -> Document:
         "cluster": view.cluster,
         "node": s.me,
         "role": s.role.value,
-        "colour": (Colour.RED if is_refused else colour_of(s)).value,
+        "colour": (Colour.RED if is_refused else _colour(view)).value,
         "data": data_of(s).value,
         "epoch": s.epoch,
         "since": rfc3339(since_s),
@@ -101,10 +104,16 @@ def document(view: View) -> Document:
         "arbiter": _arbiter(view),
         "paused": s.meta.paused,
         "rescued": [*_rescued(s.me, s.meta.rescued), *_rescued(s.other, s.peer_rescued)],
-        "warnings": list(view.warnings),
+        "warnings": [*view.warnings, *view.differing],
         "incarnation": s.meta.incarnation,
         "generation": s.meta.generation,
     }
+
+
+def _colour(view: View) -> Colour:
+    """A pair whose copies are known to differ is not protected as it seems."""
+    colour = colour_of(view.state)
+    return Colour.ORANGE if colour is Colour.GREEN and view.differing else colour
 
 
 def rfc3339(wall_s: float) -> str:
@@ -175,6 +184,7 @@ def _volume(view: View, volume: VolumeView) -> Document:
         "mounted": status.mounted,
         "worker_pid": status.pid,
         "resync": _resync(view, volume.name),
+        "verify": volume.verify,
     }
 
 

@@ -20,6 +20,8 @@ from mirrorha.core.health import primary_of
 from mirrorha.core.orders import (
     AnyOrder,
     AnyReport,
+    AnyVerifyOrder,
+    AnyVerifyReport,
     BecomeTarget,
     Close,
     StopReason,
@@ -129,6 +131,8 @@ class Volumes:
         self._changed: Final = trio.lowlevel.ParkingLot()
         self._marking: Final = trio.Lock()
         self._nursery: trio.Nursery | None = None
+        #: Takes what a volume tells of the comparison of its copies. Never blocks.
+        self.compared: Callable[[str, AnyVerifyReport], None] = _ignore
         self.is_closed = False
         self._lost = False  # the latest attempt to open found that writes are
         self.is_stuck = False  # a thread hangs in the kernel, and has a directory open
@@ -154,7 +158,7 @@ class Volumes:
         """Give an order to a volume."""
         driver = self.driver(name)
         if driver is None:
-            if not isinstance(order, Close):
+            if not isinstance(order, Close | AnyVerifyOrder):
                 self._report(name, Trouble(StopReason.NOT_DRIVEN, "the volume is not open"))
             return
         if isinstance(order, BecomeTarget):
@@ -448,6 +452,9 @@ class Volumes:
         self._is_anew = False
 
     def _report(self, name: str, report: AnyReport) -> None:
+        if isinstance(report, AnyVerifyReport):
+            self.compared(name, report)
+            return
         self._give(VolumeReported(name, report))
         if not isinstance(report, Trouble):
             return
@@ -478,6 +485,10 @@ async def _mark_in_turn(engine: Engine, volume_id: str) -> None:
         return
     if problem:
         raise VolumeError(str(problem))
+
+
+def _ignore(_name: str, _report: AnyVerifyReport) -> None:
+    """Nobody compares yet."""
 
 
 def _close(name: str, close: Callable[[], None]) -> None:
