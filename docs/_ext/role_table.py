@@ -51,6 +51,7 @@ TRIGGERS: Final = {
     Trigger.STARTED: "the process started, or an operator said `start`",
     Trigger.STOPPED: "an operator said `stop`, or the restart limit is reached",
     Trigger.WON_ALONE: "this incarnation won a compare-and-swap that names it alone",
+    Trigger.FORCED: "the same because an operator said so, with a compare-and-swap or without one",
     Trigger.JOINED_PEER: "a compare-and-swap that names both was won: the peer was admitted",
     Trigger.ADMITTED: "the peer admitted this node",
     Trigger.SWAPPED_OUT: "a swap gave the service to the peer",

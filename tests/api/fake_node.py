@@ -91,6 +91,7 @@ class FakeNode:
     def __init__(self) -> None:
         self.shown = document()
         self.asked: list[str] = []
+        self.options: list[dict[str, bool]] = []
         self.refusing: dict[str, str] = {}
         self.gates: dict[str, trio.Event] = {}
         self.faulty: dict[str, Exception] = {}
@@ -124,9 +125,10 @@ class FakeNode:
             raise self.faulty["history"]
         return self.past[-limit:]
 
-    async def _do(self, command: str) -> str:
+    async def _do(self, command: str, **options: bool) -> str:
         await trio.lowlevel.checkpoint()
         self.asked.append(command)
+        self.options.append(options)
         if command in self.gates:
             await self.gates[command].wait()
         if command in self.faulty:
@@ -148,4 +150,16 @@ class FakeNode:
         raise AttributeError(name)
 
 
-COMMANDS = ("start", "stop", "restart", "swap", "pause", "resume", "init", "accept", "acknowledge")
+COMMANDS = (
+    "start",
+    "stop",
+    "restart",
+    "swap",
+    "pause",
+    "resume",
+    "init",
+    "accept",
+    "acknowledge",
+    "force_primary",
+    "force_secondary",
+)

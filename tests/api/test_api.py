@@ -163,6 +163,24 @@ async def test_init_and_resync_are_about_this_node(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("body", "options"),
+    [
+        (b"", {"without_arbiter": False, "inconsistent_data": False}),
+        (b'{"without_arbiter": true}', {"without_arbiter": True, "inconsistent_data": False}),
+        (b'{"inconsistent_data": true}', {"without_arbiter": False, "inconsistent_data": True}),
+    ],
+)
+async def test_a_force_allows_what_it_names(
+    tmp_path: Path, body: bytes, options: dict[str, bool]
+) -> None:
+    async with running(tmp_path) as site:
+        assert (await site.ask("POST", "/commands/force-primary", body)).status == 200
+        assert (site.node.asked, site.node.options) == (["force_primary"], [options])
+        assert (await site.ask("POST", "/commands/force-secondary")).status == 200
+        assert site.node.asked == ["force_primary", "force_secondary"]
+
+
+@pytest.mark.parametrize(
     ("path", "body", "says"),
     [
         ("/commands/init", b'{"from": "lyon"}', "only lyon itself"),
@@ -187,6 +205,8 @@ async def test_what_this_node_cannot_do_is_refused(
         ("/commands/init", b'{"from": 7}'),
         ("/commands/init", b'{"from": "paris", "force": true}'),
         ("/commands/resync", b'{"node": "paris", "full": "yes"}'),
+        ("/commands/force-primary", b'{"yes": true}'),
+        ("/commands/force-secondary", b'{"without_arbiter": true}'),
         ("/commands/swap", b'{"to": "lyon"}'),
         ("/commands/swap", b"{"),
         ("/commands/swap", b"\xff"),

@@ -51,10 +51,14 @@ NEEDS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("wait",): ("--role", "PRIM", "--timeout", "200ms"),
     ("init",): ("--from", "paris", "--yes"),
     ("resync",): ("paris", "--full", "--yes"),
+    ("force-primary",): ("--yes",),
+    ("force-secondary",): ("--yes",),
 }
+FORCING = ("force-primary", "force-secondary")
 #: What asks a node, and how it ends where there is none. `health` is a Nagios plugin.
 ASKING = [
     *((name,) for name in PLAIN),
+    *((name,) for name in FORCING),
     *(
         (name,)
         for name in ("status", "init", "resync", "is-primary", "events", "history", "verify")
@@ -115,11 +119,11 @@ def test_without_a_configuration_it_is_usage(cli: Cli, words: tuple[str, ...]) -
 
 
 @pytest.mark.parametrize(
-    "words", [(name,) for name in (*PLAIN, "init", "resync", "verify")], ids=" ".join
+    "words", [(name,) for name in (*PLAIN, "init", "resync", "verify", *FORCING)], ids=" ".join
 )
 class TestCommandsThatChange:
     def asked(self, words: tuple[str, ...]) -> str:
-        return "accept" if words == ("resync",) else words[0]
+        return "accept" if words == ("resync",) else words[0].replace("-", "_")
 
     def test_done_is_0(self, running: Running, words: tuple[str, ...]) -> None:
         asked = self.asked(words)
@@ -186,7 +190,10 @@ def test_a_refusal_that_comes_late_is_a_refusal(running: Running) -> None:
 # ---- consent ----
 
 
-@pytest.mark.parametrize("words", [("init", "--from", "paris"), ("resync", "paris", "--full")])
+@pytest.mark.parametrize(
+    "words",
+    [("init", "--from", "paris"), ("resync", "paris", "--full"), *((name,) for name in FORCING)],
+)
 def test_without_a_terminal_consent_needs_yes(running: Running, words: tuple[str, ...]) -> None:
     result = running.cli.run(*words)
     assert result.exit_code == exits.FAILED

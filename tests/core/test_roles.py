@@ -26,13 +26,16 @@ def edges_into(*targets: Role) -> set[tuple[Role, Trigger]]:
     return {edge for edge, to in ROLE_TABLE.items() if to in targets}
 
 
-def test_alone_is_reached_only_by_a_won_cas() -> None:
-    assert {trigger for _, trigger in edges_into(Role.ALONE)} == {Trigger.WON_ALONE}
+ALONE = {Trigger.WON_ALONE, Trigger.FORCED}
 
 
-def test_a_waiting_node_serves_only_by_a_won_cas() -> None:
+def test_alone_is_reached_only_by_a_won_cas_or_an_operators_word() -> None:
+    assert {trigger for _, trigger in edges_into(Role.ALONE)} == ALONE
+
+
+def test_a_waiting_node_serves_only_by_a_won_cas_or_an_operators_word() -> None:
     serving = {trigger for role, trigger in edges_into(*SERVING) if role is Role.WAIT}
-    assert serving == {Trigger.WON_ALONE}
+    assert serving == ALONE
 
 
 def test_a_stopped_node_does_nothing_but_start() -> None:

@@ -76,7 +76,7 @@ def test_what_no_mode_can_see_is_not_missed() -> None:
     assert not full_report("cas won").wrong_with("edge STOP-stopped")
 
 
-@pytest.mark.parametrize(("row", "mode"), [("cas won", "consistent"), ("rule split", "arbiter")])
+@pytest.mark.parametrize(("row", "mode"), [("cas won", "consistent"), ("promised", "arbiter")])
 def test_what_cannot_happen_and_did_fails(row: str, mode: str) -> None:
     assert "cannot happen" in full_report(row, **{mode: 1}).wrong_with(row)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import attrs
 import pytest
 
+from mirrorha.core import epochs
 from mirrorha.testing.explore.breakages import KNOWN, NONE, broken
 from mirrorha.testing.explore.choices import apply, choices, describe
 from mirrorha.testing.explore.run import explore, first_state, main
@@ -21,7 +22,7 @@ def test_a_healthy_pair_is_where_it_begins() -> None:
     state = first_state(world)
     told = world.told[state.register[0]]
     assert told.members == NAMES
-    assert told.epoch - 1 + NONE.epochs == world.epochs
+    assert told.epoch + (NONE.epochs - 1) * epochs.STEP == world.epochs
 
 
 @pytest.mark.parametrize(
@@ -96,7 +97,7 @@ def test_a_lost_register_is_not_made_again_on_old_news() -> None:
         "lyon takes its peer for lost",
         "paris takes its peer for lost",
         "arbiter answers paris's read",
-        "paris's CAS 3 paris ['paris'] is answered",
+        "paris's CAS 5 paris ['paris'] is answered",
         "a client writes on paris",
         "the arbiter loses the register",
         "arbiter answers lyon's read",

@@ -39,6 +39,13 @@ class VerifyBody(msgspec.Struct, forbid_unknown_fields=True, rename={"source": "
     stop: bool = False
 
 
+class ForcePrimaryBody(msgspec.Struct, forbid_unknown_fields=True):
+    """Of `force-primary`: what the operator allows besides."""
+
+    without_arbiter: bool = False
+    inconsistent_data: bool = False
+
+
 class EmptyBody(msgspec.Struct, forbid_unknown_fields=True):
     """Of every other command."""
 

@@ -13,6 +13,7 @@ import trio
 
 from mirrorha.api.documents import (
     EmptyBody,
+    ForcePrimaryBody,
     InitBody,
     ResyncBody,
     VerifyBody,
@@ -54,6 +55,8 @@ _HINTS: Final[Mapping[str, str]] = {
     "acknowledge": "`mirrorha status` shows what was kept of a split, and on which node",
     "resync": "see `mirrorha status`: a node is filled while it waits and the other one serves",
     "verify": "see `mirrorha status --json`: it has what differs, and where",
+    "force-primary": "see `mirrorha status`: what may be forced, and what that costs",
+    "force-secondary": "see `mirrorha status`",
 }
 
 _log: Final = logging.getLogger(__name__)
@@ -103,6 +106,8 @@ class ManagementApi:
             "resync": self._resync,
             "acknowledge": self._plain(node.acknowledge),
             "verify": self._verify,
+            "force-primary": self._force_primary,
+            "force-secondary": self._plain(node.force_secondary),
         }
         self.server: Final = HttpServer(self._answer, limits=LIMITS)
 
@@ -224,6 +229,14 @@ class ManagementApi:
             rate_bytes_per_s=body.rate_bytes_per_s,
             source=body.source,
             found=body.found,
+        )
+
+    def _force_primary(self, request: Request) -> _Call:
+        body = decode_body(request.body, ForcePrimaryBody)
+        return partial(
+            self._node.force_primary,
+            without_arbiter=body.without_arbiter,
+            inconsistent_data=body.inconsistent_data,
         )
 
     def _check_is_me(self, named: str, command: str) -> None:

@@ -25,6 +25,8 @@ COMMANDS: Final = {
     "acknowledge": "mirrorha.cli.managing:acknowledge",
     "verify": "mirrorha.cli.comparing:verify",
     "accept-missing": "mirrorha.cli.accepting:accept_missing",
+    "force-primary": "mirrorha.cli.forcing:force_primary",
+    "force-secondary": "mirrorha.cli.forcing:force_secondary",
     "wait": "mirrorha.cli.looking:wait",
     "is-primary": "mirrorha.cli.looking:is_primary",
     "events": "mirrorha.cli.looking:events",

@@ -25,7 +25,9 @@ _timeout = click.option(
 _no_wait = click.option(
     "--no-wait", is_flag=True, help="Return as soon as it has begun, with the operation's id."
 )
-_yes = click.option("--yes", is_flag=True, help="Do not ask. Needed where there is no terminal.")
+yes_option = click.option(
+    "--yes", is_flag=True, help="Do not ask. Needed where there is no terminal."
+)
 
 
 class Waiting(NamedTuple):
@@ -157,7 +159,7 @@ def resume(asked: Asked, waiting: Waiting) -> None:
     metavar="NODE",
     help="The node whose directories are the ones to begin with. Run the command there.",
 )
-@_yes
+@yes_option
 @waits
 def init(asked: Asked, source: str, yes: bool, waiting: Waiting) -> None:
     """Begin a cluster with the directories of one node.
@@ -196,7 +198,7 @@ def init(asked: Asked, source: str, yes: bool, waiting: Waiting) -> None:
 @command
 @click.argument("target", metavar="NODE")
 @click.option("--full", is_flag=True, help="Give up everything NODE holds, and copy all.")
-@_yes
+@yes_option
 @waits
 def resync(asked: Asked, target: str, full: bool, yes: bool, waiting: Waiting) -> None:
     """Fill NODE's directories from the other node. Run it on NODE.

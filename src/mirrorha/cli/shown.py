@@ -51,6 +51,8 @@ def _lines(document: dict[str, Any]) -> Iterator[str]:
         yield _line(name, text)
     for rescue in document.get("rescued", ()):
         yield _line("RESCUED", rescue_text(rescue), fg="red")
+    if forced := document.get("forced"):
+        yield _line("FORCED", forced_text(forced), fg="yellow")
     for warning in document.get("warnings", ()):
         yield _line("warning", warning, fg="yellow")
 
@@ -61,13 +63,13 @@ def _line(name: str, text: str, *, fg: str | None = None) -> str:
 
 def _facts(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if document.get("why"):
-        yield "why", document["why"]
+        yield "why", _why_text(document)
     if operation := document.get("operation"):
         yield "operation", f"{operation.get('kind')}: {operation.get('progress')}"
     if service := document.get("service"):
         yield "service", _service_text(service)
     if peer := document.get("peer"):
-        yield "peer", _peer_text(peer)
+        yield "peer", peer_text(peer)
     if document.get("link") == "plain":
         yield "link", "plain: what is mirrored travels unencrypted"
     for volume in document.get("volumes", ()):
@@ -87,7 +89,15 @@ def _around(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for switch in document.get("switches", ()):
         yield "switch", _stated(switch, switch.get("kind") or "")
     if arbiter := document.get("arbiter"):
-        yield "arbiter", _arbiter_text(arbiter)
+        yield "arbiter", arbiter_text(arbiter)
+
+
+def _why_text(document: dict[str, Any]) -> str:
+    """The reason; and since when, if that is not since when the role is."""
+    why, since = str(document["why"]), document.get("why_since")
+    if not since or since == document.get("since") or document["role"] != "WAIT":
+        return why
+    return f"{why} (since {since})"
 
 
 def _service_text(service: dict[str, Any]) -> str:
@@ -97,7 +107,7 @@ def _service_text(service: dict[str, Any]) -> str:
     return f"{text}: {service['text']}" if service.get("text") else text
 
 
-def _peer_text(peer: dict[str, Any]) -> str:
+def peer_text(peer: dict[str, Any]) -> str:
     parts = [f"{peer['name']} {role_text(peer.get('role'), peer['colour'])}"]
     if peer.get("data"):
         parts.append(f"data {peer['data']}")
@@ -157,6 +167,13 @@ def verify_text(verify: dict[str, Any]) -> str:
     return f"{text}, then stopped: {verify['why']}" if verify["why"] else text
 
 
+def forced_text(forced: dict[str, Any]) -> str:
+    """What operators forced, in the data that is here."""
+    if not forced["generations"]:
+        return "an operator had this node give up its standing"
+    return f"by operators, in generation {', '.join(forced['generations'])}"
+
+
 def _heartbeat_text(path: dict[str, Any]) -> str:
     up = "up" if path.get("up") else "down"
     if path.get("state") == "one_way_out":
@@ -174,7 +191,7 @@ def _stated(thing: dict[str, Any], name: str) -> str:
     return f"{text}: {thing['text']}" if thing.get("text") else text
 
 
-def _arbiter_text(arbiter: dict[str, Any]) -> str:
+def arbiter_text(arbiter: dict[str, Any]) -> str:
     reachable = "reachable" if arbiter.get("reachable") else "NOT reachable"
     text = f"{arbiter['kind']} {reachable}"
     if arbiter.get("trouble"):

@@ -57,4 +57,7 @@ def not_running(*, cluster: str, node: str, link: str, volumes: Sequence[str]) -
         "warnings": [],
         "incarnation": 0,
         "generation": "",
+        "why_since": None,
+        "override": None,
+        "forced": None,
     }

@@ -12,7 +12,7 @@ from mirrorha.cluster.feed import EventStream, Feed
 from mirrorha.config import ClusterConfig, VolumeConfig, check_authority
 from mirrorha.core.events import Verb
 from mirrorha.core.state import ServiceState
-from mirrorha.core.words import Role
+from mirrorha.core.words import Allow, Role
 from mirrorha.errors import CommandRefusedError, LocalUsageError
 from mirrorha.volume.replicator import Replicator
 
@@ -357,6 +357,24 @@ class Cluster:
         await trio.lowlevel.checkpoint()
         return self._running().verifying.stop(volume)
 
+    async def force_primary(
+        self, *, without_arbiter: bool = False, inconsistent_data: bool = False
+    ) -> str:
+        """Have this node serve with what it holds, whatever that lacks. For ever told as forced.
+
+        Args:
+            without_arbiter: also if the arbiter does not answer. Then both nodes may acknowledge
+                writes apart from each other; that is told as a split once they meet.
+            inconsistent_data: also if a resync into this node was not finished.
+        """
+        flags = {Allow.WITHOUT_ARBITER: without_arbiter, Allow.INCONSISTENT: inconsistent_data}
+        allowed = frozenset(each for each, is_set in flags.items() if is_set)
+        return await self._command(Verb.FORCE_PRIMARY, SLACK_S, allowed)
+
+    async def force_secondary(self) -> str:
+        """Have this node give up its standing, durably: it waits for the peer to fill it."""
+        return await self._command(Verb.FORCE_SECONDARY, NOTED_S)
+
     # ---- inside ----
 
     @property
@@ -375,8 +393,11 @@ class Cluster:
             raise LocalUsageError(_NOT_RUNNING)
         return parts
 
-    async def _command(self, verb: Verb, limit_s: float) -> str:
-        return await self._running().operations.run(verb, limit_s=limit_s)
+    async def _command(
+        self, verb: Verb, limit_s: float, allowed: frozenset[Allow] = frozenset()
+    ) -> str:
+        operations = self._running().operations
+        return await operations.run(verb, limit_s=limit_s, allowed=allowed)
 
     async def _wait_some(self, holds: Callable[[], bool]) -> bool:
         """Wait as long as the service's phases may take; return whether it holds."""

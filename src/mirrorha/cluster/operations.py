@@ -15,6 +15,8 @@ from mirrorha.errors import CommandRefusedError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mirrorha.core.words import Allow
+
 #: More at once are no operator's.
 OPERATIONS_MAX: Final = 64
 
@@ -34,8 +36,12 @@ class Operations:
         self._numbers: Final = itertools.count(1)
         self._pending: dict[str, _Operation] = {}
 
-    async def run(self, verb: Verb, *, limit_s: float) -> str:
+    async def run(
+        self, verb: Verb, *, limit_s: float, allowed: frozenset[Allow] = frozenset()
+    ) -> str:
         """Give a command; return what was done, for people.
+
+        `allowed`: what an operator who forces allows besides.
 
         Cancelled, it goes on nevertheless.
 
@@ -46,7 +52,7 @@ class Operations:
             raise CommandRefusedError(f"{OPERATIONS_MAX} commands are under way already")
         name = f"{verb.value}-{next(self._numbers)}"
         operation = self._pending[name] = _Operation()
-        self._give(Command(operation=name, verb=verb))
+        self._give(Command(operation=name, verb=verb, allowed=allowed))
         try:
             with trio.move_on_after(limit_s):
                 await operation.done.wait()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from mirrorha.cluster.at_rest import SCHEMA, Document
+from mirrorha.core import lineage, overriding
 from mirrorha.core.detector import PathState
 from mirrorha.core.health import colour_of, colour_of_peer, data_of, data_of_peer, why_of
 from mirrorha.core.messages import Standing
@@ -104,9 +105,12 @@ def document(view: View) -> Document:
         "arbiter": _arbiter(view),
         "paused": s.meta.paused,
         "rescued": [*_rescued(s.me, s.meta.rescued), *_rescued(s.other, s.peer_rescued)],
-        "warnings": [*view.warnings, *view.differing],
+        "warnings": _warnings(view),
         "incarnation": s.meta.incarnation,
         "generation": s.meta.generation,
+        "why_since": rfc3339(view.wall_s - (view.now_ms - s.why_ms) / 1000),
+        "override": _override(s),
+        "forced": _forced(s),
     }
 
 
@@ -114,6 +118,45 @@ def _colour(view: View) -> Colour:
     """A pair whose copies are known to differ is not protected as it seems."""
     colour = colour_of(view.state)
     return Colour.ORANGE if colour is Colour.GREEN and view.differing else colour
+
+
+def _override(s: State) -> Document:
+    """What an operator's force would cost here; and the command, where it ends a wait."""
+    return {
+        "command": overriding.command(s) or None,
+        "primary_loses": overriding.primary_loses(s),
+        "secondary_loses": overriding.secondary_loses(s),
+    }
+
+
+def _forced(s: State) -> Document | None:
+    """What operators forced, for as long as the data descends from it."""
+    generations = lineage.forced_in(s.meta.lineage)
+    if not generations and s.meta.unconfirmed is None and not s.meta.stood_down:
+        return None
+    return {
+        "generations": list(generations),
+        "epochs": list(s.meta.forced),
+        "unconfirmed": s.meta.unconfirmed is not None,
+        "inconsistent": lineage.is_inconsistent(s.meta.lineage),
+        "stood_down": s.meta.stood_down,
+    }
+
+
+def _warnings(view: View) -> list[str]:
+    meta = view.state.meta
+    warnings = [*view.warnings, *view.differing]
+    if meta.unconfirmed is not None:
+        warnings.append(
+            "an operator forced this node to be the primary without the arbiter: the other node "
+            "may acknowledge writes as well, until a compare-and-swap is won"
+        )
+    if lineage.is_inconsistent(meta.lineage):
+        warnings.append(
+            "an operator forced inconsistent data: files may be half of one state and half of "
+            "another"
+        )
+    return warnings
 
 
 def rfc3339(wall_s: float) -> str:
@@ -165,7 +208,16 @@ def _peer(view: View) -> Document:
         "service": s.peer.service if s.peer else None,
         "why": s.peer.why if s.peer else "",
         "paused": s.peer.paused if s.peer else None,
+        "last": _last(s),
     }
+
+
+def _last(s: State) -> Document | None:
+    """What it was when it was connected last; None while it is, or if it never was."""
+    last = s.last_peer
+    if s.peer is not None or last is None:
+        return None
+    return {"role": last.role, "epoch": last.epoch, "why": last.why}
 
 
 def _volume(view: View, volume: VolumeView) -> Document:

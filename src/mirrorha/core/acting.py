@@ -13,6 +13,7 @@ import attrs
 from mirrorha.core import authority, lineage
 from mirrorha.core.effects import MarkVolumes, SayGoodbye
 from mirrorha.core.messages import Adopt, Standing
+from mirrorha.core.meta import Meta
 from mirrorha.core.orders import Close, Follow, Freeze, ServeAlone, ServeMirror
 from mirrorha.core.register import Register
 from mirrorha.core.roles import Trigger
@@ -30,11 +31,28 @@ def go_alone(turn: Turn, record: Register, *, why: str, proven: bool) -> None:
     The caller has had every volume confirm that it is frozen and synced since before the CAS was
     sent. Rotation is one write for all volumes, so none is released before it is done for all.
     """
+    turn.keep(attrs.evolve(turn.s.meta.with_held(record), unconfirmed=None))
+    _serve_alone(turn, record, why=why, proven=proven)
+
+
+def go_alone_unconfirmed(turn: Turn, record: Register, *, why: str) -> None:
+    """An operator forces this node without the arbiter: `record` stands nowhere but here.
+
+    So it is neither held nor seen: of the register this node knows what it knew before.
+    """
+    meta = turn.s.meta
+    turn.keep(attrs.evolve(meta, unconfirmed=record, top_epoch=max(meta.top_epoch, record.epoch)))
+    _serve_alone(turn, record, why=why, proven=False)
+
+
+def _serve_alone(turn: Turn, record: Register, *, why: str, proven: bool) -> None:
     s = turn.s
     was_serving = s.standing is Standing.SOURCE
-    chain, base = lineage.rotated(s.meta.lineage, s.meta.base, generation=s.nonce())
+    mark = s.meta.forcing
+    generation = f"{mark}-{s.nonce()}" if mark else s.nonce()
+    chain, base = lineage.rotated(s.meta.lineage, s.meta.base, generation=generation)
     meta = attrs.evolve(
-        s.meta.with_held(record),
+        s.meta,
         lineage=chain,
         base=base,
         # What an OS crash took is void now: nobody who is left has it.
@@ -43,7 +61,7 @@ def go_alone(turn: Turn, record: Register, *, why: str, proven: bool) -> None:
         dirty=True,
         stopped_alone=True,
     )
-    turn.keep(meta)
+    turn.keep(_as_forced(meta, record) if mark else meta)
     s.mine.update(nonce for _, nonce in record.nonces)
     s.standing = Standing.SOURCE
     s.mode = Mode.LOG
@@ -57,10 +75,23 @@ def go_alone(turn: Turn, record: Register, *, why: str, proven: bool) -> None:
     s.join_after_ms = turn.now_ms + s.settings.join_backoff_ms
     turn.do(MarkVolumes(record.cluster_id))
     turn.order(ServeAlone(epoch=record.epoch, generation=meta.generation))
-    turn.move(Trigger.WON_ALONE, why)
+    turn.move(Trigger.FORCED if mark else Trigger.WON_ALONE, why)
     if not was_serving:
         fence_ms = 0 if proven else s.settings.fence_delay_ms
         s.serve_after_ms = turn.now_ms + fence_ms
+
+
+def _as_forced(meta: Meta, record: Register) -> Meta:
+    """By an operator's word this copy is the one that counts, whatever it was worth before."""
+    return attrs.evolve(
+        meta,
+        forcing="",
+        forced=(*meta.forced, record.epoch),
+        outdated=False,
+        stood_down=False,
+        inconsistent=False,
+        all_durable=False,
+    )
 
 
 def mirror(turn: Turn) -> None:
@@ -102,7 +133,7 @@ def be_paired_source(turn: Turn, record: Register, trigger: Trigger, why: str) -
     """
     s = turn.s
     was_serving = s.standing is Standing.SOURCE
-    turn.keep(attrs.evolve(s.meta.with_held(record), base=None, dirty=True, stopped_alone=False))
+    _keep_pair(turn, record)
     s.mine.update(nonce for _, nonce in record.nonces)
     s.standing = Standing.SOURCE
     s.epoch = record.epoch
@@ -136,7 +167,7 @@ def be_follower(
 ) -> None:
     """`record` landed: it names both, and the peer as primary. Follow in its epoch."""
     s = turn.s
-    turn.keep(attrs.evolve(s.meta.with_held(record), base=None, dirty=True, stopped_alone=False))
+    _keep_pair(turn, record)
     s.standing = Standing.FOLLOWER
     s.epoch = record.epoch
     s.unfilled = ""
@@ -154,7 +185,7 @@ def be_frozen_member(turn: Turn, record: Register) -> None:
     """
     s = turn.s
     primary = record.primary == s.me
-    turn.keep(attrs.evolve(s.meta.with_held(record), base=None, dirty=True, stopped_alone=False))
+    _keep_pair(turn, record)
     s.standing = Standing.SOURCE if primary else Standing.FOLLOWER
     s.mode = Mode.FROZEN
     s.epoch = record.epoch
@@ -167,6 +198,15 @@ def be_frozen_member(turn: Turn, record: Register) -> None:
     turn.order(Freeze(token=0))
     trigger = Trigger.READ_PRIMARY if primary else Trigger.READ_SECOND
     turn.move(trigger, f"the register names {record.primary} as primary, and both in sync")
+
+
+def _keep_pair(turn: Turn, record: Register) -> None:
+    """`record` landed and names both: one generation, and nobody is alone."""
+    turn.keep(
+        attrs.evolve(
+            turn.s.meta.with_held(record), base=None, dirty=True, stopped_alone=False, forcing=""
+        )
+    )
 
 
 def step_down(turn: Turn, why: str) -> None:

@@ -169,6 +169,8 @@ def why_gave_up(turn: Turn) -> str:
     """What a node says that gave up its standing, in good order or after a split."""
     s = turn.s
     if not s.meta.split or not s.meta.lineage:
+        if s.meta.stood_down:
+            return f"an operator had it give up its standing: {s.other} brings it up to date"
         return "this node gave up its standing when the peer went on alone"
     return (
         f"both nodes acknowledged writes apart from each other (a split), and {s.other}'s data "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 
+from mirrorha.core import epochs
 from mirrorha.core.events import Gone
 from mirrorha.core.messages import Record, Standing
 from mirrorha.core.register import Register
@@ -115,8 +116,11 @@ def _rank(
 def may_land_upon(s: State, record: Register) -> bool:
     """Whether an attempt of this node's may yet replace `record`, or one after it.
 
-    Then nothing is acknowledged on the strength of `record`, whoever tells of it.
+    So will one of a node that an operator forced without the arbiter: it wins a CAS first. Then
+    nothing is acknowledged on the strength of `record`, whoever tells of it.
     """
+    if s.meta.unconfirmed is not None:
+        return True
     attempts = s.unresolved if s.sent is None else [*s.unresolved, s.sent]
     return any(base is not None and base.epoch >= record.epoch for base, _ in attempts)
 
@@ -138,14 +142,13 @@ def make_record(
 
 
 def _epoch_above(s: State, top: int) -> int:
-    """Without an arbiter an epoch is (number, node), the node in the lowest bit.
+    """Two nodes that go on apart, without an arbiter, never make the same epoch.
 
-    Two nodes that go on apart can never make the same one, and comparing still compares numbers
-    first. A file id has room for 23 bits: four million changes of membership.
+    A file id has room for 23 bits: two million changes of membership, or four with an arbiter.
     """
     if s.settings.arbiter:
-        return top + 1
-    return ((top >> 1) + 1) << 1 | (s.me != s.settings.first)
+        return epochs.above(top)
+    return epochs.above_of_pair(top, is_second=s.is_second_named)
 
 
 def problem_with(s: State, found: Register | Gone) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mirrorha.core import acting, serving, swap
+from mirrorha.core import acting, forcing, serving, swap
 from mirrorha.core.effects import CommandDone, DropLink
 from mirrorha.core.events import Command, Verb, VolumesInspected
 from mirrorha.core.messages import AskSwap, Standing
@@ -23,6 +23,8 @@ def on_command(turn: Turn, command: Command) -> None:
         Verb.INIT: _init,
         Verb.ACCEPT: _accept,
         Verb.ACKNOWLEDGE: _acknowledge,
+        Verb.FORCE_PRIMARY: forcing.be_primary,
+        Verb.FORCE_SECONDARY: forcing.be_secondary,
     }
     handlers[command.verb](turn, command)
 

@@ -13,6 +13,7 @@ from mirrorha.core.detector import PeerBeat
 from mirrorha.core.messages import AnyMessage
 from mirrorha.core.orders import AnyReport
 from mirrorha.core.register import Register
+from mirrorha.core.words import Allow
 
 
 @attrs.frozen
@@ -139,14 +140,20 @@ class Verb(enum.Enum):
     INIT = "init"  # this node's directories are the ones to begin with
     ACCEPT = "accept"  # this node's directories are given up: fill them (resync NODE --full)
     ACKNOWLEDGE = "acknowledge"  # what was kept of a split was seen by a person
+    FORCE_PRIMARY = "force-primary"  # go on with what this node holds, whatever that lacks
+    FORCE_SECONDARY = "force-secondary"  # give up this node's standing, and wait for the peer
 
 
 @attrs.frozen
 class Command:
-    """An operator, or the application, asks. Answered by one `CommandDone` (and progress)."""
+    """An operator, or the application, asks. Answered by one `CommandDone` (and progress).
+
+    `allowed`: what goes with `FORCE_PRIMARY`.
+    """
 
     operation: str
     verb: Verb
+    allowed: frozenset[Allow] = frozenset()
 
 
 @attrs.frozen

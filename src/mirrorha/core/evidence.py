@@ -36,6 +36,7 @@ class Proof(enum.Enum):
     """Why this node may go on without asking the peer."""
 
     NONE = "no-proof"
+    OPERATOR = "an-operator-said-so"
     GAVE_UP = "peer-gave-up-its-standing"
     STOPPED = "peer-confirmed-stopped"
     NOT_CUT_OFF = "isolation-checks-answered"
@@ -44,6 +45,8 @@ class Proof(enum.Enum):
 def proof(turn: Turn) -> Proof:
     """What there is at this moment to remove the peer from our copy."""
     s, pair = turn.s, turn.s.pair
+    if s.decision is not None and s.decision.forced is not None:
+        return Proof.OPERATOR
     if pair.gave_up is not None and pair.gave_up == s.meta.copy:
         return Proof.GAVE_UP
     if not is_in_session(s) or s.link:
@@ -133,7 +136,7 @@ def why_not(turn: Turn) -> str:
     if not is_in_session(s):
         return (
             f"both nodes were in sync and this one was not alone last: waiting for {other}, "
-            "for it may have gone on. Start it; no command overrides this yet"
+            f"for it may have gone on. Start {other}"
         )
     if _is_available(s):
         return (
@@ -143,7 +146,7 @@ def why_not(turn: Turn) -> str:
         )
     return (
         f"{other} is lost, and nothing proves that it stopped (split_brain = 'consistent'): it "
-        "must come back. No command overrides this yet; an arbiter would spare the wait"
+        "must come back. An arbiter would spare the wait"
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mirrorha.core import authority
+from mirrorha.core import authority, overriding
 from mirrorha.core.authority import Bar
 from mirrorha.core.events import Gone
 from mirrorha.core.messages import PeerState, Standing
@@ -44,7 +44,15 @@ def primary_of(s: State) -> str | None:
 
 
 def why_of(s: State) -> str:
-    """Why this node is what it is; while nothing may be acknowledged, why that is so."""
+    """Why this node is what it is, and what would override that, where something can.
+
+    While nothing may be acknowledged: why that is so.
+    """
+    text, command = _why(s), overriding.command(s)
+    return f"{text}; to override: '{command}'" if command and command not in text else text
+
+
+def _why(s: State) -> str:
     if not s.frozen or s.standing not in (Standing.SOURCE, Standing.FOLLOWER):
         return s.why
     if s.pair.why:
@@ -98,6 +106,8 @@ def _needs_person(s: State) -> bool:
     """A node that waits for what will not come by itself."""
     if s.meta.split and s.meta.lineage and s.meta.disputed:
         return True  # somebody must give up what one side of the split acknowledged
+    if s.meta.stood_down and isinstance(s.seen, Register) and s.seen.is_alone(s.me):
+        return True  # nobody is left who could bring it up to date
     fresh = s.meta.cluster_id is None
     if fresh and isinstance(s.seen, Register):
         return s.has_files and not s.accepted

@@ -9,8 +9,14 @@ have acknowledged apart: a split.
 from __future__ import annotations
 
 import enum
+from typing import Final
 
 import attrs
+
+#: How the name of a generation begins that an operator forced; and of one whose data was half of
+#: one copy and half of another. It goes wherever the data goes: a joiner takes over the chain.
+FORCED: Final = "forced"
+FORCED_INCONSISTENT: Final = "forced-inconsistent"
 
 
 class Rule(enum.Enum):
@@ -83,4 +89,16 @@ def rotated(
     """
     if base is None and lineage:
         base = lineage[-1]
+    if generation.startswith(FORCED_INCONSISTENT):
+        base = generation  # no touched log tells where this copy differs from any other
     return (*lineage, generation), base
+
+
+def forced_in(lineage: tuple[str, ...]) -> tuple[str, ...]:
+    """The generations of a chain that an operator forced, oldest first."""
+    return tuple(each for each in lineage if each.startswith(f"{FORCED}-"))
+
+
+def is_inconsistent(lineage: tuple[str, ...]) -> bool:
+    """Whether the data descends from a copy that was forced while it was inconsistent."""
+    return any(each.startswith(FORCED_INCONSISTENT) for each in lineage)

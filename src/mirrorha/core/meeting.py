@@ -184,6 +184,8 @@ def on_prepare(turn: Turn, message: Prepare) -> None:
             inconsistent=False,
             unclean=False,
             outdated=False,
+            stood_down=False,
+            forcing="",
             all_durable=message.all_durable,
             dirty=True,
             given_up=(),
@@ -254,7 +256,13 @@ def on_be_target(turn: Turn, message: BeTarget) -> None:
     if s.meta.cluster_id not in (None, message.cluster_id) or s.meta.disputed:
         return
     rescue.begin(turn)
-    turn.change(inconsistent=True, cluster_id=message.cluster_id, dirty=True, intended=())
+    turn.change(
+        inconsistent=True,
+        cluster_id=message.cluster_id,
+        dirty=True,
+        intended=(),
+        unconfirmed=None,
+    )
     s.standing = Standing.TARGET
     s.epoch = message.epoch
     s.paired = 0

@@ -83,6 +83,7 @@ class PeerState(Message, frozen=True, tag=1):
         lost: what the arbiter showed it last is no register to act on.
         unfilled: its disk did not take what it was to be filled with.
         rescued: see Meta.
+        forced: it serves because an operator said so, without the arbiter so far.
     """
 
     number: int
@@ -121,6 +122,7 @@ class PeerState(Message, frozen=True, tag=1):
     lost: bool = False
     unfilled: bool = False
     rescued: tuple[RescueNote, ...] = ()
+    forced: bool = False
 
 
 class Resume(Message, frozen=True, tag=2):

@@ -35,8 +35,14 @@ class Meta:
         base: the generation that the peer is known to share; None while both are in sync.
         paused: maintenance; survives restarts.
         stopped_alone: without an arbiter: this node was alone when it last knew.
-        outdated: without an arbiter: this node gave up its standing to the peer.
+        outdated: this node gave up its standing to the peer; with an arbiter, only because an
+            operator said so.
         forced: epochs that an operator forced, for ever after in the history.
+        forcing: the next generation that this node draws is marked as forced, by this word; see
+            `lineage`. Durable before a CAS that an operator forces is sent, which may land later.
+        unconfirmed: what this node serves by since an operator forced it without the arbiter; no
+            CAS has made it good yet.
+        stood_down: `outdated`, because an operator said so.
         copy: without an arbiter: this node's copy of the register; it counts as landed.
         promised: without an arbiter: what the peer proposed and this node agreed to. Whether the
             peer made it its copy is not known before both have met again.
@@ -68,6 +74,9 @@ class Meta:
     stopped_alone: bool = False
     outdated: bool = False
     forced: tuple[int, ...] = ()
+    forcing: str = ""
+    unconfirmed: Register | None = None
+    stood_down: bool = False
     copy: Register | None = None
     promised: Register | None = None
     parted: Register | None = None

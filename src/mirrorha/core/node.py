@@ -131,6 +131,8 @@ class Node:
             pairwise.advance(turn)
             steady.advance(turn)
             pairwise.answer(turn)
+        if s.why != s.why_told:
+            s.why_told, s.why_ms = s.why, turn.now_ms
         return turn.batch()
 
     def next_deadline_ms(self) -> int:
@@ -222,7 +224,7 @@ def _on_link_closed(turn: Turn, event: LinkClosed) -> None:
         s.stale += 1
         return
     s.link = 0
-    s.peer = None
+    s.last_peer, s.peer = s.peer or s.last_peer, None
     s.told = None
     s.unlinked_ms = turn.now_ms
     pairwise.on_session(turn)

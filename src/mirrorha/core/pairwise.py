@@ -40,6 +40,8 @@ def answer(turn: Turn) -> None:
 def _read(turn: Turn) -> Register | Gone | None:
     """The register, or None: no answer, because nobody may act now on what this node has."""
     s, meta = turn.s, turn.s.meta
+    if _is_forced(turn):
+        return meta.copy or Gone.ABSENT
     if is_in_doubt(s) or meta.disputed:
         _no_answer(turn)
         return None
@@ -88,7 +90,7 @@ def _swap(turn: Turn, request: Cas) -> None:
     s, meta, pair = turn.s, turn.s.meta, turn.s.pair
     if request.expected != meta.copy:
         _done(turn, request.token, CasOutcome.REFUSED)
-    elif is_in_doubt(s) or meta.disputed:
+    elif (is_in_doubt(s) or meta.disputed) and not _is_forced(turn):
         _done(turn, request.token, CasOutcome.NOT_SENT)
     elif _is_mine_to_change(turn, request):
         _install(turn, request.new)
@@ -103,6 +105,8 @@ def _swap(turn: Turn, request: Cas) -> None:
 def _is_mine_to_change(turn: Turn, request: Cas) -> bool:
     """Whether this change needs nothing of the peer, or something stands in its place."""
     s = turn.s
+    if _is_forced(turn):
+        return True
     if request.expected is None:
         return s.initiated and not s.link
     if s.other in request.new.in_sync:
@@ -110,6 +114,11 @@ def _is_mine_to_change(turn: Turn, request: Cas) -> bool:
     if s.other not in request.expected.in_sync:
         return True
     return evidence.proof(turn) is not evidence.Proof.NONE
+
+
+def _is_forced(turn: Turn) -> bool:
+    """An operator's word stands in the place of the peer's, and settles what is in doubt."""
+    return evidence.proof(turn) is evidence.Proof.OPERATOR
 
 
 def _done(turn: Turn, token: int, outcome: CasOutcome) -> None:
@@ -233,7 +242,7 @@ def _regain(turn: Turn, theirs: RegisterCopy) -> None:
     s, meta = turn.s, turn.s.meta
     both = meta.copy is not None and {s.me, s.other} <= meta.copy.in_sync
     unused = both and is_agreed(s) and not theirs.outdated
-    unused = unused and s.peer is not None and s.peer.unclean
+    unused = unused and s.peer is not None and s.peer.unclean and not meta.stood_down
     if meta.outdated and unused and not meta.inconsistent and s.standing is Standing.WAITING:
         turn.change(outdated=False)
 
@@ -313,7 +322,18 @@ def advance(turn: Turn) -> None:
         _withdraw(turn)
         if s.link and s.detector.verdict(turn.now_ms).lost:
             turn.do(DropLink(s.link, f"{s.other} does not answer"))
+    _give_way(turn)
     _raise_epoch(turn)
+
+
+def _give_way(turn: Turn) -> None:
+    """What this node gave up since the peer spoke last: the peer need not speak again."""
+    s, heard = turn.s, turn.s.pair.heard
+    if not s.link or heard is None or not s.meta.outdated:
+        return
+    verdict = compare(s, heard)
+    if verdict.stands is Stands.THEIRS:
+        _yield_to(turn, heard, verdict.rule)
 
 
 def _raise_epoch(turn: Turn) -> None:

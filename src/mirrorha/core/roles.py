@@ -19,6 +19,7 @@ class Trigger(enum.Enum):
     STARTED = "started"  # by the process or an operator
     STOPPED = "stopped"  # by an operator, or the restart limit
     WON_ALONE = "won-alone"  # a CAS naming this node alone was won by this incarnation
+    FORCED = "forced"  # the same because an operator said so, with a CAS or without
     JOINED_PEER = "joined-peer"  # a CAS naming both was won: the peer was admitted
     ADMITTED = "admitted"  # the peer admitted this node
     SWAPPED_OUT = "swapped-out"
@@ -31,6 +32,7 @@ class Trigger(enum.Enum):
 ROLE_TABLE: Final[Mapping[tuple[Role, Trigger], Role]] = {
     (Role.STOP, Trigger.STARTED): Role.WAIT,
     (Role.WAIT, Trigger.WON_ALONE): Role.ALONE,
+    (Role.WAIT, Trigger.FORCED): Role.ALONE,
     (Role.WAIT, Trigger.ADMITTED): Role.SECOND,
     (Role.WAIT, Trigger.STEPPED_DOWN): Role.WAIT,
     (Role.ALONE, Trigger.WON_ALONE): Role.ALONE,
@@ -39,12 +41,14 @@ ROLE_TABLE: Final[Mapping[tuple[Role, Trigger], Role]] = {
     (Role.ALONE, Trigger.READ_SECOND): Role.SECOND,
     (Role.ALONE, Trigger.STEPPED_DOWN): Role.WAIT,
     (Role.PRIM, Trigger.WON_ALONE): Role.ALONE,
+    (Role.PRIM, Trigger.FORCED): Role.ALONE,
     (Role.PRIM, Trigger.JOINED_PEER): Role.PRIM,
     (Role.PRIM, Trigger.READ_PRIMARY): Role.PRIM,
     (Role.PRIM, Trigger.SWAPPED_OUT): Role.SECOND,
     (Role.PRIM, Trigger.READ_SECOND): Role.SECOND,
     (Role.PRIM, Trigger.STEPPED_DOWN): Role.WAIT,
     (Role.SECOND, Trigger.WON_ALONE): Role.ALONE,
+    (Role.SECOND, Trigger.FORCED): Role.ALONE,
     (Role.SECOND, Trigger.ADMITTED): Role.SECOND,
     (Role.SECOND, Trigger.SWAPPED_IN): Role.PRIM,
     (Role.SECOND, Trigger.READ_PRIMARY): Role.PRIM,

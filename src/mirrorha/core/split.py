@@ -11,6 +11,7 @@ import enum
 
 import attrs
 
+from mirrorha.core import epochs
 from mirrorha.core.messages import Record, RegisterCopy
 
 
@@ -102,7 +103,8 @@ def _preferred(
 ) -> str:
     """By policy. `newest`: whose authority changed last; if that is equal, the former PRIM."""
     if policy == "newest" and mine.copy is not None and theirs.copy is not None:
-        my_number, their_number = mine.copy.epoch >> 1, theirs.copy.epoch >> 1
+        my_number = epochs.number_of(mine.copy.epoch)
+        their_number = epochs.number_of(theirs.copy.epoch)
         if my_number != their_number:
             return me if my_number > their_number else other
     parted = [each for each in (mine.parted, theirs.parted) if each is not None]

@@ -13,7 +13,7 @@ from mirrorha.core.meta import Meta
 from mirrorha.core.orders import Progress
 from mirrorha.core.register import Register
 from mirrorha.core.settings import Settings
-from mirrorha.core.words import Boot, Mode, Role
+from mirrorha.core.words import Allow, Boot, Mode, Role
 
 if TYPE_CHECKING:
     import random
@@ -73,6 +73,7 @@ class Decision:
         everything: a resync that compares all.
         operation: of an operator's command, or "".
         next_ms: not before this time the next attempt.
+        forced: an operator forces it, and allows what is named here; see `forcing`.
     """
 
     kind: Kind
@@ -90,6 +91,7 @@ class Decision:
     everything: bool = True
     operation: str = ""
     next_ms: int = 0
+    forced: frozenset[Allow] | None = None
 
 
 @attrs.define
@@ -161,6 +163,7 @@ class State:
         round: of the stream, as its source opened it last; see `orders.ServeMirror`.
         adopted: a joiner holds our current generation: rotate before acknowledging alone.
         link, peer: the control session (0: none) and what the peer last said on it.
+        last_peer: what the peer said last on the session before this one: for people.
         streams: volumes whose stream is connected.
         unresolved: CAS attempts (base, record) that may still land.
         mine: nonces of this incarnation's own attempts.
@@ -172,6 +175,9 @@ class State:
         watch: what was told of heartbeats.
         peer_rescued: what the peer said last that it has kept of its side of a split.
         stop_asked: operation and reason of a stop that begins once the arbiter has answered.
+        open_force: of an operator's force that has no outcome yet, or "".
+        apart_told: what was told last of serving apart from the peer; see `forcing`.
+        why_told, why_ms: the reason as it stood after the last step, and since when it has.
     """
 
     settings: Settings
@@ -194,6 +200,7 @@ class State:
 
     link: int = 0
     peer: PeerState | None = None
+    last_peer: PeerState | None = None
     linked_ms: int = 0
     unlinked_ms: int = 0
     streams: set[str] = attrs.Factory(set)
@@ -232,6 +239,10 @@ class State:
     hold_service: bool = False
     open_swap: str = ""
     stop_asked: tuple[str, str] | None = None
+    open_force: str = ""
+    apart_told: str = ""
+    why_told: str = ""
+    why_ms: int = 0
     may_serve: bool = False
 
     join_after_ms: int = 0
@@ -260,6 +271,11 @@ class State:
     @property
     def other(self) -> str:
         return self.settings.peer
+
+    @property
+    def is_second_named(self) -> bool:
+        """This node is the second one of the configuration."""
+        return self.me != self.settings.first
 
     @property
     def is_alone(self) -> bool:

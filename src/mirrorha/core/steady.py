@@ -6,6 +6,7 @@ from mirrorha.core import (
     acting,
     alone,
     authority,
+    forcing,
     join,
     meeting,
     parted,
@@ -40,6 +41,7 @@ def advance(turn: Turn) -> None:
         _leave_if_given_up(turn)
         _watch(turn)
     swap.settle(turn)
+    forcing.settle(turn)
     serving.steer(turn)
     tell_peer(turn)
 
@@ -116,6 +118,9 @@ def _expire(turn: Turn) -> None:
 def _begin(turn: Turn) -> None:
     s = turn.s
     if s.standing is Standing.SOURCE and s.mode is Mode.LOG:
+        forcing.pursue(turn)
+        if not forcing.may_fill_peer(s):
+            return
         if s.register_problem and s.link:
             turn.ask()  # so that it is made again
         elif join.can_begin(turn):
@@ -174,6 +179,7 @@ def on_read(turn: Turn, found: Register | Gone | None) -> None:
     if s.standing is Standing.STOPPED:
         return
     if found is None:
+        forcing.on_silence(turn)
         waiting.on_silence(turn)
         return
     s.answered_ms = turn.now_ms
@@ -206,6 +212,8 @@ def _is_overtaken(turn: Turn, found: Register | Gone) -> bool:
 
 
 def _dispatch_read(turn: Turn, found: Register | Gone) -> None:
+    if forcing.on_read(turn, found):
+        return
     decision = turn.s.decision
     asking = decision is not None and decision.stage is Stage.ASK
     if turn.s.register_problem and (decision is None or (decision.kind is Kind.ALONE and asking)):
@@ -314,6 +322,7 @@ def describe(turn: Turn) -> PeerState:
         outdated=s.meta.outdated,
         inspected=s.inspected,
         rescued=s.meta.rescued,
+        forced=s.is_alone and s.meta.unconfirmed is not None,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mirrorha.core import alone, authority
+from mirrorha.core import alone, authority, forcing
 from mirrorha.core.authority import Bar
 from mirrorha.core.events import Gone
 from mirrorha.core.messages import Standing
@@ -105,6 +105,8 @@ def _first_source(turn: Turn) -> str | None:
 
 def _member(turn: Turn, found: Register) -> None:
     s = turn.s
+    if forcing.peer_goes_first(turn):
+        return
     why = authority.bar(s, found)
     if found.epoch > s.meta.seen_epoch:
         turn.keep(s.meta.with_held(found))
@@ -154,7 +156,7 @@ def _with_peer(turn: Turn, found: Register) -> None:
     elif source is None:
         s.why = (
             "neither node holds what the register says it holds (old disk images?): a person must "
-            "restore the newer disk of one of them; no command overrides this yet"
+            "restore the newer disk of one of them"
         )
     else:
         s.why = f"both nodes are there: {source} goes on, this node is brought up to date"

@@ -56,6 +56,13 @@ class Ack(enum.Enum):
     DURABLE = "durable"
 
 
+class Allow(enum.Enum):
+    """What an operator who forces a node allows it besides."""
+
+    WITHOUT_ARBITER = "without-arbiter"  # by a forced epoch, if the arbiter does not answer
+    INCONSISTENT = "inconsistent-data"  # though a resync into this node was not finished
+
+
 class Boot(enum.Enum):
     """How this node's previous incarnation ended, as its durable state and boot id show."""
 

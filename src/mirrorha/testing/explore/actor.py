@@ -47,7 +47,15 @@ _TIMELESS: Final = (
     "serve_after_ms",
     "join_after_ms",
 )
-_UNUSED: Final = {"why": "", "stale": 0, "join_failures": 0, "progress": {}}
+_UNUSED: Final = {
+    "why": "",
+    "why_told": "",
+    "why_ms": 0,
+    "last_peer": None,
+    "stale": 0,
+    "join_failures": 0,
+    "progress": {},
+}
 
 
 @attrs.frozen

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import attrs
 
+from mirrorha.core import epochs
 from mirrorha.testing.explore import actor as a
 from mirrorha.testing.explore.breakages import KNOWN, broken
 from mirrorha.testing.explore.choices import apply, choices, describe
@@ -77,7 +78,7 @@ def first_state(world: World) -> State:
     state = world.decode(world.encode(state))
     state.left = list(attrs.astuple(world.budget))
     world.reduce = reduce
-    world.epochs = limit - 1 + world.told[state.register[0]].epoch
+    world.epochs = (limit - 1) * epochs.STEP + world.told[state.register[0]].epoch
     return state
 
 

@@ -27,6 +27,7 @@ from mirrorha.core.state import Decision, ServiceState, Stage, State
 from mirrorha.core.turn import Turn
 from mirrorha.core.words import Mode
 from mirrorha.testing.sim.breakage import Breakage, Fn, answer
+from mirrorha.testing.sim.breakages_force import OF_FORCE
 from mirrorha.testing.sim.breakages_pair import OF_PAIR
 from mirrorha.testing.sim.breakages_volume import OF_VOLUME
 from mirrorha.testing.sim.node import SimNode
@@ -449,6 +450,7 @@ BREAKAGES: Final[Mapping[str, Breakage]] = {
         answer(value=None),
         wide=True,
     ),
+    **OF_FORCE,
     **OF_PAIR,
     **OF_VOLUME,
 }

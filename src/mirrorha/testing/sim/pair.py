@@ -18,6 +18,7 @@ from mirrorha.core.register import Register
 from mirrorha.core.settings import Settings
 from mirrorha.core.words import Mode, Role
 from mirrorha.testing.sim.arbiter import SimArbiter
+from mirrorha.testing.sim.forced import Forces
 from mirrorha.testing.sim.model_volume import Message, Platter
 from mirrorha.testing.sim.node import ServiceOfNode, SimNode
 from mirrorha.testing.sim.oracle import Oracle
@@ -80,6 +81,7 @@ class Pair:
         self.arbiter.on_lost = self._lost
         self.mode = mode
         self.shared: SharedRegister | None = None
+        self.forces = Forces(world, self)
         if mode != "arbiter":
             settings = {"arbiter": False, "split_brain": mode, **settings}
         self.link = 0
@@ -103,7 +105,8 @@ class Pair:
             service = services[name] if services is not None else None
             self.nodes[name] = SimNode(world, made, self, service)
         if mode != "arbiter":
-            self.shared = SharedRegister(world, self.nodes, is_available=mode == "available")
+            is_available = mode == "available"
+            self.shared = SharedRegister(world, self.nodes, self.forces, is_available=is_available)
         self.commands: dict[str, e.CommandDone] = {}
         self._value = 0
         self.writing = True
@@ -332,6 +335,8 @@ class Pair:
         if self.shared is not None:
             now = self.shared.branches[node.name].register
             self.shared.acked(node.name, both=both)
+        if (line := self.forces.line_of(node.name)) is not None:
+            now = line.record
         if now is None:
             raise Violation("a write was acknowledged before there was a register")
         self.world.count("acked mirrored" if both else "acked alone")
@@ -368,10 +373,15 @@ class Pair:
 
     def oracle_of(self, node: str) -> Oracle:
         """The client's record by which `node` is judged: after a split each side has its own."""
-        return self.oracle if self.shared is None else self.shared.branches[node].oracle
+        if self.shared is not None:
+            return self.shared.branches[node].oracle
+        line = self.forces.line_of(node)
+        return self.oracle if line is None else line.oracle
 
     def oracles(self) -> list[Oracle]:
-        return [self.oracle] if self.shared is None else self.shared.oracles()
+        if self.shared is not None:
+            return self.shared.oracles()
+        return [self.oracle, *self.forces.oracles()]
 
     def os_crashed(self, node: str) -> None:
         for oracle in self.oracles():
@@ -388,12 +398,15 @@ class Pair:
     # ---- without an arbiter ----
 
     def persisted(self, node: SimNode, before: Meta) -> None:
+        self.forces.persisted(node, before)
         if self.shared is not None:
             self.shared.persisted(node, self.peer(node), before)
 
     def noted(self, node: SimNode, rule: str) -> None:
         if self.shared is not None and rule == "split":
             self.shared.reported(node)
+        if rule in ("split", "split-rescued"):
+            self.forces.split_told(node)
 
     def reported(self, node: SimNode, volume: str, report: o.AnyReport) -> None:
         """What a volume reports is for its node, but for what whoever compares wants to know."""
@@ -403,8 +416,11 @@ class Pair:
             node.give(v.VolumeReported(volume, report))
 
     def given(self, node: SimNode, order: o.AnyOrder) -> None:
-        if self.shared is not None and isinstance(order, o.BecomeTarget):
+        if not isinstance(order, o.BecomeTarget):
+            return
+        if self.shared is not None:
             self.shared.overwritten(node, order)
+        self.forces.overwritten(node)
 
     def check_isolation(self, node: SimNode, answer: Callable[[bool], None]) -> None:
         if self.shared is not None:
@@ -430,6 +446,7 @@ class Pair:
             # An old create-if-absent that landed after the register was lost: both nodes have
             # seen a higher epoch and refuse it, so no promise rests on it.
             return
+        self.forces.landing(self.in_force, now)
         self.oracle.landed(self.in_force, now)
         self.in_force = now
 
@@ -447,8 +464,8 @@ class Pair:
             return
         s = core.state
         if s.standing is Standing.SOURCE and s.mode is Mode.LOG:
-            held = s.meta.held
-            if held is None or not held.is_alone(node.name):
+            record = s.meta.unconfirmed or s.meta.held
+            if record is None or not record.is_alone(node.name):
                 raise Violation(f"I2 {node.name} acknowledges alone without holding such a record")
             if s.meta.inconsistent or s.meta.unclean:
                 raise Violation(f"I6 {node.name} serves unclean or inconsistent data")

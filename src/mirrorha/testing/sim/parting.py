@@ -102,6 +102,8 @@ class Parting:
 def settle_split(world: World, pair: Pair) -> None:
     """The operator gives up one side: that of the node which waits because of a split."""
     losers = [node for node in pair.nodes.values() if _waits_for_a_person(node)]
+    if all(node.durable.meta.outdated for node in pair.nodes.values()):
+        return  # by force: somebody has to be chosen first, not given up
     if not losers or pair.shared is None or any(map(_is_held_up, pair.nodes.values())):
         return  # a person who was given no answer yet does not give up the other side as well
     loser = world.rng.choice(losers)

@@ -27,6 +27,10 @@ NOTES: Final = (
     "cas-unknown",
     "different-cas",
     "fenced",
+    "force-asked",
+    "forced-apart",
+    "forced-secondary",
+    "forced-yields",
     "going-alone",
     "goodbye-granted",
     "join-broken-off",
@@ -69,6 +73,9 @@ HAPPENED: Final = (
     "cas won",
     "connection half open",
     "fenced",
+    "forced by a cas",
+    "forced line made good",
+    "forced without the arbiter",
     "fsync alone",
     "fsync mirrored",
     "goodbye",
@@ -91,6 +98,7 @@ HAPPENED: Final = (
     "setting failover=False",
     "split",
     "stream broken",
+    "write lost by force",
 )
 
 
@@ -132,7 +140,7 @@ class Impossible:
 
 _NO_ARBITER: Final = Impossible("there is no arbiter", WITHOUT_ARBITER)
 _NO_COPIES: Final = Impossible("the arbiter keeps the only copy of the register", ("arbiter",))
-_NEVER_SPLITS: Final = Impossible("nobody goes on without proof", ("arbiter", "consistent"))
+_NO_CHECKS: Final = Impossible("nobody goes on by isolation checks", ("arbiter", "consistent"))
 _COPIES_ROLL_BACK: Final = Impossible(
     "a disk that goes back takes half of the register back: a stated non-promise", WITHOUT_ARBITER
 )
@@ -147,6 +155,9 @@ _OF_ARBITER: Final = (
     "arbiter silent",
     "register lost",
     "register went back",
+    "forced by a cas",
+    "forced line made good",
+    "forced without the arbiter",
     "fault arbiter cut",
     "fault arbiter faults",
     "fault arbiter goes back",
@@ -157,6 +168,8 @@ _OF_ARBITER: Final = (
     "fault swap goes wrong",
     "rule admission-unknown",
     "rule cas-unknown",
+    "rule forced-apart",
+    "rule forced-yields",
     "rule register-lost",
 )
 _OF_IMAGES: Final = (
@@ -182,41 +195,25 @@ _OF_COPIES: Final = (
     "rule fenced",
     "rule goodbye-granted",
     "rule no-answer-from-the-pair",
-    "standing gave-up-its-standing",
 )
-_OF_SPLITS: Final = (
-    "copies split",
-    "copies one-acknowledged-nothing-apart",
-    "copies one-gave-up-its-standing",
+_OF_CHECKS: Final = (
     "proof isolation-checks-answered",
     "isolation checks answered: False",
     "isolation checks answered: True",
-    "rule split",
-    "rule split-rescued",
-    "split",
-)
-_OF_RESCUES: Final = tuple(
-    f"rule {name}" for name in ("peer-rescued", "rescue-acknowledged", "rescue-begins", "rescued")
 )
 
 IMPOSSIBLE: Final[Mapping[str, Impossible]] = {
     **dict.fromkeys(_OF_ARBITER, _NO_ARBITER),
     **dict.fromkeys(_OF_IMAGES, _COPIES_ROLL_BACK),
     **dict.fromkeys(_OF_COPIES, _NO_COPIES),
-    **dict.fromkeys(_OF_SPLITS, _NEVER_SPLITS),
-    **dict.fromkeys(
-        _OF_RESCUES, Impossible("nobody acknowledges what the other lacks", ("consistent",))
-    ),
+    **dict.fromkeys(_OF_CHECKS, _NO_CHECKS),
+    "split": _NO_COPIES,
     "edge STOP-stopped": Impossible("who is stopped already is not stopped again"),
     "edge SECOND-admitted": Impossible("who is admitted was WAIT: a SECOND is a member"),
     "edge PRIM-joined-peer": Impossible("a join begins in ALONE, and ends there or as PRIM"),
     "edge ALONE-read-second": Impossible(
         "a record in which this node agreed to be the SECOND is older than that of its going alone"
     ),
-    "edge ALONE-won-alone": Impossible(
-        "nobody else went on, so there is no epoch to rise above", ("consistent",)
-    ),
-    "rule older-than-base": _COPIES_ROLL_BACK,
     "rule not-ours": Impossible("a newcomer with files does not accept, so nobody judges it"),
     "rule source-is-behind": Impossible("who serves alone does so by a generation of its own"),
     "rule touched-log-damaged": Impossible("a resync compares everything as yet"),

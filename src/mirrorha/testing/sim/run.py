@@ -16,6 +16,7 @@ from mirrorha.testing.sim import first_start
 from mirrorha.testing.sim.comparing import Comparing
 from mirrorha.testing.sim.faults import Faults
 from mirrorha.testing.sim.first_start import FirstStart
+from mirrorha.testing.sim.operator import settle_forces
 from mirrorha.testing.sim.pair import Pair
 from mirrorha.testing.sim.parting import settle_split
 from mirrorha.testing.sim.wide import draw_settings, prepare
@@ -92,7 +93,7 @@ def _play(world: World, pair: Pair, faults: Faults, comparing: Comparing, faulty
     world.run_until(world.now_ms + faulty_ms)
     faults.heal()
     world.run_until(world.now_ms + LINGER_MS)
-    if pair.shared is not None:
+    if pair.shared is not None or pair.forces.were_asked:
         _settle_splits(world, pair)
     settled = world.run_while(lambda: not pair.mirrored(), at_most_ms=SETTLE_MS)
     if not settled and _may_not_move(pair):
@@ -135,7 +136,10 @@ def _settle_splits(world: World, pair: Pair) -> None:
         world.run_while(lambda: not pair.mirrored(), at_most_ms=10_000)
         if pair.mirrored():
             return
+        settled = world.counts["split settled by the operator"]
         settle_split(world, pair)
+        if pair.forces.were_asked and settled == world.counts["split settled by the operator"]:
+            settle_forces(world, pair)
 
 
 def _settled_by_hand(world: World, pair: Pair, faults: Faults) -> bool:

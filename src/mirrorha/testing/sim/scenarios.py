@@ -11,10 +11,12 @@ from collections.abc import Callable
 from typing import Any, Final, final
 
 from mirrorha.core import events as v
+from mirrorha.core.effects import CommandDone
 from mirrorha.core.events import CasOutcome
 from mirrorha.core.messages import AnyMessage
 from mirrorha.core.register import Register
 from mirrorha.core.state import Stage, State
+from mirrorha.core.words import Allow
 from mirrorha.errors import ensure
 from mirrorha.testing.sim.node import SimNode
 from mirrorha.testing.sim.pair import Pair
@@ -93,6 +95,13 @@ class Play:
     def start(self, *nodes: SimNode) -> None:
         for node in nodes or (self.lyon, self.paris):
             node.start()
+
+    def force(self, node: SimNode, verb: v.Verb, *allowed: Allow) -> None:
+        self.pair.forces.ask(node, verb, *allowed)
+
+    def answer(self, node: SimNode, verb: v.Verb) -> CommandDone | None:
+        """What became of a force."""
+        return self.pair.commands.get(f"{verb.value} {node.name}")
 
     def command(self, node: SimNode, verb: v.Verb) -> None:
         node.give(v.Command(operation=verb.value, verb=verb))

@@ -13,6 +13,7 @@ import attrs
 from mirrorha.core.meta import Meta
 from mirrorha.core.orders import BecomeTarget
 from mirrorha.core.register import Register
+from mirrorha.testing.sim.forced import Forces
 from mirrorha.testing.sim.node import SimNode
 from mirrorha.testing.sim.oracle import Oracle
 from mirrorha.testing.sim.world import Violation, World
@@ -23,10 +24,14 @@ ISOLATION_COUNTS_MS: Final = 1_500
 
 @attrs.define
 class Branch:
-    """One line of authority: the last record that landed on it, and what its clients were told."""
+    """One line of authority: the last record that landed on it, and what its clients were told.
+
+    `by_force`: an operator forced the other node, and by right this one may go on as well.
+    """
 
     oracle: Oracle
     register: Register | None = None
+    by_force: bool = False
     landed: list[Register] = attrs.Factory(list)
 
 
@@ -51,8 +56,11 @@ class SharedRegister:
         on_promise: called when a promise became durable: the moment between prepare and commit.
     """
 
-    def __init__(self, world: World, nodes: dict[str, SimNode], *, is_available: bool) -> None:
+    def __init__(
+        self, world: World, nodes: dict[str, SimNode], forces: Forces, *, is_available: bool
+    ) -> None:
         self.world, self.nodes, self.is_available = world, nodes, is_available
+        self.forces = forces
         branch = Branch(Oracle(world))
         self.branches = dict.fromkeys(("lyon", "paris"), branch)
         self.isolation: dict[str, bool] = {"lyon": True, "paris": True}
@@ -81,10 +89,14 @@ class SharedRegister:
 
     def persisted(self, node: SimNode, peer: SimNode, before: Meta) -> None:
         after = node.durable.meta
-        if after.outdated and peer.durable.meta.outdated:
+        both = after.outdated and peer.durable.meta.outdated
+        if both and not (after.stood_down or peer.durable.meta.stood_down):
             raise Violation("5.4 both nodes gave up their standing: nobody is left")
         if after.copy != before.copy:
-            self._copy_changed(node, peer, before.copy, after)
+            landed = self.branches[node.name].landed
+            settles = self.forces.is_forced(node) and before.promised in landed
+            # A force goes on from above what this node promised, whether it knew its end or not.
+            self._copy_changed(node, peer, before.promised if settles else before.copy, after)
             if after.copy is not None and after.copy.is_alone(node.name):
                 self.on_alone(node)
         if after.rescue != before.rescue or after.inconsistent != before.inconsistent:
@@ -122,15 +134,23 @@ class SharedRegister:
 
     def _fork(self, node: SimNode, peer: SimNode, before: Register | None, now: Register) -> None:
         left = self._left_behind.pop(node.name, None)
-        if not self.is_available or left is None or left.register != before:
+        forced = self.forces.is_forced(node)
+        if forced and (left is None or left.register != before):
+            other = self.branches[peer.name]
+            left = Branch(
+                other.oracle.clone(), before, True, [*other.landed]
+            )  # from what it knew last
+        allowed = self.is_available or forced or (left is not None and left.by_force)
+        if not allowed or left is None or left.register != before:
             raise Violation(
                 f"I8 {node.name} makes epoch {now.epoch} from a record that its peer has replaced"
             )
         self.world.count("split")
         self.branches[node.name] = left
         self._land(left, node, peer, now)
-        self.fork = Fork(acked=set(self._alone))
-        self.forks.append(self.fork)
+        if not forced:
+            self.fork = None
+        self._may_split()
 
     def _land(self, branch: Branch, node: SimNode, peer: SimNode, now: Register) -> None:
         before = branch.register
@@ -147,10 +167,11 @@ class SharedRegister:
                     f"5.4 {node.name} makes epoch {now.epoch} {sorted(now.in_sync)} without "
                     f"{peer.name}'s promise, and without proof"
                 )
-            if self.is_available and peer.durable.meta.copy == before:
-                self._left_behind[peer.name] = Branch(
-                    branch.oracle.clone(), before, [*branch.landed]
-                )
+            if peer.durable.meta.copy == before:
+                self._leave_behind(peer, branch, now_forced=self.forces.is_forced(node))
+        if self.forces.is_forced(node):
+            self.forces.settle(branch.oracle, node)
+            self._may_split()
         self.world.say(f"register ({node.name}): {now.epoch} {now.primary} {sorted(now.in_sync)}")
         branch.oracle.landed(before, now)
         branch.register = now
@@ -161,7 +182,24 @@ class SharedRegister:
             self._fenced.clear()
             self.fork = None
 
+    def _leave_behind(self, peer: SimNode, branch: Branch, *, now_forced: bool) -> None:
+        """The peer may go on from here apart; one that was forced out may be doing so already."""
+        twin = Branch(branch.oracle.clone(), branch.register, now_forced, [*branch.landed])
+        before = branch.register
+        if now_forced and before is not None and before.is_alone(peer.name):
+            self.branches[peer.name] = twin
+        else:
+            self._left_behind[peer.name] = twin
+
+    def _may_split(self) -> None:
+        """Whoever acknowledged alone before is apart from the one that an operator forces."""
+        if self.fork is None:
+            self.fork = Fork(acked=set(self._alone))
+            self.forks.append(self.fork)
+
     def _may_remove(self, node: SimNode, peer: SimNode) -> bool:
+        if self.forces.is_forced(node):
+            return True
         if peer.durable.meta.outdated:
             return True
         if self._fenced.get(node.name) == node.life:
@@ -217,6 +255,8 @@ class SharedRegister:
         """An operator gave this node's side up."""
         self._kept.discard(node.name)
         self._alone.discard(node.name)
+        if self.fork is not None and self.forces.were_asked and not self.fork.reports:
+            self.fork.acked.discard(node.name)  # before anybody could know of a split
 
     def check_reports(self) -> None:
         """I8, at the end: what both acknowledged apart from each other was reported."""

@@ -19,6 +19,7 @@ from mirrorha.core.register import Register
 from mirrorha.testing.sim.arbiter import Fate
 from mirrorha.testing.sim.first_start import FirstStart
 from mirrorha.testing.sim.node import Durable, SimNode
+from mirrorha.testing.sim.operator import Operator
 from mirrorha.testing.sim.pair import Pair
 from mirrorha.testing.sim.production_volume import Shelf
 from mirrorha.testing.sim.world import World
@@ -66,6 +67,7 @@ class WideFaults:
     def __init__(self, world: World, pair: Pair) -> None:
         self.world, self.pair = world, pair
         self._going = True
+        self._operator = Operator(world, pair)
         self.quiet_until_ms = 0  # until then nothing else goes wrong
 
     def kinds(self) -> Kinds:
@@ -104,7 +106,8 @@ class WideFaults:
 
     def later_kinds(self) -> Kinds:
         """Kinds that came later. They are drawn apart: most seeds stay the runs that they were."""
-        return {"driver ends": self._driver_ends, "disk hangs": self._disk_hangs}
+        kinds: Kinds = {"driver ends": self._driver_ends, "disk hangs": self._disk_hangs}
+        return kinds | self._operator.kinds()
 
     def begin(self, kinds: Container[str]) -> None:
         """What takes a whole pair, and leave to go on, comes first where it is drawn.
@@ -117,7 +120,7 @@ class WideFaults:
             self.world.after(self.world.between(0, 500), self._crash_when_alone)
 
     def heal(self) -> None:
-        self._going = False
+        self._going = self._operator.going = False
         self.pair.net.paths_cut.clear()
         self.pair.net.beat_delay_ms = 20
         self.pair.net.delay_ms = min(self.pair.net.delay_ms, 40)
