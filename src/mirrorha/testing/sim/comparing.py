@@ -41,7 +41,7 @@ class Comparing:
         self._sessions: Final = itertools.count(1)
         self._flipped: tuple[str, str] | None = None  # volume, path
         self._found: list[VerifyFound] = []
-        self._ended: VerifyEnded | None = None
+        self._ended: dict[int, VerifyEnded] = {}  # by session
         pair.on_compared = self._told
 
     def begin(self) -> None:
@@ -127,21 +127,21 @@ class Comparing:
     def _run_through(self, volume: ProductionVolume, *, repair: bool) -> bool:
         """Compare until one is through; False if something always comes between."""
         for _ in range(TRIES_MAX):
-            self._ended = None
-            self._order(volume, repair=repair)
-            self.world.run_while(lambda: self._ended is None, at_most_ms=ENDS_IN_MS)
-            if self._has_ended_well():
+            session = self._order(volume, repair=repair)
+            self._run_until_ended(session)
+            if session in self._ended and not self._ended[session].why:
                 return True
             self.world.run_until(self.world.now_ms + 500)
         return False
 
-    def _has_ended_well(self) -> bool:
-        return self._ended is not None and not self._ended.why
+    def _run_until_ended(self, session: int) -> None:
+        self.world.run_while(lambda: session not in self._ended, at_most_ms=ENDS_IN_MS)
 
-    def _order(self, volume: ProductionVolume, *, repair: bool) -> None:
+    def _order(self, volume: ProductionVolume, *, repair: bool) -> int:
         seed, session = self._rng.getrandbits(63), next(self._sessions)
         rate = self._rng.choice([0, 0, 1 << 20])
         volume.order(StartVerify(session, seed=seed, rate_bytes_per_s=rate, repair=repair))
+        return session
 
     def _told(self, node: SimNode, volume: str, report: AnyVerifyReport) -> None:
         if isinstance(report, VerifyFound):
@@ -153,4 +153,4 @@ class Comparing:
             self._found.append(report)
         elif isinstance(report, VerifyEnded):
             self.world.count("comparison through" if not report.why else "comparison broken off")
-            self._ended = report
+            self._ended[report.session] = report
