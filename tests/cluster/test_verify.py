@@ -172,6 +172,35 @@ async def test_it_ends_with_the_peer_and_can_be_stopped_and_hurried(tmp_path: Pa
             assert verified(first)["rate_bytes_per_s"] == 50_000_000
 
 
+async def test_what_stays_on_one_node_is_not_compared(tmp_path: Path) -> None:
+    async with open_pair(tmp_path, exclude=("*.tmp", "cache")) as pair:
+        first, second = await start_pair(pair)
+        await first.write("journal", CONTENT)
+        await first.write("mine.tmp", b"here")
+        (second.site.data(second.name) / "theirs.tmp").write_bytes(b"there")
+        os.utime(
+            second.site.data(second.name), ns=(0, first.site.data(first.name).stat().st_mtime_ns)
+        )
+        assert "no difference" in await first.cluster.verify()
+
+
+async def test_a_swap_ends_it_and_the_other_node_goes_on(tmp_path: Path) -> None:
+    async with open_pair(tmp_path) as pair:
+        first, second = await start_pair(pair)
+        await first.write("large", bytes(range(256)) * 40_000)
+        async with trio.open_nursery() as nursery:
+
+            async def verify() -> None:
+                with pytest.raises(CommandRefusedError, match="something else to do"):
+                    await first.cluster.verify(rate_bytes_per_s=1)
+
+            nursery.start_soon(verify)
+            await wait_until(lambda: (verified(first) or {}).get("bytes"))
+            await first.cluster.swap()
+        assert await wait_mirrored(pair) == (second, first)
+        assert "no difference" in await second.cluster.verify(rate_bytes_per_s=0)
+
+
 async def test_it_is_done_by_itself_and_what_came_of_it_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

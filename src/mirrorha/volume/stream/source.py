@@ -365,7 +365,8 @@ class Source:
 
     def advance(self) -> None:
         """Do what the event just handled has made possible."""
-        self.send_applied()
+        if self._unsent:
+            self.send_applied()
         self._flusher.advance()  # it makes room in the window
         if self._waiting:
             self._admit_waiting()
