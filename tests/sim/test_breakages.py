@@ -43,7 +43,7 @@ CAUGHT: Final = {
     "rescue-forgotten": 0,
     "rescue-late": 12,
     "rescue-content": 12,
-    "rescue-deleted": 15,
+    "rescue-deleted": 12,
     "rotate": 19,
     "rotate-unresolved": 204,
     "undriven-goes-on": 50,

@@ -49,7 +49,9 @@ class Target:
         self.asked: list[tuple[list[int], list[int]]] = []
         self.exists = {one if isinstance(one, int) else one.fid: one for one in exists}
         spares = (fid(1000 + number) for number in itertools.count())
-        self.namespace = Namespace(self._ask, spares, Rescuing(BecomeTarget(1, 1)))
+        self.namespace = Namespace(
+            self._ask, spares, Rescuing(BecomeTarget(1, 1), Tasks(Lane.TREE))
+        )
 
     def _ask(self, wanted: Sequence[int], seen: Sequence[int]) -> Steps[Asked]:
         self.asked.append((list(wanted), list(seen)))

@@ -228,6 +228,29 @@ def test_what_is_large_takes_several_requests(
     assert max(rooms) < 5 << 20, "holes stay holes"
 
 
+def test_a_slow_disk_takes_more_requests_and_ends(
+    homes: tuple[Home, Home], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_SLICE_S", -1.0)
+    source, target = parted(homes)
+    pair = fill(source, target)
+    assert difference(source, target) == []
+    assert pair.target.performed.count(BeginRescue) > 20
+    assert set(files_of(homes[1])) == {"d/f", "gone/f", "linked", "cut"}
+    assert [line for line in lines_of(homes[1]) if line.get("operation") == "renamed"]
+
+
+def test_small_files_share_what_makes_them_durable(homes: tuple[Home, Home]) -> None:
+    source, target = homes[0].open(), homes[1].open()
+    for disk, content in ((source, b"theirs"), (target, b"mine!!")):
+        for number in range(1, 101):
+            do(disk, create(number, str(number)), write(number, content))
+    pair = fill(source, target)
+    assert difference(source, target) == []
+    assert files_of(homes[1]) == {str(number): b"mine!!" for number in range(1, 101)}
+    assert pair.target.performed.count(KeepFiles) < 50
+
+
 def test_a_crash_between_the_manifest_and_the_move(homes: tuple[Home, Home]) -> None:
     target = homes[1].open()
     do(target, create(1, "a"), write(1, b"mine"))

@@ -58,18 +58,21 @@ _KEEPING: Final = frozenset({"changed", "deleted"})
 
 @final
 class _Slice:
-    """How much one request may still do. At least something."""
+    """How much one request may still do: at least something, whatever time that takes."""
 
     def __init__(self) -> None:
         self._until_s: Final = time.monotonic() + _SLICE_S
         self._bytes = _SLICE_BYTES
+        self._has_done = False
 
-    def take(self, count: int) -> None:
+    def take(self, count: int = 0) -> None:
+        """Something was done, with so many bytes."""
         self._bytes -= count
+        self._has_done = True
 
     @property
     def is_over(self) -> bool:
-        return self._bytes <= 0 or time.monotonic() >= self._until_s
+        return self._has_done and (self._bytes <= 0 or time.monotonic() >= self._until_s)
 
 
 @final
@@ -149,6 +152,8 @@ class Rescue:
         self._make: Final = partial(RescueRoom, handles.root, fsync=fsync)
         self._room: RescueRoom | None = None
         self._to_list: Iterator[tuple[Node, list[Name]]] = iter(())
+        self._to_read: Iterator[tuple[int, Was]] = iter(())
+        self._is_read = False
         self._left = 0
         self._places: dict[int, int] = {}  # inode -> where it is in the list of what was
         self._kept: dict[int, Line] = {}  # by inode
@@ -184,19 +189,20 @@ class Rescue:
         room = self._room if request.again else None
         if room is None:
             room = self._open(request)
-        if room.is_complete:
-            return 0
-        room.add_before(self._list_some())
-        if self._left:
-            return self._left
-        room.end_before()
-        self._read(room)
-        return 0
+        if not room.is_complete:
+            room.add_before(self._list_some())
+            if self._left:
+                return self._left
+            room.end_before()
+            self._to_read = room.all_before()
+        self._read_some()
+        return self._left
 
     def _list_some(self) -> Iterator[Was]:
         some = _Slice()
         for node, names in self._to_list:
             self._left -= 1
+            some.take()
             was = self._was(node, names)
             if was is not None:
                 yield was
@@ -209,9 +215,12 @@ class Rescue:
         room = self._room = self._make(request.generation, request.peer_generation)
         self._tree.has_rescue = True
         self._handles.mark_dirty(self._handles.root)
-        self._renamed = None
+        self._renamed, self._is_read = None, False
+        self._places, self._kept, self._noted, self._replaced = {}, {}, set(), set()
+        for line in room.lines:
+            self._take_in(line)
         if room.is_complete:
-            self._read(room)
+            self._to_read = room.all_before()
         else:
             names = _names_of_all(self._tree)
             self._left, self._to_list = len(names), iter(names.items())
@@ -237,12 +246,16 @@ class Rescue:
             xattrs=attributes.xattrs,
         )
 
-    def _read(self, room: RescueRoom) -> None:
-        """Take in what is noted already."""
-        self._places = {was.inode: at for at, was in room.all_before()}
-        self._kept, self._noted, self._replaced = {}, set(), set()
-        for line in room.lines:
-            self._take_in(line)
+    def _read_some(self) -> None:
+        """Take in where everything is in the list of what was."""
+        some, self._left = _Slice(), 0
+        for at, was in self._to_read:
+            self._places[was.inode] = at
+            some.take()
+            if some.is_over:
+                self._left = 1  # or more
+                return
+        self._is_read = True
 
     def _take_in(self, line: Line) -> None:
         if line.operation in _KEEPING:
@@ -260,7 +273,7 @@ class Rescue:
     @property
     def _begun(self) -> RescueRoom:
         room = self._room
-        ensure(room is not None and room.is_complete, "a rescue is begun before anything changes")
+        ensure(room is not None and self._is_read, "a rescue is begun before anything changes")
         return room  # type: ignore[return-value]
 
     # ---- before something changes --------------------------------------------------------------
@@ -310,6 +323,7 @@ class Rescue:
                 self._give_attributes(reading, node)
                 copies.append(self._readings.pop(("copy", node.inode)))
                 lines.append(_line("changed", was, hash=reading.hash))
+            some.take()
             left.pop(0)
 
     def _is_to_keep(self, node: Node) -> bool:
@@ -386,6 +400,7 @@ class Rescue:
                         break
                     lines.append(_line("deleted", was, hash=text))
                 gone[node] = None
+            some.take()
             left.pop(0)
         self._note(lines)
         for node in gone:
@@ -445,6 +460,7 @@ class Rescue:
                     break
                 size_bytes = os.fstat(self._handles.get(node).fd).st_size
                 lines.append(_replaced(line.path, size_bytes, text))
+            some.take()
             left.pop(0)
         self._note(lines)
         return left
@@ -454,8 +470,9 @@ class Rescue:
         if node is None or node.kind is not Kind.FILE:
             return None
         line = self._kept.get(node.inode)
-        is_news = line is not None and line.path not in self._replaced
-        return line if is_news and line is not None and line.operation == "changed" else None
+        if line is None or line.operation != "changed" or line.path in self._replaced:
+            return None
+        return line if self._as_it_was(node) is not None else None
 
     def note_renamed(self, _request: NoteRenamed) -> int:
         """See the request."""
@@ -467,6 +484,7 @@ class Rescue:
         lines = []
         for _, was in self._renamed:
             self._left -= 1
+            some.take()
             line = self._renaming(was)
             if line is not None:
                 lines.append(line)

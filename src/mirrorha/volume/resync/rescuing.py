@@ -10,6 +10,7 @@ application makes of it later is not kept.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, final
 
@@ -35,7 +36,7 @@ from mirrorha.volume.ops import AnyOp, SetAttributes, SetXattr
 from mirrorha.volume.resync.disk_steps import errno_name
 from mirrorha.volume.resync.plan import batches
 from mirrorha.volume.tasks.fid_set import FidSet
-from mirrorha.volume.tasks.task import Call, Steps
+from mirrorha.volume.tasks.task import Box, Call, Receive, Steps, Tasks
 
 _ATTRIBUTES: Final = (SetAttributes, SetXattr)
 # As many are kept by one request, at most: their syncs share what the file system writes.
@@ -44,10 +45,17 @@ _AT_ONCE: Final = 64
 
 @final
 class Rescuing:
-    """Keeps what must be, if the order says so; does nothing else."""
+    """Keeps what must be, if the order says so; does nothing else.
 
-    def __init__(self, order: BecomeTarget) -> None:
+    Args:
+        tasks: Those of the session.
+    """
+
+    def __init__(self, order: BecomeTarget, tasks: Tasks) -> None:
         self._order: Final = order
+        self._files: Final = _Together(tasks, KeepFiles)
+        self._attributes: Final = _Together(tasks, KeepAttributes)
+        self._replaced: Final = _Together(tasks, NoteReplaced)
         self.is_on: Final = bool(order.rescue)
         self._equal: Final = FidSet()
         self._asked: Final = FidSet()  # whose content is kept, or was nothing to keep
@@ -71,8 +79,8 @@ class Rescuing:
         noted = {one.fid: None for one in own if isinstance(one, _ATTRIBUTES)}
         kept = {one.fid: None for one in own if not isinstance(one, _ATTRIBUTES)}
         kept = {fid: None for fid in kept if fid not in self._asked}
-        yield from _all_of(KeepAttributes, list(noted))
-        yield from _all_of(KeepFiles, list(kept))
+        yield from self._attributes.ask(list(noted))
+        yield from self._files.ask(list(kept))
         for fid in kept:
             self._asked.add(fid)
 
@@ -85,7 +93,7 @@ class Rescuing:
     def now_equal(self, fids: Sequence[int]) -> Steps[None]:
         """These were compared, all of each, and are what the source has."""
         if self.is_on:
-            yield from _all_of(NoteReplaced, [fid for fid in fids if fid not in self._equal])
+            yield from self._replaced.ask([fid for fid in fids if fid not in self._equal])
             for fid in fids:
                 self._equal.add(fid)
 
@@ -110,6 +118,42 @@ class Rescuing:
                     found.content_bytes,
                 )
             )
+
+
+@final
+class _Together:
+    """Asks for what several tasks want at the same time by one request.
+
+    What makes them durable is shared: one after the other, small files would take many times as
+    long.
+    """
+
+    def __init__(self, tasks: Tasks, make: Callable[[list[int]], AnyRequest]) -> None:
+        self._tasks: Final = tasks
+        self._make: Final = make
+        self._waiting: Final[deque[tuple[list[int], Box[None]]]] = deque()
+        self._is_at_work = False
+
+    def ask(self, fids: list[int]) -> Steps[None]:
+        """Have it done; returns when it is."""
+        if not fids:
+            return
+        done: Box[None] = Box(self._tasks)
+        self._waiting.append((fids, done))
+        if not self._is_at_work:
+            self._is_at_work = True
+            self._tasks.spawn(self._work())
+        yield Receive(done)
+
+    def _work(self) -> Steps[None]:
+        while self._waiting:
+            count = min(len(self._waiting), _AT_ONCE)
+            some = [self._waiting.popleft() for _ in range(count)]
+            wanted = dict.fromkeys(fid for fids, _ in some for fid in fids)
+            yield from _all_of(self._make, list(wanted))
+            for _, done in some:
+                done.put(None)
+        self._is_at_work = False
 
 
 def _all_of(make: Callable[[list[Any]], AnyRequest], wanted: Sequence[Any]) -> Steps[None]:

@@ -119,7 +119,7 @@ class ResyncTarget:
         self._is_syncing = False
         self._exchanges: Final[dict[int, _Exchange]] = {}
         self._tickets: Final = itertools.count(1)
-        self._rescuing: Final = Rescuing(order)
+        self._rescuing: Final = Rescuing(order, self._tasks)
         self._namespace: Final = Namespace(self._ask, _spare_fids(order), self._rescuing)
         self._whole: Final = FidSet()  # what is compared whole in this pass
         self._seed = 0
