@@ -46,7 +46,8 @@ class Pair:
         self.client = Speaker("client", place.root / "client.log")
         self.record = Record(place.record)
         self.leaving: set[str] = set()  # told to end by themselves
-        self.given_up: set[int] = set()  # acknowledged on a side of a split that lost
+        self.given_up: set[int] = set()  # acknowledged on a side of a split that lost,
+        self.kept: dict[str, set[int]] = {name: set() for name in NODES}  # and by which node
         self.rounds = 0  # played to the end
 
     async def open(self, nursery: trio.Nursery) -> None:
@@ -109,6 +110,10 @@ class Pair:
         self.count(ended)
         if ended.lost and not self._broken:
             raise PairError(f"{ended.lost} acknowledged transactions are not in the directories")
+        for name, kept in self.kept.items():
+            if not kept <= self.rescued(name):  # which a mount does not show
+                missing = len(kept - self.rescued(name))
+                raise PairError(f"{missing} acknowledged transactions are not in {name}'s rescue")
 
     async def _finish(self) -> None:
         for process in (self.client, *self.nodes.values()):

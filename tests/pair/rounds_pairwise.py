@@ -136,7 +136,7 @@ async def available_both(pair: Pair, nursery: trio.Nursery) -> Round:
     apart = {row.number for row in pair.record.since(at_s) if row.port == port}
     lost = (apart | own) - pair.held(loser)
     played.notes["only_in_the_rescue"] = len(lost)
-    played.notes["lost_on_the_losing_side"] = len(lost - pair.rescued(loser))
+    pair.kept[loser] |= lost
     played.served_by = ",".join(pair.with_role("PRIM"))
     pair.given_up |= lost
     await pair.nodes[loser].command("acknowledge")

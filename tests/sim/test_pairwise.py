@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from mirrorha.core import epochs
@@ -302,9 +304,10 @@ def test_a_refusing_port_needs_the_silence_too() -> None:
         assert takeover_ms_after_a_refusing_port() < 2_500
 
 
-def split_healed() -> tuple[World, Pair]:
+def split_healed(**settings: Any) -> tuple[World, Pair]:
     """Both went on; the side that will lose has the higher epoch, for it restarted meanwhile."""
-    world, pair = paired("available")
+    world, pair = paired("available", **settings)
+    pair.fsyncs = 0.5
     cut(pair)
     world.run_until(world.now_ms + 15_000)
     assert roles(pair) == {"lyon": Role.ALONE, "paris": Role.ALONE}
@@ -381,6 +384,32 @@ def test_a_crash_while_it_is_kept_loses_nothing(victim: str, power: bool) -> Non
     assert world.run_while(lambda: not pair.mirrored(), at_most_ms=60_000)
     assert_rescued(pair, "paris", owed)
     assert not paris.durable.meta.rescue
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_whatever_befalls_the_pair_while_it_is_kept(seed: int) -> None:
+    """Power, process or link, of either node, at any moment: judged after each, by what is owed."""
+    world, pair = split_healed(seed=seed, production=True)
+    paris = pair.nodes["paris"]
+    for _ in range(5):
+        assert world.run_while(lambda: not paris.durable.meta.rescue, at_most_ms=60_000)
+        world.run_until(world.now_ms + world.between(0, 150))
+        victim = world.rng.choice([*pair.nodes.values()])
+        if world.chance(0.3):
+            pair.break_link()
+        else:
+            victim.crash(power=world.chance(0.5))
+            victim.start()
+        if not paris.durable.meta.rescue:
+            break  # it was over by then
+    assert world.run_while(lambda: not pair.mirrored(), at_most_ms=60_000)
+    assert pair.shared is not None
+    pair.shared.check_rescued()
+    assert world.counts["kept in a rescue"]
+    assert world.counts["rescue"] > 2  # of two volumes: more than one session
+    pair.writing = False
+    world.run_until(world.now_ms + 1_000)
+    pair.check_equal()
 
 
 def split_refused() -> tuple[World, Pair]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -21,24 +23,29 @@ from mirrorha.volume.disk import (
     ReadBytes,
     SyncTree,
 )
+from mirrorha.volume.names import RESCUE_NAME
 from mirrorha.volume.ops import ROOT_FID, Write
 from mirrorha.volume.resync.rescuing import Rescuing
 from mirrorha.volume.tasks.task import Steps
-from tests.volume.resync_pair import Pair
+from tests.shows.small_disks import loop_disk
+from tests.volume.disk_support import Home
+from tests.volume.resync_pair import Pair, difference
 from tests.volume.resync_scenarios import assert_equal, make_pair
+from tests.volume.resync_trees import Application, snapshot
+from tests.volume.test_resync_real_disk import OWNER_BITS
 
 SCENARIOS: Final = ("diverged", "foreign", "target_ids", "source_ids", "collide")
 
 
-def brand(rng: random.Random, disk: MemoryDisk) -> set[bytes]:
+def brand(rng: random.Random, disk: Disk) -> set[bytes]:
     """Make the contents of most files of this side like no other's; returns them, durable."""
-    files = [one for one in disk.snapshot().values() if one.kind is Kind.FILE]
+    files = [one for one in snapshot(disk).values() if one.kind is Kind.FILE]
     for one in {one.fid: one for one in files}.values():
         if rng.random() < 0.7:
             mark = rng.randbytes(12)
             disk.perform(Apply(Write(one.fid, rng.choice((0, 2, 70_000)), mark, 1)))
     disk.perform(SyncTree())
-    return {one.content for one in disk.snapshot().values() if one.kind is Kind.FILE}
+    return {one.content for one in snapshot(disk).values() if one.kind is Kind.FILE}
 
 
 def contents(disk: Disk) -> Iterator[bytes]:
@@ -110,6 +117,69 @@ def run_rescue(scenario: str, seed: int) -> Pair[MemoryDisk]:
     assert_equal(pair)
     checker.check()
     return pair
+
+
+def rescued_in(home: Home) -> set[bytes]:
+    files = (home.root / RESCUE_NAME).glob("*/files/**/*")
+    return {path.read_bytes() for path in files if not path.is_symlink() and path.is_file()}
+
+
+def run_real(
+    homes: tuple[Home, Home], seed: int, lose_power: Callable[[], None] | None = None
+) -> None:
+    """The target's process dies, or its power, and its directory is opened anew."""
+    rng = random.Random(f"real {seed}")
+    source, target = (home.open() for home in homes)
+    Application(rng, source, epoch=1, owner_bits=OWNER_BITS).live(40)
+    pair = Pair(rng, source, target, everything=True)
+    pair.begin()
+    pair.run()
+    Application(rng, source, epoch=5, owner_bits=OWNER_BITS).live(30)
+    Application(rng, target, epoch=rng.choice((4, 5)), owner_bits=OWNER_BITS).live(30)
+    owed, shared = brand(rng, target), set(contents(source))
+    for _ in range(5):
+        pair = Pair(rng, source, target, everything=True, epoch=6, rescue="mine")
+        pair.begin()
+        steps, last = itertools.count(), rng.randrange(20, 500)
+        pair.run(until=lambda last=last, steps=steps: next(steps) > last)
+        if pair.is_over():
+            break
+        if lose_power is not None:
+            lose_power()
+        pair.lose_link(target_dies=lose_power is not None or rng.random() < 0.5)
+        target = homes[1].open()
+        assert owed <= {*contents(target), *rescued_in(homes[1])} | shared
+    else:
+        pair = Pair(rng, source, target, everything=True, epoch=6, rescue="mine")
+        pair.begin()
+        pair.run()
+    assert (pair.machine_s.failure, pair.machine_t.failure) == ("", "")
+    assert difference(source, target) == []
+    assert owed <= {*contents(target), *rescued_in(homes[1])} | shared
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_nothing_is_lost_on_a_real_disk(seed: int, homes: tuple[Home, Home]) -> None:
+    run_real(homes, seed)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_nothing_is_lost_with_the_power_of_a_real_disk(
+    seed: int, home: Home, tmp_path: Path
+) -> None:
+    with loop_disk(tmp_path / "disk") as disk:
+        far = Home(disk.path)
+
+        def lose_power() -> None:
+            disk.lose_power()
+            with contextlib.suppress(Exception):  # it closes what it cannot write any more
+                far.close()
+            disk.get_power()
+
+        try:
+            run_real((home, far), seed, lose_power)
+        finally:
+            far.close()
 
 
 def run_all(seeds: int) -> None:

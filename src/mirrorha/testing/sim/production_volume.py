@@ -184,6 +184,8 @@ class ProductionVolume:
     def order(self, order: o.AnyOrder) -> None:
         if not self.dead:
             self._epoch = getattr(order, "epoch", self._epoch)
+            if isinstance(order, o.BecomeTarget):
+                self._replied.clear()  # its files become the peer's
             self._take(v.Ordered(order))
 
     def receive(self, message: Any) -> None:
