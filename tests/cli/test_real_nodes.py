@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,6 +82,28 @@ def test_the_life_of_a_pair(pair: Pair) -> None:
     assert pair.end("witness", signal.SIGTERM) == 0
     for name in ("paris", "lyon", "witness"):
         assert "Traceback" not in pair.log(name)
+
+
+def test_a_byte_that_a_disk_changed_is_found_and_repaired_by_commands(pair: Pair) -> None:
+    (pair.cli.root / "data-paris" / "invoice").write_text("17 francs")
+    pair.run("paris")
+    pair.run("lyon")
+    pair.wait("paris", "PRIM")
+    pair.wait("lyon", "SECOND")
+    copy = pair.cli.root / "data-lyon" / "invoice"
+    before = copy.stat()
+    copy.write_text("11 francs")
+    os.utime(copy, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert "paris serves" in pair.ask("lyon", "verify", code=exits.FAILED)["detail"]
+    assert "invoice: content" in pair.ask("paris", "verify", code=exits.FAILED)["detail"]
+    assert pair.ask("paris", "health", code=1)["state"] == "WARNING"
+    (found,) = pair.ask("paris", "status")["volumes"][0]["verify"]["found"]
+    assert (found["path"], found["offset"], found["repaired"]) == ("invoice", 0, False)
+    assert "1 repaired" in pair.ask("paris", "verify", "--repair", "--found")["text"]
+    assert copy.read_text() == "17 francs"
+    assert pair.ask("paris", "health")["state"] == "OK"
+    alarms = [each["rule"] for each in pair.ask("paris", "history")["events"]]
+    assert "copies-differ" in alarms
 
 
 def test_two_that_both_hold_files_wait_for_a_person(pair: Pair) -> None:
