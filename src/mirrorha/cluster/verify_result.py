@@ -40,11 +40,11 @@ class Found(msgspec.Struct, frozen=True):
 
     def text(self) -> str:
         """For people, in one line."""
+        where = self.what
         if self.what == "content":
-            where = f"content, bytes {self.offset} to {self.offset + self.length}"
-        else:
-            where = f"{self.what} {self.mine} here, {self.theirs} there"
-        return f"{self.path or '.'}: {where}{', repaired' if self.repaired else ''}"
+            where = f"content, bytes {self.offset} to {self.offset + self.length}:"
+        repaired = ", repaired" if self.repaired else ""
+        return f"{self.path or '.'}: {where} {self.mine} here, {self.theirs} there{repaired}"
 
 
 @final
