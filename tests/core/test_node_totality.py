@@ -21,7 +21,7 @@ from mirrorha.core.meta import Meta, begin_incarnation
 from mirrorha.core.node import Node
 from mirrorha.core.register import Register
 from mirrorha.core.settings import Settings
-from mirrorha.core.words import Boot
+from mirrorha.core.words import Allow, Boot
 
 ME, PEER = "lyon", "paris"
 CONTRADICTORY = 0.1
@@ -34,7 +34,8 @@ class UnlicensedError(AssertionError):
 class Nonsense:
     """Draws events, most of which fit the state, and judges what the node makes of them."""
 
-    def __init__(self, seed):
+    def __init__(self, seed, *, forces=0.0):
+        self.forces = forces  # how many of the commands are an operator's force
         self.r = random.Random(seed)
         r = self.r
         self.settings = Settings(
@@ -81,6 +82,7 @@ class Nonsense:
         self.register = self.records[0] if self.records and r.random() < 0.8 else None
         self.alone_sent = {}
         self.alone_won = set()
+        self.without_arbiter = False  # an operator said so
         self.cas = {}
         self.link = 0
         self.ops = {}
@@ -227,6 +229,7 @@ class Nonsense:
             frozen=r.random() < 0.3,
             initiated=r.random() < 0.1,
             can_restart=r.random() < 0.8,
+            forced=r.random() < 0.2,
         )
 
     def message(self):
@@ -312,9 +315,14 @@ class Nonsense:
             self.opn += 1
             op = f"op{self.opn}"
             self.ops[op] = 0
-            return v.Command(
-                operation=op, verb=r.choice(list(v.Verb)) if r.random() < 0.5 else v.Verb.START
+            verb = r.choice(list(v.Verb)) if r.random() < 0.5 else v.Verb.START
+            if self.forces and r.random() < self.forces:
+                verb = v.Verb.FORCE_PRIMARY
+            allowed = frozenset(each for each in Allow if r.random() < 0.5)
+            self.without_arbiter |= (
+                verb is v.Verb.FORCE_PRIMARY and Allow.WITHOUT_ARBITER in allowed
             )
+            return v.Command(operation=op, verb=verb, allowed=allowed)
 
         def casdone():
             if not s.cas_asked:
@@ -461,11 +469,15 @@ class Nonsense:
                         raise UnlicensedError("epoch not rising")
                     if ef.new.is_alone(ME):
                         self.alone_sent[ef.new.epoch] = ef.new
-                    if ef.new.is_alone(ME) and not s.frozen:
+                    if ef.new.is_alone(ME) and not s.frozen and before.unconfirmed is None:
                         raise UnlicensedError("cas alone while not frozen")
                     ef.new.to_bytes()
                 elif isinstance(ef, e.Give) and isinstance(ef.order, o.ServeAlone):
-                    if ef.order.epoch not in self.alone_won:
+                    forced = s.meta.unconfirmed if self.without_arbiter else None
+                    if forced is not None:
+                        self.counts["forced"] += 1
+                    by_force = forced is not None and forced.epoch == ef.order.epoch
+                    if ef.order.epoch not in self.alone_won and not by_force:
                         raise UnlicensedError(
                             f"ServeAlone {ef.order.epoch} without won CAS {self.alone_won}"
                         )
@@ -496,6 +508,7 @@ class Nonsense:
                 s.standing is Standing.SOURCE
                 and s.mode.value == "LOG"
                 and not (s.meta.held and s.meta.held.is_alone(ME))
+                and s.meta.unconfirmed is None
             ):
                 raise UnlicensedError("LOG without held alone")
             if (
@@ -518,3 +531,16 @@ def test_any_events_in_any_order(first: int) -> None:
             raise AssertionError(f"seed {seed}: {error!r} after\n{last}") from error
         licensed += len(nonsense.alone_won)
     assert licensed, "the sequences reach a node that serves alone"
+
+
+def test_any_events_around_an_operators_force() -> None:
+    forced = 0
+    for seed in range(1_000, 1_060):
+        nonsense = Nonsense(seed, forces=0.6)
+        try:
+            nonsense.run(400)
+        except Exception as error:
+            last = "\n".join(str(one) for one in nonsense.hist)
+            raise AssertionError(f"seed {seed}: {error!r} after\n{last}") from error
+        forced += nonsense.counts["forced"]
+    assert forced, "the sequences reach a node that is forced without the arbiter"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from mirrorha.core import lineage
@@ -306,9 +308,9 @@ def test_what_landed_by_force_is_told_apart_though_nobody_heard_of_it() -> None:
 # ---- inconsistent data ----
 
 
-def half_filled() -> Play:
+def half_filled(**settings: Any) -> Play:
     """The resync into lyon broke off with paris, which is gone."""
-    play = outdated_lyon()
+    play = outdated_lyon(**settings)
     play.start(play.paris)
     play.until(lambda: play.state(play.lyon).standing is Standing.TARGET)
     play.paris.crash(power=False)
@@ -340,6 +342,22 @@ def test_inconsistent_data_serves_only_by_a_flag_of_its_own() -> None:
     meta = play.state(play.lyon).meta
     assert lineage.is_inconsistent(meta.lineage)
     assert meta.base == meta.generation
+
+
+@pytest.mark.parametrize("production", [False, True])
+def test_a_peer_is_compared_whole_with_what_was_forced_half_filled(production: bool) -> None:
+    play = half_filled(production=production)
+    play.force(play.lyon, PRIMARY, Allow.INCONSISTENT)
+    play.until(lambda: play.lyon.running)
+    play.run(1_000)
+    value = play.write(play.lyon)
+    play.run(100)
+    assert play.is_acked(value)
+    play.start(play.paris)
+    play.until(lambda: bool(play.world.counts["rule split"]))
+    accept(play, play.paris)
+    play.until_mirrored()
+    assert lineage.is_inconsistent(play.state(play.paris).meta.lineage)
 
 
 # ---- force-secondary ----

@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 def force_primary(
     asked: Asked, without_arbiter: bool, inconsistent_data: bool, yes: bool, waiting: Waiting
 ) -> None:
-    """Have this node serve with what it holds, whatever that lacks.
+    """Have this node serve with what it holds.
 
-    For a node that waits, when the other one will not come back or has not got the data that
-    counts. It shows what would be lost, and asks. If the arbiter answers, the other node is shut
-    out by the register, even if it serves: it stops as soon as it looks there. Without an answer
-    it takes --without-arbiter; then nothing shuts the other one out before the arbiter is back, and
-    what both acknowledge meanwhile is told as a split, never mixed. That it was forced is told by
-    `mirrorha status` and the history for as long as the data lives.
+    Whatever that lacks: for a node that waits, when the other one will not come back or has not got
+    the data that counts. It shows what would be lost, and asks. If the arbiter answers, the other
+    node is shut out by the register, even if it serves: it stops as soon as it looks there. Without
+    an answer it takes --without-arbiter; then nothing shuts the other one out before the arbiter is
+    back, and what both acknowledge meanwhile is told as a split, never mixed. That it was forced is
+    told by `mirrorha status` and the history for as long as the data lives.
 
     \b
     Example:
@@ -62,7 +62,7 @@ def force_primary(
 @yes_option
 @waits
 def force_secondary(asked: Asked, yes: bool, waiting: Waiting) -> None:
-    """Have this node give up its standing, and wait for the other one.
+    """Have this node give up its standing.
 
     It stops serving, and does not serve again before the other node has brought it up to date. An
     up-to-date SECOND takes over at once. It shows what would be lost, and asks: what only this node

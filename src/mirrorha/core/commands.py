@@ -163,7 +163,11 @@ def _accept(turn: Turn, command: Command) -> None:
         return
     s.accepted = True
     if s.meta.lineage:
-        turn.change(lineage=(), base=None, inconsistent=True, given_up=s.meta.lineage)
+        epochs = (*s.meta.forced, s.meta.top_epoch)
+        turn.change(
+            lineage=(), base=None, inconsistent=True, given_up=s.meta.lineage, forced=epochs
+        )
+        turn.note("data-given-up", f"an operator gave up what {s.me} holds: it is filled anew")
         if not s.settings.arbiter:
             # The peer may rest on that: a split is settled, or it goes on as the only one.
             turn.change(outdated=True, stopped_alone=False, disputed=False)

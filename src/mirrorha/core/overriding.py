@@ -80,7 +80,7 @@ def primary_loses(s: State) -> str:
         record = s.seen if isinstance(s.seen, Register) else s.meta.held
     parts = [] if record is None else [_bar_loses(s, record)]
     if s.meta.inconsistent:
-        parts.append("files that the interrupted resync left half done")
+        parts.append("files that the interrupted resync left half done, or had moved aside")
     if not s.link:
         parts.append(f"what {s.other} may have acknowledged since it was last heard")
     parts = list(dict.fromkeys(filter(None, parts)))

@@ -264,6 +264,11 @@ class MemoryDisk:
         rescues = self._rescue.rescues.values()
         return [content for kept in rescues for content in kept.content.values()]
 
+    def in_limbo(self) -> list[bytes]:
+        """What an interrupted resync has moved aside, and neither placed nor kept yet."""
+        files = self._names.limbo.children.values()
+        return [bytes(inode.content) for inode in files if inode.kind is Kind.FILE]
+
     def durable_content(self, path: str) -> bytes:
         """What a file surely holds after a loss of power, if its name survives it."""
         found = self._resolve(Resolve(path))

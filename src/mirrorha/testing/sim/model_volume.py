@@ -37,6 +37,11 @@ class Platter:
         del self.cache[kept:]
         self.synced = len(self.cache)
 
+    @property
+    def in_limbo(self) -> set[int]:
+        """A model moves nothing aside."""
+        return set()
+
     def put(self, value: int) -> None:
         """Something that was there before there was a cluster."""
         self.cache.append(value)

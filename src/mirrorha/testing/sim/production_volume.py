@@ -107,6 +107,11 @@ class Shelf:
         """Every number that was kept of splits."""
         return {number for content in self.disk.rescued() for number in _numbers(content)}
 
+    @property
+    def in_limbo(self) -> set[int]:
+        """Every number that an interrupted resync has moved aside: the next one finds it there."""
+        return {number for content in self.disk.in_limbo() for number in _numbers(content)}
+
     def put(self, value: int) -> None:
         """Something that was there before there was a cluster."""
         fid = draw_fid(self._rng)

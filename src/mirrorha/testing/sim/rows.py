@@ -25,6 +25,7 @@ WITHOUT_ARBITER: Final = ("consistent", "available")
 NOTES: Final = (
     "admission-unknown",
     "cas-unknown",
+    "data-given-up",
     "different-cas",
     "fenced",
     "force-asked",

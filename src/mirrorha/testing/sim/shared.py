@@ -242,7 +242,7 @@ class SharedRegister:
     def _check_rescued(self, name: str, volume: str, oracle: Oracle) -> None:
         stores = {each: node.durable.platters[volume] for each, node in self.nodes.items()}
         held = {number for store in stores.values() for number in store.cache}
-        held |= set(stores[name].rescued)
+        held |= set(stores[name].rescued) | stores[name].in_limbo
         owed = {one.value for one in oracle.acked if one.volume == volume and name in one.rests}
         self.world.counts["kept in a rescue"] += len(owed & set(stores[name].rescued))
         if not owed <= held:
