@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -16,12 +17,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, final
 
 COMMAND_S: Final = 60.0
 START_S: Final = 30.0
 PROGRAMS: Final = ("glusterd", "gluster", "glusterfs", "glusterfsd")
 
+_UNHEALED: Final = re.compile(r"^Total Number of entries: (\d+)$", re.MULTILINE)
 _GLUSTERD: Final = """\
 volume management
     type mgmt/glusterd
@@ -62,6 +64,17 @@ def open_gluster(volumes: dict[str, dict[str, str]]) -> Iterator[dict[str, Path]
     Raises:
         GlusterError: it is not installed, runs already, or a command failed.
     """
+    with open_rival() as rival:
+        yield {name: rival.add(name, options) for name, options in volumes.items()}
+
+
+@contextlib.contextmanager
+def open_rival() -> Iterator[Gluster]:
+    """The daemon, without a volume.
+
+    Raises:
+        GlusterError: it is not installed, runs already, or does not start.
+    """
     for program in PROGRAMS:
         if shutil.which(program) is None:
             raise GlusterError(f"{program} is missing: apt-get install glusterfs-server")
@@ -71,11 +84,11 @@ def open_gluster(volumes: dict[str, dict[str, str]]) -> Iterator[dict[str, Path]
     before = {signum: signal.signal(signum, _interrupt) for signum in (signal.SIGTERM,)}
     try:
         with contextlib.ExitStack() as stack:
-            rival = _Gluster(root)
+            rival = Gluster(root)
             stack.callback(shutil.rmtree, root, ignore_errors=True)
             stack.callback(rival.close)
             rival.start()
-            yield {name: rival.add(name, options) for name, options in volumes.items()}
+            yield rival
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
@@ -85,7 +98,10 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-class _Gluster:
+@final
+class Gluster:
+    """Made by `open_rival`. Blocking."""
+
     def __init__(self, root: Path) -> None:
         self._root = root
         self._host = socket.gethostname()  # GlusterFS refuses addresses of loopback for bricks
@@ -113,7 +129,7 @@ class _Gluster:
 
     def add(self, name: str, options: dict[str, str]) -> Path:
         """Make a volume, start it and mount it."""
-        bricks = [self._root / name / f"brick{number}" for number in (1, 2)]
+        bricks = [self.brick(name, number) for number in (1, 2)]
         mount = self._root / name / "mount"
         for path in (*bricks, mount):
             path.mkdir(parents=True)
@@ -138,6 +154,27 @@ class _Gluster:
             raise GlusterError(f"mounting {name}: {done.stderr.strip()}")
         _wait(f"{name} is mounted", lambda: os.path.ismount(mount))
         return mount
+
+    def brick(self, name: str, number: int) -> Path:
+        """The directory of one of a volume's two copies."""
+        return self._root / name / f"brick{number}"
+
+    def lose(self, name: str, number: int) -> None:
+        """Kill who serves this copy; the volume goes on with the other one."""
+        for pid in running(self.brick(name, number)):
+            os.kill(pid, signal.SIGKILL)
+        _wait("the brick is dead", lambda: not running(self.brick(name, number)))
+
+    def give_back(self, name: str) -> None:
+        """Serve all copies again, and begin to heal what differs."""
+        self._must("volume", "start", name, "force")
+        _wait("the heal begins", lambda: self._ask("volume", "heal", name).returncode == 0)
+
+    def unhealed(self, name: str) -> int:
+        """How many entries wait to be healed, as it says itself."""
+        self._must("volume", "heal", name, "info", "summary")
+        said = self._ask("volume", "heal", name, "info", "summary").stdout
+        return sum(int(count) for count in _UNHEALED.findall(said))
 
     def close(self) -> None:
         """Unmount, stop, forget; whatever of ours still runs then is killed."""

@@ -7,6 +7,7 @@ on the directory is tried on the program that users run.
 from __future__ import annotations
 
 import contextlib
+import re
 import subprocess
 import sys
 import time
@@ -178,9 +179,9 @@ class RealPair:
         seen = self.status(name)
         return seen.get("role") == "ALONE" and seen["service"]["state"] == "started"
 
-    def wait_mirrored(self) -> str:
+    def wait_mirrored(self, *, limit_s: float = WAIT_S) -> str:
         """Block until one node serves and the other stands by, up to date; who serves."""
-        self.wait("the two nodes mirror", self._is_mirrored)
+        self.wait("the two nodes mirror", self._is_mirrored, limit_s=limit_s)
         return self.primary()
 
     def _is_mirrored(self) -> bool:
@@ -207,6 +208,13 @@ class RealPair:
             return dict(client.get(place.find(str(self.config), name), "/status"))
         except CommandError:
             return {}
+
+    def wire_bytes(self) -> int:
+        """What the connections that there are between the nodes have carried, both ways."""
+        ports = " or ".join(f"sport = :{port} or dport = :{port}" for port in self._ports[:2])
+        command = ["ss", "--tcp", "--info", "--numeric", "--no-header", f"( {ports} )"]
+        done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=LOOK_S)
+        return sum(int(count) for count in re.findall(r"\bbytes_sent:(\d+)", done.stdout))
 
     def kill(self, name: str) -> None:
         """kill -9 of every process of the node's machine, at one instant."""
