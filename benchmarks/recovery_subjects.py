@@ -121,7 +121,7 @@ class OurPair:
 @contextlib.contextmanager
 def open_ours(tree: MixedTree, *, link: str) -> Iterator[tuple[OurPair, float]]:
     """The pair, and how long it took to fill the second node from the first."""
-    with _place() as base, open_real_pair(base, Setup(link=link)) as pair:
+    with open_place() as base, open_real_pair(base, Setup(link=link)) as pair:
         tree.make(pair.directory(NODES[0]))
         drop_caches()
         began_s = time.monotonic()
@@ -167,7 +167,7 @@ def open_rsync(tree: MixedTree) -> Iterator[Rsync]:
     if shutil.which("rsync") is None:
         raise RecoveryError("rsync is missing: apt-get install rsync")
     (port,) = free_ports(1)
-    with _place() as base:
+    with open_place() as base:
         source, copy = base / "source", base / "copy"
         source.mkdir()
         copy.mkdir()
@@ -231,7 +231,8 @@ def _run(command: Sequence[str]) -> str:
 
 
 @contextlib.contextmanager
-def _place() -> Iterator[Path]:
+def open_place() -> Iterator[Path]:
+    """A directory that is gone when the block is left."""
     with tempfile.TemporaryDirectory(
         prefix="mirrorha-recovery-", ignore_cleanup_errors=True
     ) as name:

@@ -9,9 +9,13 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from benchmarks.bench_recovery import allowed_bytes
+from benchmarks.bench_renames import DIRECTORY, FILE, WIRE_BYTES_MAX, fill, rename_while_away
 from benchmarks.bench_worker_memory import TIMEOUT_S, measure
+from benchmarks.mixed_tree import MixedTree
 from benchmarks.mount_report import as_svg, judge, verdicts
 from benchmarks.power_loss import open_pair_on_disks, survivors
+from benchmarks.recovery_subjects import CASES, ensure_equal, open_ours
 
 from tests.mounted.real_pair import NODES, Setup, open_real_pair
 from tests.requirements import require_device, require_program, require_root
@@ -130,3 +134,34 @@ def test_what_is_asked_of_a_mount_is_compared() -> None:
     picture = as_svg(found, base="GlusterFS")
     assert ElementTree.fromstring(picture).tag.endswith("svg")
     assert "5,000 IOPS" in picture
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_a_node_that_was_away_is_sent_what_was_changed_and_little_more() -> None:
+    """See `benchmarks/bench_recovery.py`."""
+    require_root()
+    require_device("/dev/fuse")
+    require_program("ss")
+    with open_ours(MixedTree.of(32), link="tls") as (ours, _):
+        for seed, case in enumerate(CASES):
+            recovered = ours.recover(case, 0.1, seed)
+            assert 0 < recovered.changed.content_bytes < recovered.wire_bytes, case
+            assert recovered.wire_bytes <= allowed_bytes(recovered.changed), case
+        ours.ensure_equal()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_a_rename_while_a_node_was_away_moves_no_data(tmp_path: Path) -> None:
+    """See `benchmarks/bench_renames.py`."""
+    require_root()
+    require_device("/dev/fuse")
+    require_program("ss")
+    with open_real_pair(tmp_path, Setup()) as pair:
+        fill(pair.directory(NODES[0]), mib=4, files=1000)
+        pair.start()
+        pair.wait_mirrored()
+        renamed = rename_while_away(pair, [FILE, DIRECTORY], 1)
+        assert 0 < renamed.wire_bytes < WIRE_BYTES_MAX / 10
+        ensure_equal(*map(pair.directory, NODES))

@@ -15,7 +15,6 @@ def verdict(source: str, target: str, *, base: str | None = None, accepted: bool
         source=tuple(source),
         base=base,
         target=tuple(target),
-        log_damaged=False,
         target_accepted=accepted,
     ).rule
 
@@ -31,11 +30,14 @@ def test_each_rule() -> None:
     assert verdict("abx", "aby", accepted=True) is Rule.NEWCOMER
 
 
-def test_a_damaged_log_compares_everything() -> None:
-    judged = judge(
-        source=("a", "b"), base="a", target=("a",), log_damaged=True, target_accepted=False
-    )
-    assert judged == Verdict(Work.EVERYTHING, Rule.LOG_DAMAGED)
+def test_what_was_acknowledged_since_the_two_were_one_is_all_that_is_compared() -> None:
+    for target in ("a", "ab", "abc"):
+        judged = judge(
+            source=("a", "b", "c"), base="a", target=tuple(target), target_accepted=False
+        )
+        assert judged == Verdict(Work.TOUCHED, Rule.SINCE_BASE)
+    judged = judge(source=("a", "b"), base="b", target=("a",), target_accepted=False)
+    assert judged == Verdict(Work.EVERYTHING, Rule.OLDER_THAN_BASE)
 
 
 @given(CHAINS.filter(bool), CHAINS.filter(bool))
@@ -44,8 +46,8 @@ def test_exchanging_the_nodes_exchanges_the_verdict(
 ) -> None:
     """Of two different lines at most one may be filled from the other, unless they contain each
     other's newest; a split is one from both sides."""
-    here = judge(source=one, base=None, target=two, log_damaged=False, target_accepted=False)
-    there = judge(source=two, base=None, target=one, log_damaged=False, target_accepted=False)
+    here = judge(source=one, base=None, target=two, target_accepted=False)
+    there = judge(source=two, base=None, target=one, target_accepted=False)
     assert (here.rule is Rule.SPLIT) == (there.rule is Rule.SPLIT)
     if here.rule is Rule.SOURCE_IS_BEHIND:
         assert there.work is not Work.REFUSED
@@ -53,12 +55,10 @@ def test_exchanging_the_nodes_exchanges_the_verdict(
         assert here.rule is there.rule is Rule.SPLIT
 
 
-@given(CHAINS.filter(bool), st.booleans())
-def test_nothing_unaccepted_is_ever_overwritten(target: tuple[str, ...], damaged: bool) -> None:
+@given(CHAINS.filter(bool))
+def test_nothing_unaccepted_is_ever_overwritten(target: tuple[str, ...]) -> None:
     """A generation that the source does not know was acknowledged without it."""
-    judged = judge(
-        source=("x", "y"), base="x", target=target, log_damaged=damaged, target_accepted=False
-    )
+    judged = judge(source=("x", "y"), base="x", target=target, target_accepted=False)
     assert judged.work is Work.REFUSED
 
 

@@ -293,6 +293,7 @@ class Nonsense:
                 lambda: o.Progress(
                     session=sess, done_bytes=0, total_bytes=0, files_left=0, sent_bytes=0
                 ),
+                lambda: o.Widened(session=sess, why=""),
                 lambda: o.ResyncFailed(session=sess, text=""),
             ]
         )()

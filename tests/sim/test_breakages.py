@@ -43,11 +43,11 @@ CAUGHT: Final = {
     "rescue-forgotten": 0,
     "rescue-late": 12,
     "rescue-content": 12,
-    "rescue-deleted": 12,
+    "rescue-deleted": 36,
     "rotate": 19,
     "rotate-unresolved": 204,
     "undriven-goes-on": 50,
-    "compare-in-flight": 1,
+    "compare-in-flight": 5,
     "repair-not-restated": 1,
 }
 # These are a half of another one: the rule is held in two places.

@@ -14,7 +14,14 @@ from typing import Final, Generic, Protocol, TypeVar
 
 import msgspec
 
-from mirrorha.core.orders import BecomeTarget, NearlyEqual, Progress, Rescued, StartResync
+from mirrorha.core.orders import (
+    BecomeTarget,
+    NearlyEqual,
+    Progress,
+    Rescued,
+    StartResync,
+    Widened,
+)
 from mirrorha.volume.disk import AnyRequest, Apply, Disk, Outcome, RecordTouched
 from mirrorha.volume.events import DiskCall, DiskDone, Lane, Received, Reported, Send, Tick
 from mirrorha.volume.ops import AnyOp
@@ -22,7 +29,7 @@ from mirrorha.volume.resync.messages import AnyResyncMessage, Content, FromSourc
 from mirrorha.volume.resync.source import ResyncSource
 from mirrorha.volume.resync.target import ResyncTarget
 from mirrorha.volume.stream.resync_interface import ResyncEffect, ResyncEvent, ResyncStatus
-from mirrorha.volume.touched import TouchKey, touches
+from mirrorha.volume.touched import TouchedState, TouchKey, touches
 from mirrorha.wire.limits import FRAME_BYTES_MAX, FRAME_HEADER_BYTES
 from tests.volume.resync_trees import snapshot
 
@@ -47,6 +54,8 @@ class Node(Generic[AnyDisk]):
         self.name = name
         self.disk = disk
         self.log: set[TouchKey] = set()
+        self.confirmed = self.retired = (0, 0)
+        self.damaged = False
         self.lanes: dict[Lane, deque[tuple[int, DiskCall]]] = {lane: deque() for lane in Lane}
         self.answers: deque[DiskDone] = deque()
         self.inbox: deque[bytes] = deque()
@@ -54,6 +63,10 @@ class Node(Generic[AnyDisk]):
         self.performed: list[type[AnyRequest]] = []
         self.emitted = 0
         self.in_flight_max = 0
+
+    def touched(self) -> TouchedState:
+        """Its touched log, as it is now."""
+        return TouchedState(list(self.log), self.confirmed, self.retired, self.damaged)
 
     def take(self, call: DiskCall) -> None:
         self.emitted += 1
@@ -138,9 +151,9 @@ class Pair(Generic[AnyDisk]):
         self.session += 1
         seed = self.rng.randrange(1 << 64) if seed is None else seed
         start = StartResync(self.epoch, self.session, self.everything, seed)
-        self.machine_s = ResyncSource(start, self.source.log)
+        self.machine_s = ResyncSource(start, self.source.touched())
         become = BecomeTarget(self.epoch, self.session, self.rescue, "source")
-        self.machine_t = ResyncTarget(become, self.target.log)
+        self.machine_t = ResyncTarget(become, self.target.touched())
         self.is_held = False
         self.wants_hold = False
         self.sent = []
@@ -294,7 +307,7 @@ class Pair(Generic[AnyDisk]):
                 peer.inbox.append(raw)
             case Reported(report):
                 node.reports.append(report)
-                assert isinstance(report, Progress | NearlyEqual | Rescued)
+                assert isinstance(report, Progress | NearlyEqual | Rescued | Widened)
                 if isinstance(report, NearlyEqual) and self.holds_when_nearly:
                     self.wants_hold = True
 

@@ -322,13 +322,13 @@ class TinyResyncs:
     def __init__(self, mine: TinyDisk, theirs: TinyDisk) -> None:
         self.mine, self.theirs = mine, theirs
 
-    def source(self, order: StartResync, touched: Sequence[TouchKey]) -> TinySource:
-        keys = set(touched) | self.theirs.touched
+    def source(self, order: StartResync, touched: TouchedState) -> TinySource:
+        keys = set(touched.keys) | self.theirs.touched
         for difference in self.mine.tree.differences(self.theirs.tree):
             demand(covers(keys, difference), f"I4: {difference} is in no touched log")
         return TinySource(order, self.mine, self.theirs)
 
-    def target(self, order: BecomeTarget, touched: Sequence[TouchKey]) -> TinyTarget:
+    def target(self, order: BecomeTarget, touched: TouchedState) -> TinyTarget:
         return TinyTarget(order)
 
 

@@ -247,6 +247,17 @@ def test_what_is_edited_while_a_node_still_closes_is_noticed(node: Node) -> None
     assert keys(node.open()) == WHOLE_3
 
 
+def test_what_a_checkpoint_covers_is_not_compared_because_the_node_was_killed(node: Node) -> None:
+    """Nor is it if it was among the last things that the node changed."""
+    filled(node)
+    disk = node.open().disk
+    do(disk, Write(fid(5), 0, b"own", T0), create(6, "i"))
+    time.sleep(0.03)  # a few ticks of the file system's clock
+    disk.perform(SyncTree())  # after it both nodes' logs forget what it covers
+    node.kill()
+    assert keys(node.open()) == set()
+
+
 def killed(base: Path) -> Node:
     """A node that was really killed, in the midst of writing to one file."""
     node = Node(base)

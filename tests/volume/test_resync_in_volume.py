@@ -20,6 +20,7 @@ from mirrorha.core.orders import (
 )
 from mirrorha.volume.disk import LIMBO_FID, ListDirectory
 from mirrorha.volume.resync.sides import ComparingResyncs
+from mirrorha.volume.touched import TouchedState
 from tests.volume.resync_pair import difference
 from tests.volume.two_volumes import World
 
@@ -76,9 +77,9 @@ def test_a_volume_joins_and_follows(seed: int) -> None:
 
 def test_the_rate_of_a_resync_is_that_of_its_volume() -> None:
     resyncs = ComparingResyncs(rate_bytes_per_s=5 << 20)
-    first = resyncs.source(StartResync(1, 1, True, 1), [])
+    first = resyncs.source(StartResync(1, 1, True, 1), TouchedState())
     resyncs.set_rate(7 << 20)
-    second = resyncs.source(StartResync(1, 2, True, 1), [])
+    second = resyncs.source(StartResync(1, 2, True, 1), TouchedState())
     assert (first.rate_bytes_per_s, second.rate_bytes_per_s) == (7 << 20, 7 << 20)
     resyncs.set_rate(9 << 20)
     assert second.rate_bytes_per_s == 9 << 20

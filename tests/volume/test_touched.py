@@ -167,7 +167,7 @@ def test_what_was_touched_is_always_there_until_forgotten() -> None:
     log = TouchedLog(TouchedState(keys=[(7, 1)]))
     for stamp, (op, keys) in enumerate(CASES):
         log.touch(op, stamp)
-        assert set(keys) <= set(log.keys())
+        assert set(keys) <= set(log.state().keys)
         assert not set(keys) & set(log.covered(stamp - 1))
 
 

@@ -11,7 +11,7 @@ import attrs
 from mirrorha.core import acting, alone, authority, lineage, pairwise
 from mirrorha.core.events import CasOutcome, Gone
 from mirrorha.core.messages import BeTarget, PeerState, Prepare, Shadow, Standing
-from mirrorha.core.orders import CutOver, Progress, ServeAlone, StartResync
+from mirrorha.core.orders import CutOver, Progress, ServeAlone, StartResync, Widened
 from mirrorha.core.register import Register
 from mirrorha.core.roles import Trigger
 from mirrorha.core.state import Decision, Kind, Stage, State
@@ -54,8 +54,7 @@ def begin(turn: Turn) -> None:
         since_ms=turn.now_ms,
         session=s.next_token(),
         peer=peer.incarnation,
-        # The verdict says how little would do. Until that rests on tests of its own, compare all.
-        everything=True,
+        everything=verdict.work is lineage.Work.EVERYTHING,
     )
     s.decision.missing = set(s.settings.volumes)
     s.progress.clear()
@@ -70,7 +69,6 @@ def judge(s: State, peer: PeerState) -> lineage.Verdict:
         source=s.meta.lineage,
         base=s.meta.base,
         target=peer.lineage,
-        log_damaged=False,
         # One into which a resync had begun was given up then; what is its own it keeps apart.
         target_accepted=peer.fresh or peer.accepted or peer.inconsistent,
     )
@@ -135,6 +133,14 @@ def _cut_if_fresh(turn: Turn, decision: Decision) -> None:
 
 def on_progress(turn: Turn, volume: str, report: Progress) -> None:
     turn.s.progress[volume] = report
+
+
+def on_widened(turn: Turn, volume: str, report: Widened) -> None:
+    """What the lineage allows, the touched logs of a volume do not."""
+    decision = turn.s.decision
+    if decision is not None and decision.session == report.session:
+        text = f"{volume}: everything is compared: {report.why}"
+        turn.note(lineage.Rule.LOG_DAMAGED.value, text)
 
 
 def poll(turn: Turn, decision: Decision) -> None:

@@ -20,7 +20,11 @@ FORCED_INCONSISTENT: Final = "forced-inconsistent"
 
 
 class Rule(enum.Enum):
-    """Which rule gave the verdict. Logs print it, tests assert it."""
+    """Which rule gave the verdict. Logs print it, tests assert it.
+
+    LOG_DAMAGED is no verdict of lineage: a volume may find out that its logs do not hold what the
+    lineage says they do.
+    """
 
     NEWCOMER = "newcomer-accepted"
     SINCE_BASE = "since-base"
@@ -51,7 +55,6 @@ def judge(
     source: tuple[str, ...],
     base: str | None,
     target: tuple[str, ...],
-    log_damaged: bool,
     target_accepted: bool,
 ) -> Verdict:
     """Whether a target with chain `target` may be filled from a source with chain `source`.
@@ -60,7 +63,6 @@ def judge(
         source: the source's generations, oldest first; never empty.
         base: the generation that the source last shared with its peer, None if still shared.
         target: the target's generations; empty for a node that never belonged.
-        log_damaged: either touched log is damaged or a checkpoint shows a rolled-back disk.
         target_accepted: the target's directories are empty, or an operator gave them up.
     """
     if not target:
@@ -73,8 +75,6 @@ def judge(
             return Verdict(Work.EVERYTHING, Rule.NEWCOMER)
         behind = source[-1] in target
         return Verdict(Work.REFUSED, Rule.SOURCE_IS_BEHIND if behind else Rule.SPLIT)
-    if log_damaged:
-        return Verdict(Work.EVERYTHING, Rule.LOG_DAMAGED)
     if base is not None and base in source and source.index(newest) < source.index(base):
         return Verdict(Work.EVERYTHING, Rule.OLDER_THAN_BASE)
     return Verdict(Work.TOUCHED, Rule.SINCE_BASE)

@@ -73,6 +73,7 @@ from mirrorha.core.orders import (
     StreamUp,
     Synced,
     Trouble,
+    Widened,
 )
 from mirrorha.core.register import Register
 from mirrorha.core.settings import Settings
@@ -362,6 +363,8 @@ def _on_report(turn: Turn, event: VolumeReported) -> None:
             join.on_progress(turn, volume, report)
         case Rescued():
             rescue.on_rescued(turn, volume, report)
+        case Widened():
+            join.on_widened(turn, volume, report)
         case ResyncFailed():
             _on_resync_failed(turn, report)
         case Trouble():

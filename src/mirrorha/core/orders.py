@@ -230,6 +230,13 @@ class Rescued(Report, frozen=True):
     content_bytes: int
 
 
+class Widened(Report, frozen=True):
+    """A resync compares everything after all: the touched logs cannot be relied on."""
+
+    session: int
+    why: str
+
+
 class ResyncFailed(Report, frozen=True):
     """The resync or cut-over broke off (stream, disk); begin again with `StartResync`.
 
@@ -314,6 +321,7 @@ AnyReport = (
     | Replayed
     | Progress
     | Rescued
+    | Widened
     | ResyncFailed
     | VerifyProgress
     | VerifyFound

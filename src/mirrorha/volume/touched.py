@@ -143,9 +143,19 @@ class TouchedLog:
     def __len__(self) -> int:
         return len(self._stamps)
 
-    def keys(self) -> list[TouchKey]:
-        """All entries, in no order."""
-        return list(self._stamps)
+    def state(self) -> TouchedState:
+        """All there is of it, as it would be found by whoever opens it now."""
+        return TouchedState(list(self._stamps), self.confirmed, self.retired, self.damaged)
+
+    def confirm(self, checkpoint: tuple[int, int]) -> None:
+        """This node holds everything up to there, and has noted so durably."""
+        self.confirmed = max(self.confirmed, checkpoint)
+
+    def retire(self, checkpoint: tuple[int, int]) -> None:
+        """Both do, and this one has durably forgotten what that covers: nothing is missing more."""
+        self.confirm(checkpoint)
+        self.retired = max(self.retired, checkpoint)
+        self.damaged = False
 
     def touch(self, op: AnyOp, stamp: int) -> list[TouchKey] | None:
         """Note that `op` is about to be applied as the `stamp`th.

@@ -464,7 +464,11 @@ NOT_TAKEN_OUT: Final[Mapping[str, str]] = {
         "what it held before this incarnation was synced when it went alone, the rest is at its ack"
     ),
     "5.1.2 only one volume's generation rotates": "a node has one generation for all its volumes",
-    "7 only the source's touched log is used": "a resync compares everything as yet",
-    "7 no checkpoint number compared at a meeting": "a resync compares everything as yet",
+    "7 only the source's touched log is used": (
+        "a seed has to lose an op of a file that both left alone; see test_resync_doubt.py"
+    ),
+    "7 no checkpoint number compared at a meeting": (
+        "an image that shows it was taken while the same record held; see test_resync_doubt.py"
+    ),
     "5.1.7 a live image restored while the same record holds": "a stated non-promise as yet",
 }

@@ -410,6 +410,8 @@ class Pair:
 
     def reported(self, node: SimNode, volume: str, report: o.AnyReport) -> None:
         """What a volume reports is for its node, but for what whoever compares wants to know."""
+        if isinstance(report, o.CutDone):
+            self.check_cut_over(node, volume)
         if isinstance(report, o.AnyVerifyReport):
             self.on_compared(node, volume, report)
         else:
@@ -506,10 +508,20 @@ class Pair:
 
     def check_equal(self) -> None:
         """I7, at rest: both hold the same."""
-        a, b = self.nodes.values()
-        for name in a.settings.volumes:
-            if _contents(a.durable.platters[name]) != _contents(b.durable.platters[name]):
-                raise Violation(f"I7 the copies of {name} differ although the pair is at rest")
+        for name in next(iter(self.nodes.values())).settings.volumes:
+            self._check_equal(name, "although the pair is at rest")
+
+    def check_cut_over(self, source: SimNode, name: str) -> None:
+        """I7: changes are held, and both have synced. Unless the target has died meanwhile."""
+        target = self.peer(source)
+        if target.node is not None and target.node.state.standing is Standing.TARGET:
+            self.world.count("cut over")
+            self._check_equal(name, "at the cut-over")
+
+    def _check_equal(self, name: str, when: str) -> None:
+        a, b = (_contents(node.durable.platters[name]) for node in self.nodes.values())
+        if a != b:
+            raise Violation(f"I7 the copies of {name} differ {when}")
 
 
 def _nothing(*_arguments: object) -> None:

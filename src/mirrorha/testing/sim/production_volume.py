@@ -255,7 +255,10 @@ class ProductionVolume:
             return
         name = self.world.rng.choice(names)
         fid = self.fid_of(name)
-        if self.world.chance(0.5):
+        if value % RARE == 5:
+            # Of a file that nobody has written for long: only who has applied it knows of it.
+            self._change(0, Write(fid, 0, value.to_bytes(SLOT_BYTES, "big"), self._now_ns()))
+        elif self.world.chance(0.5):
             self._change(0, Unlink(fid, ROOT_FID, name, self._now_ns()))
         elif value % RARE == 0:
             other = names[(names.index(name) + 1) % len(names)]

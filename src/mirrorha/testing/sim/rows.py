@@ -217,7 +217,6 @@ IMPOSSIBLE: Final[Mapping[str, Impossible]] = {
     ),
     "rule not-ours": Impossible("a newcomer with files does not accept, so nobody judges it"),
     "rule source-is-behind": Impossible("who serves alone does so by a generation of its own"),
-    "rule touched-log-damaged": Impossible("a resync compares everything as yet"),
     "copies copies-of-two-clusters": Impossible(
         "the two were made one cluster at the first start; see the directed scenario"
     ),

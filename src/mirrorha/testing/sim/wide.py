@@ -106,7 +106,11 @@ class WideFaults:
 
     def later_kinds(self) -> Kinds:
         """Kinds that came later. They are drawn apart: most seeds stay the runs that they were."""
-        kinds: Kinds = {"driver ends": self._driver_ends, "disk hangs": self._disk_hangs}
+        kinds: Kinds = {
+            "driver ends": self._driver_ends,
+            "disk hangs": self._disk_hangs,
+            "touched log damaged": self._touched_log_damaged,
+        }
         return kinds | self._operator.kinds()
 
     def begin(self, kinds: Container[str]) -> None:
@@ -231,6 +235,14 @@ class WideFaults:
         volume = self.world.rng.choice(node.settings.volumes)
         node.give(v.VolumeReported(volume, Trouble(StopReason.DISK_SLOW, "simulated")))
         self._later(500, 8_000, lambda: self._restart_if_sick(node))
+
+    def _touched_log_damaged(self) -> None:
+        """A node dies, and what it knew of differences is found to be lost."""
+        node = self._node()
+        node.crash(power=False)
+        for store in node.durable.platters.values():
+            if isinstance(store, Shelf):
+                store.disk.lose_touched()
 
     def _restart_if_sick(self, node: SimNode) -> None:
         if node.node is not None and node.node.state.sick:

@@ -450,6 +450,8 @@ class RealDisk:
     def _sync_tree(self, _: SyncTree) -> None:
         self._handles.sync_tree()
         self._ids.flush()
+        if self._offline is not None:
+            self._offline.note()  # before a checkpoint has the log forget it
         self._sync_stamp()
 
     def _sync_stamp(self) -> None:

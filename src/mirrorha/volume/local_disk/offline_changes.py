@@ -144,6 +144,11 @@ class OfflineChanges:
         if self.stamp is not None:
             self.stamp.begin()
 
+    def note(self) -> None:
+        """Have the stamp cover what was changed so far. In any thread."""
+        if self.stamp is not None:
+            self.stamp.note()
+
     def sync(self) -> None:
         """Have the stamp outlive a crash of the system, if that can be had. In any thread."""
         if self.stamp is not None:

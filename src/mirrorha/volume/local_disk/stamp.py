@@ -125,12 +125,25 @@ class StampFile:
 
     def renew(self) -> None:
         """We are about to change something. Costs next to nothing, most times."""
-        now_ns = time.monotonic_ns()
-        if now_ns >= self._renew_at_ns and self._fd >= 0:
-            self._renew_at_ns = now_ns + RENEW_NS
-            with contextlib.suppress(OSError):
-                os.pwrite(self._fd, encode(self._running()), 0)
-                self._is_unsynced = True
+        if time.monotonic_ns() >= self._renew_at_ns:
+            self._note()
+
+    def note(self) -> None:
+        """Say that all until now was ours, if anything was changed since that was said last.
+
+        What the touched log forgets is told by the stamp alone: after a kill a file of the last
+        moments would be compared for nothing, however long ago these were.
+        """
+        if self._changed_ns > self._renew_at_ns - RENEW_NS:
+            self._note()
+
+    def _note(self) -> None:
+        if self._fd < 0:
+            return
+        self._renew_at_ns = time.monotonic_ns() + RENEW_NS
+        with contextlib.suppress(OSError):
+            os.pwrite(self._fd, encode(self._running()), 0)
+            self._is_unsynced = True
 
     def changed(self) -> None:
         """We have changed something. Costs as little."""

@@ -39,7 +39,6 @@ class Lister:
     """Lists directories: those queued and, below them, what the target is to compare whole.
 
     Args:
-        everything: Whether this resync compares everything.
         record: Makes touched keys durable in the log of this node.
     """
 
@@ -49,19 +48,18 @@ class Lister:
         session: Session,
         outgoing: Outgoing,
         counts: Counts,
-        everything: bool,
         record: Record,
     ) -> None:
         self._session: Final = session
         self._outgoing: Final = outgoing
         self._counts: Final = counts
-        self._everything: Final = everything
         self._record: Final = record
         self._places: Final = Pool(session.tasks, _LISTED_AT_ONCE)
         self._queue: Final[list[tuple[int, bool]]] = []
         self._listed: Final = FidSet()  # in this pass
         self._told: Final = FidSet()  # the target had their attributes, to compare all of them
         self._fresh: frozenset[int] = frozenset()
+        self.everything = False  # whether this resync compares all; known before the first pass
         self.target_is_empty = False
 
     @property
@@ -85,7 +83,7 @@ class Lister:
     def queue_again(self, fid: int, *, was_dropped: bool) -> None:
         """List a directory once more. `was_dropped`: the target made no use of it at all."""
         # If only some is compared, it asks for what it still lacks.
-        self._queue.append((fid, was_dropped and self._everything))
+        self._queue.append((fid, was_dropped and self.everything))
         self._listed.discard(fid)
 
     def run(self) -> Steps[None]:
@@ -105,7 +103,7 @@ class Lister:
         """Answer the target, once the log covers all of what it is going to create."""
         found = [one for one in (yield from attributes_of_all(ask.wanted)) if one is not None]
         seen = yield from attributes_of_all(ask.seen)
-        if not self._everything:
+        if not self.everything:
             yield from self._record(key for one in found for key in all_of(one.fid))
         for one in found:
             self._tell(one)
@@ -146,7 +144,7 @@ class Lister:
             yield from self._outgoing.take_bytes(content_bytes)
             self._counts.sent(content_bytes)
             self._counts.compared(content_bytes)
-        yield self._session.message(Listing, fid, self._everything, names, first, attributes)
+        yield self._session.message(Listing, fid, self.everything, names, first, attributes)
         # After their parent, so that the target knows them by then.
         for named in reversed(names):
             if named.kind is Kind.DIRECTORY and named.attributes is not None:
@@ -170,7 +168,7 @@ class Lister:
         return names
 
     def _is_news(self, fid: int) -> bool:
-        return fid not in self._told and (self._everything or fid in self._fresh)
+        return fid not in self._told and (self.everything or fid in self._fresh)
 
     def _is_small(self, attributes: Attributes) -> bool:
         return (

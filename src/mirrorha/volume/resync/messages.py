@@ -112,11 +112,14 @@ class Named(msgspec.Struct, frozen=True, array_like=True):
 class Hello(ResyncMessage, frozen=True, tag=32):
     """Source: it begins. `everything`: all is compared; else what either side has touched.
 
-    `seed` is that of the hashes of blocks.
+    `seed` is that of the hashes of blocks. `confirmed` and `retired`: the source's checkpoints, see
+    `TouchedState`.
     """
 
     everything: bool
     seed: int
+    confirmed: tuple[int, int] = (0, 0)
+    retired: tuple[int, int] = (0, 0)
 
 
 class Listing(ResyncMessage, frozen=True, tag=34):
@@ -189,11 +192,13 @@ class Touched(ResyncMessage, frozen=True, tag=48):
     """Target, to `Hello`: what its own touched log holds, in parts.
 
     `empty`: it holds no file at all, not even in limbo; so all that comes will be created.
+    `doubt`: why the two logs do not tell where the copies may differ, so that all must be compared.
     """
 
     keys: list[TouchKey]
     last: bool
     empty: bool
+    doubt: str = ""
 
 
 class Ask(ResyncMessage, frozen=True, tag=49):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import final
 
 from mirrorha.core.orders import BecomeTarget, StartResync
 from mirrorha.volume.resync.source import ResyncSource
 from mirrorha.volume.resync.target import ResyncTarget
-from mirrorha.volume.touched import TouchKey
+from mirrorha.volume.touched import TouchedState
 
 
 @final
@@ -32,11 +31,11 @@ class ComparingResyncs:
         if self._last is not None:
             self._last.set_rate(rate_bytes_per_s)
 
-    def source(self, order: StartResync, touched: Sequence[TouchKey]) -> ResyncSource:
+    def source(self, order: StartResync, touched: TouchedState) -> ResyncSource:
         """The side that serves."""
         self._last = ResyncSource(order, touched, rate_bytes_per_s=self._rate_bytes_per_s)
         return self._last
 
-    def target(self, order: BecomeTarget, touched: Sequence[TouchKey]) -> ResyncTarget:
+    def target(self, order: BecomeTarget, touched: TouchedState) -> ResyncTarget:
         """The side that becomes what the source is."""
         return ResyncTarget(order, touched)

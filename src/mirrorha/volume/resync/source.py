@@ -36,7 +36,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Final, final
 
-from mirrorha.core.orders import NearlyEqual, Progress, StartResync
+from mirrorha.core.orders import NearlyEqual, Progress, StartResync, Widened
 from mirrorha.errors import PeerProtocolError, VolumeError
 from mirrorha.volume.disk import ReadBytes, RecordTouched, SyncTree
 from mirrorha.volume.events import Lane, Reported
@@ -79,7 +79,7 @@ from mirrorha.volume.resync.plan import (
 from mirrorha.volume.resync.session import Session
 from mirrorha.volume.stream.resync_interface import ResyncEffect, ResyncEvent, ResyncStatus
 from mirrorha.volume.tasks.task import Box, Call, Pool, Receive, Steps, Take
-from mirrorha.volume.touched import NAMES, TouchKey, all_of
+from mirrorha.volume.touched import NAMES, TouchedState, TouchKey, all_of
 from mirrorha.wire.limits import BLOCK_BYTES
 
 # "Little is left": a pass over so much takes less than a tenth of a second.
@@ -109,12 +109,12 @@ class ResyncSource:
 
     Args:
         order: Which session, in which epoch, and what is to be compared.
-        touched: What this node's touched log holds.
+        touched: This node's touched log.
         rate_bytes_per_s: See `set_rate`.
     """
 
     def __init__(
-        self, order: StartResync, touched: Iterable[TouchKey], *, rate_bytes_per_s: int = 0
+        self, order: StartResync, touched: TouchedState, *, rate_bytes_per_s: int = 0
     ) -> None:
         self._order: Final = order
         self._session: Final = Session(
@@ -131,7 +131,6 @@ class ResyncSource:
             session=self._session,
             outgoing=self._outgoing,
             counts=self._counts,
-            everything=order.everything,
             record=self._record,
         )
         self._greeted: Final[Box[Touched]] = Box(tasks)
@@ -142,8 +141,9 @@ class ResyncSource:
         self._expected: type[ResyncMessage] | None = None
         self._asked = 0  # `Ask`s, and
         self._hashed = 0  # `Hashes`, that are not answered yet
-        self._recorded: Final = set(touched)
-        self._dirty: set[TouchKey] = set() if order.everything else set(self._recorded)
+        self._touched: Final = touched
+        self._recorded: Final = set(touched.keys)
+        self._dirty: set[TouchKey] = set()
         self._sparse: Final[set[int]] = set()
         self._is_held = False
         self._is_nearly = False
@@ -249,9 +249,7 @@ class ResyncSource:
     # Passes.
 
     def _run(self) -> Steps[None]:
-        self._expected = Touched
-        yield self._session.message(Hello, self._order.everything, self._order.seed)
-        yield from self._take_touched()
+        yield from self._agree()
         is_first, final_passes = True, 0
         stubborn, before = 0, sys.maxsize
         while True:
@@ -272,18 +270,37 @@ class ResyncSource:
         yield self._session.message(Equal)
         self._session.status = ResyncStatus.EQUAL
 
-    def _take_touched(self) -> Steps[None]:
-        """Take in what the target has touched; from now on our log covers it too."""
+    def _agree(self) -> Steps[None]:
+        """Learn whether the two logs say where the copies may differ, or else compare all."""
+        mine, seed = self._touched, self._order.seed
+        everything = self._order.everything or mine.damaged
+        self._expected = Touched
+        yield self._session.message(Hello, everything, seed, mine.confirmed, mine.retired)
+        doubt = yield from self._take_touched(everything=everything)
+        if mine.damaged:
+            doubt = "the touched log of the node that serves was damaged"
+        self._lister.everything = everything or bool(doubt)
+        if not self._lister.everything:
+            self._dirty.update(self._recorded)
+        elif not self._order.everything:
+            yield Reported(Widened(self._order.session, doubt))
+
+    def _take_touched(self, *, everything: bool) -> Steps[str]:
+        """Take in what the target has touched; from now on our log covers it too.
+
+        Returns:
+            Its doubt.
+        """
         while True:
             message: Touched = yield Receive(self._greeted)
             self._lister.target_is_empty = message.empty
-            if not self._order.everything:
+            if not everything:
                 self._dirty.update(message.keys)
                 yield from self._record(message.keys)
             if len(self._recorded) > _TOUCHED_MAX:
                 raise PeerProtocolError("the target's touched log never ends")
             if message.last:
-                return
+                return message.doubt
 
     def _record(self, keys: Iterable[TouchKey]) -> Steps[None]:
         new = list(dict.fromkeys(key for key in keys if key not in self._recorded))
@@ -293,7 +310,7 @@ class ResyncSource:
 
     def _pass(self, keys: set[TouchKey], *, is_first: bool, is_final: bool) -> Steps[None]:
         plan = plan_of(keys)
-        if is_first and self._order.everything:
+        if is_first and self._lister.everything:
             self._lister.begin_pass(frozenset())
             self._lister.queue(ROOT_FID)
         else:
@@ -314,7 +331,7 @@ class ResyncSource:
         fresh = frozenset(
             fid for fid in plan.inodes if fid >> FID_COUNTER_BITS == self._order.epoch
         )
-        if not self._order.everything:
+        if not self._lister.everything:
             yield from self._record(key for fid in fresh for key in all_of(fid))
         self._lister.begin_pass(fresh)
         for fid in reversed(plan.names):

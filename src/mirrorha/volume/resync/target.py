@@ -11,13 +11,13 @@ Attributes come last, for writing changes them.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, final
 
 import msgspec
 
 from mirrorha.core.orders import BecomeTarget
-from mirrorha.errors import PeerProtocolError
+from mirrorha.errors import PeerProtocolError, VolumeError
 from mirrorha.volume.disk import LIMBO_FID, Attributes, ClearLimbo, Kind, PunchHole, SyncTree
 from mirrorha.volume.events import Lane
 from mirrorha.volume.ops import (
@@ -70,7 +70,7 @@ from mirrorha.volume.resync.session import Session
 from mirrorha.volume.stream.resync_interface import ResyncEffect, ResyncEvent, ResyncStatus
 from mirrorha.volume.tasks.fid_set import FidSet
 from mirrorha.volume.tasks.task import Box, Call, Pool, Receive, Steps, Take
-from mirrorha.volume.touched import TouchKey
+from mirrorha.volume.touched import TouchedState
 from mirrorha.wire.limits import BLOCK_BYTES
 
 # Parts of one file whose hashes are on their way: 16 MiB, which is what a disk reads in the time
@@ -90,16 +90,36 @@ _WRITES_MAX: Final = 1 << 20
 _SPARE_FIDS: Final = 4096
 
 
+def doubt_of(mine: TouchedState, hello: Hello) -> str:
+    """Why the two logs may lack something in which the copies differ; "" if they do not.
+
+    Raises:
+        VolumeError: it is the source that lacks what both have had.
+    """
+    if hello.confirmed < mine.retired:
+        raise VolumeError(
+            f"the node that serves has a disk of an older day: it knows of nothing after "
+            f"{hello.confirmed}, and both held everything up to {mine.retired}. Nothing is "
+            "overwritten here; 'mirrorha resync NODE --full' gives this copy up"
+        )
+    if mine.damaged:
+        return "the touched log of the node that is filled was damaged"
+    if mine.confirmed < hello.retired:
+        # What the source has forgotten since is not on this disk: it was put back to an older day.
+        return "the node that is filled has a disk of an older day"
+    return ""
+
+
 @final
 class ResyncTarget:
     """Makes this node's tree equal to the source's.
 
     Args:
         order: Which session, in which epoch.
-        touched: What this node's touched log holds.
+        touched: This node's touched log.
     """
 
-    def __init__(self, order: BecomeTarget, touched: Iterable[TouchKey]) -> None:
+    def __init__(self, order: BecomeTarget, touched: TouchedState) -> None:
         self._session: Final = Session(
             epoch=order.epoch,
             number=order.session,
@@ -107,7 +127,7 @@ class ResyncTarget:
             receive=self._receive,
             finish_step=self._finish_step,
         )
-        self._touched: Final = list(touched)
+        self._touched: Final = touched
         self._tasks: Final = self._session.tasks
         self._inbox: Final[Box[Listing | Compare | Barrier | Settle]] = Box(self._tasks)
         self._answers: Final[Box[Answer]] = Box(self._tasks)
@@ -251,7 +271,7 @@ class ResyncTarget:
 
     def _run(self, hello: Hello) -> Steps[None]:
         yield from self._rescuing.begin()
-        yield from self._tell_touched(everything=hello.everything)
+        yield from self._tell_touched(hello)
         yield from self._namespace.sweep()
         while True:
             message = yield Receive(self._inbox)
@@ -268,14 +288,15 @@ class ResyncTarget:
                 case Settle(final=final):
                     yield from self._settle(final=final)
 
-    def _tell_touched(self, *, everything: bool) -> Steps[None]:
+    def _tell_touched(self, hello: Hello) -> Steps[None]:
+        doubt = "" if hello.everything else doubt_of(self._touched, hello)
         files = yield from entries_of(ROOT_FID)
         aside = yield from entries_of(LIMBO_FID)
         empty = not files and not aside
-        keys = [] if everything else self._touched
+        keys = [] if hello.everything or doubt else self._touched.keys
         parts = [keys[at : at + KEYS_MAX] for at in range(0, len(keys), KEYS_MAX)] or [[]]
         for part in parts:
-            yield self._session.message(Touched, part, part is parts[-1], empty)
+            yield self._session.message(Touched, part, part is parts[-1], empty, doubt)
 
     def _ask(self, wanted: Sequence[int], seen: Sequence[int]) -> Steps[Asked]:
         self._is_asking = True

@@ -111,8 +111,6 @@ class Checkpointer:
             self._out.call(Lane.TREE, RetireTouched(keys, *checkpoint), self._retired, checkpoint)
 
     def _retired(self, checkpoint: tuple[int, int], _result: object) -> None:
-        touched = self._touched
-        touched.retired = max(touched.retired, checkpoint)
-        touched.confirmed = max(touched.confirmed, checkpoint)
+        self._touched.retire(checkpoint)
         if self._terms.streaming and checkpoint[0] == self._terms.epoch:
             self._out.send(Retire(*checkpoint))

@@ -405,12 +405,12 @@ class Follower:
 
     def _confirmed(self, along: tuple[int, Checkpoint], _result: object) -> None:
         turn, job = along
-        self._touched.confirmed = max(self._touched.confirmed, (job.epoch, job.seq))
+        self._touched.confirm((job.epoch, job.seq))
         if turn == self._turn:
             self._out.send(CheckpointDone(self.epoch, job.seq))
 
     def _retired(self, checkpoint: tuple[int, int], _result: object) -> None:
-        self._touched.retired = max(self._touched.retired, checkpoint)
+        self._touched.retire(checkpoint)
 
 
 def _differ_much(space: Space, other: Space) -> bool:

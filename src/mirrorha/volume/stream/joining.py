@@ -221,11 +221,11 @@ class Joining:
         session.phase = _Phase.RUNNING
         order = session.order
         if isinstance(order, StartResync):
-            session.source_side = self._resyncs.source(order, self._touched.keys())
+            session.source_side = self._resyncs.source(order, self._touched.state())
             session.side = session.source_side
             self._source.on_touched = session.source_side.touched
         else:
-            session.side = self._resyncs.target(order, self._touched.keys())
+            session.side = self._resyncs.target(order, self._touched.state())
         self._perform(session, session.side.start(self._out.now_ms))
 
     def _advance_cut(self, session: _Session, side: ResyncSourceSide) -> None:
@@ -251,9 +251,7 @@ class Joining:
         session.synced = True
 
     def _cut_done(self, session: _Session, _result: object) -> None:
-        checkpoint = (session.epoch, self._position.seq)
-        self._touched.confirmed = max(self._touched.confirmed, checkpoint)
-        self._touched.retired = max(self._touched.retired, checkpoint)
+        self._touched.retire((session.epoch, self._position.seq))
         if session is self._session and self._source.stance is Stance.CUT:
             self._out.report(CutDone(session.cut_token))
 
@@ -269,7 +267,7 @@ class Joining:
             return
         session.phase = _Phase.DONE
         self._position.adopt(base.seq, base.chain)
-        self._touched.confirmed = max(self._touched.confirmed, (base.epoch, base.seq))
+        self._touched.confirm((base.epoch, base.seq))
         self._out.send(BaseDone(base.epoch, base.session, base.seq))
 
     # ---- the sides' effects --------------------------------------------------------------------

@@ -19,7 +19,7 @@ from typing import Protocol
 
 from mirrorha.core.orders import BecomeTarget, StartResync
 from mirrorha.volume.events import DiskCall, DiskDone, Received, Reported, Send, Tick
-from mirrorha.volume.touched import TouchKey
+from mirrorha.volume.touched import TouchedState, TouchKey
 
 ResyncEvent = Received | DiskDone | Tick
 ResyncEffect = Send | DiskCall | Reported
@@ -61,7 +61,7 @@ class ResyncSide(Protocol):
 class ResyncSourceSide(ResyncSide, Protocol):
     """The side that serves, and whose tree the other's becomes.
 
-    It reports `Progress` and `NearlyEqual` by itself, as effects.
+    It reports `Progress`, `NearlyEqual` and `Widened` by itself, as effects.
     """
 
     def touched(self, keys: Sequence[TouchKey]) -> None:
@@ -76,6 +76,6 @@ class ResyncSourceSide(ResyncSide, Protocol):
 class Resyncs(Protocol):
     """Makes the two sides. `touched` is what this node's touched log holds at that moment."""
 
-    def source(self, order: StartResync, touched: Sequence[TouchKey]) -> ResyncSourceSide: ...
+    def source(self, order: StartResync, touched: TouchedState) -> ResyncSourceSide: ...
 
-    def target(self, order: BecomeTarget, touched: Sequence[TouchKey]) -> ResyncSide: ...
+    def target(self, order: BecomeTarget, touched: TouchedState) -> ResyncSide: ...
