@@ -129,5 +129,7 @@ def _waits_for_a_person(node: SimNode) -> bool:
     s = node.node.state
     if s.standing is not Standing.WAITING or s.link == 0 or s.accepted:
         return False
+    if s.meta.rescue:
+        return False  # it is being filled, by itself, however often that breaks off
     gave_up = s.meta.outdated and bool(s.meta.split or not s.meta.lineage)
     return gave_up or s.meta.disputed
