@@ -110,7 +110,8 @@ def settle_split(world: World, pair: Pair) -> None:
     core = loser.node
     if core is None or core.state.decision is not None:
         return
-    own_trouble = core.state.sick or core.state.problem  # which it says first
+    # Which it says first.
+    own_trouble = core.state.sick or core.state.problem or core.state.meta.inconsistent
     if core.state.meta.lineage and not own_trouble and "split" not in core.state.why:
         raise Violation(f"{loser.name} waits because of a split and does not say so")
     world.count("split settled by the operator")

@@ -150,7 +150,7 @@ class SharedRegister:
         self._land(left, node, peer, now)
         if not forced:
             self.fork = None
-        self._may_split()
+        self._may_split(node, peer)
 
     def _land(self, branch: Branch, node: SimNode, peer: SimNode, now: Register) -> None:
         before = branch.register
@@ -171,7 +171,7 @@ class SharedRegister:
                 self._leave_behind(peer, branch, now_forced=self.forces.is_forced(node))
         if self.forces.is_forced(node):
             self.forces.settle(branch.oracle, node)
-            self._may_split()
+            self._may_split(node, peer)
         self.world.say(f"register ({node.name}): {now.epoch} {now.primary} {sorted(now.in_sync)}")
         branch.oracle.landed(before, now)
         branch.register = now
@@ -191,10 +191,15 @@ class SharedRegister:
         else:
             self._left_behind[peer.name] = twin
 
-    def _may_split(self) -> None:
-        """Whoever acknowledged alone before is apart from the one that an operator forces."""
+    def _may_split(self, node: SimNode, peer: SimNode) -> None:
+        """Whoever acknowledged alone before is apart from the one that an operator forces.
+
+        Unless that one was all but admitted, and has everything.
+        """
         if self.fork is None:
             self.fork = Fork(acked=set(self._alone))
+            if self.forces.is_forced(node) and self._has_all(node, peer):
+                self.fork.acked.discard(peer.name)
             self.forks.append(self.fork)
 
     def _may_remove(self, node: SimNode, peer: SimNode) -> bool:
@@ -227,8 +232,25 @@ class SharedRegister:
     def overwritten(self, node: SimNode, order: BecomeTarget) -> None:
         if order.rescue:
             self.world.count("rescue")
-        elif node.name in self._kept:
+        elif node.name in self._kept and not self._is_on_peer(node):
             raise Violation(f"{node.name}'s side of a split is overwritten and is not kept")
+
+    def _has_all(self, node: SimNode, peer: SimNode) -> bool:
+        oracle = self.branches[peer.name].oracle
+        return all(
+            _owed_of(oracle, peer.name, volume) <= set(store.cache)
+            for volume, store in node.durable.platters.items()
+        )
+
+    def _is_on_peer(self, node: SimNode) -> bool:
+        """A node may be forced that was all but admitted: then it has what its peer alone wrote."""
+        peer = self.nodes[node.settings.peer]
+        owed = [oracle for name, oracle in self._owed if name == node.name]
+        return self.forces.were_asked and all(
+            _owed_of(oracle, node.name, volume) <= set(store.cache)
+            for volume, store in peer.durable.platters.items()
+            for oracle in owed
+        )
 
     def check_rescued(self) -> None:
         """What the losing side of a split acknowledged is in a volume or in its rescue.
@@ -242,8 +264,11 @@ class SharedRegister:
     def _check_rescued(self, name: str, volume: str, oracle: Oracle) -> None:
         stores = {each: node.durable.platters[volume] for each, node in self.nodes.items()}
         held = {number for store in stores.values() for number in store.cache}
-        held |= set(stores[name].rescued) | stores[name].in_limbo
-        owed = {one.value for one in oracle.acked if one.volume == volume and name in one.rests}
+        # By force the side that stood may lose the next split, and keep there what it had won.
+        keepers = stores.values() if self.forces.were_asked else (stores[name],)
+        for store in keepers:
+            held |= set(store.rescued) | store.in_limbo
+        owed = _owed_of(oracle, name, volume)
         self.world.counts["kept in a rescue"] += len(owed & set(stores[name].rescued))
         if not owed <= held:
             raise Violation(
@@ -299,3 +324,8 @@ class SharedRegister:
             answer(works)
 
         self.world.after(self.world.between(20, 1_500), tell)
+
+
+def _owed_of(oracle: Oracle, node: str, volume: str) -> set[int]:
+    """What rests on this node, of what this client was told."""
+    return {one.value for one in oracle.acked if one.volume == volume and node in one.rests}
