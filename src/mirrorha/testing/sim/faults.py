@@ -19,6 +19,7 @@ from mirrorha.core.messages import Standing
 from mirrorha.testing.sim.node import SimNode
 from mirrorha.testing.sim.pair import Pair
 from mirrorha.testing.sim.parting import Parting
+from mirrorha.testing.sim.trap import Trap
 from mirrorha.testing.sim.wide import WideFaults
 from mirrorha.testing.sim.world import World
 
@@ -35,6 +36,9 @@ RARE: Final = {
 
 # In so many seeds, of kinds that came later.
 APART: Final = 0.15
+CRASH_AT_A_STEP: Final = "crash at a step"
+# In so many, of crashes at steps: there are many steps.
+TRAPS: Final = 0.6
 
 
 def _without_arbiter(kinds: dict[str, Callable[[], None]]) -> dict[str, Callable[[], None]]:
@@ -97,12 +101,24 @@ class Faults:
         if self.wide is not None:
             self.wide.begin(self.kinds)
             self._draw_apart(self.wide.later_kinds())
+            self._set_trap()
         world.after(world.between(0, 3_000), self._loop)
 
     def _draw_apart(self, kinds: dict[str, Callable[[], None]]) -> None:
         self.every += tuple(kinds)
         apart = random.Random(f"{self.world.seed} apart")
         self.kinds |= {name: act for name, act in kinds.items() if apart.random() < APART}
+
+    def _set_trap(self) -> None:
+        """Crashes at steps, not at moments; not chosen among the others, but all the time."""
+        self.every += (CRASH_AT_A_STEP,)
+        trap = self.pair.trap = Trap(self.world)
+        if trap.rng.random() < TRAPS:
+            self.world.count(f"fault {CRASH_AT_A_STEP}")
+            trap.going = True
+            if trap.rng.random() < TRAPS:
+                # Or there is seldom a pair, and nobody gets to most of the steps.
+                self.kinds.clear()
 
     def _loop(self) -> None:
         if not self.going:
@@ -122,6 +138,8 @@ class Faults:
         """Everything works again from now on; nodes that are down are started."""
         self.going = False
         pair = self.pair
+        if pair.trap is not None:
+            pair.trap.heal()
         for way in pair.net.open:
             pair.net.open[way] = True
             pair.net.beats[way] = True

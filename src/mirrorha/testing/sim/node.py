@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, final
 
 import attrs
@@ -17,6 +17,7 @@ from mirrorha.core.node import Node
 from mirrorha.core.orders import AnyOrder, Close, StopReason, Trouble
 from mirrorha.core.settings import Settings
 from mirrorha.core.words import Boot, Role
+from mirrorha.testing.crash_points import Moment, state_steps
 from mirrorha.testing.sim.clock import Clock
 from mirrorha.testing.sim.model_volume import ModelVolume, Platter
 from mirrorha.testing.sim.production_volume import ProductionVolume, Shelf
@@ -96,10 +97,15 @@ class SimNode:
         self._inbox.clear()
         self._busy = False
         self.running = False
+        before = self.durable.meta
         meta, boot = begin_incarnation(
-            self.durable.meta, boot_id=f"boot-{self.boot_number}", at_least=self.clock.wall_ms()
+            before, boot_id=f"boot-{self.boot_number}", at_least=self.clock.wall_ms()
         )
+        if self._crashes(state_steps(before, meta), Moment.BEFORE):
+            return
         self.durable.meta = meta
+        if self._crashes(state_steps(before, meta), Moment.AFTER):
+            return
         self.world.count(f"boot {boot.value}")
         rng = self.world.rng
         self.node = Node(self.settings, meta, boot, rng=rng, now_ms=self.clock.now_ms())
@@ -179,6 +185,7 @@ class SimNode:
                 store,
                 reset=lambda: self.hub.break_stream(name),
                 resyncs=ComparingResyncs(),
+                crashes=self._crashes,
                 **port,
             )
         return ModelVolume(self.world, name, store, **port)
@@ -277,15 +284,23 @@ class SimNode:
         def persisted() -> None:
             if self.life != life:
                 return
-            before, self.durable.meta = self.durable.meta, meta
+            before = self.durable.meta
+            steps = state_steps(before, meta)
+            if self._crashes(steps, Moment.BEFORE):
+                return
+            self.durable.meta = meta
             self._busy = False
             self.hub.persisted(self, before)
-            if self.life != life:
+            if self.life != life or self._crashes(steps, Moment.AFTER):
                 return
             self._perform(batch)
             self._turn(life)
 
         self.world.after(self.world.between(0, 3), persisted)
+
+    def _crashes(self, steps: Sequence[str], moment: Moment) -> bool:
+        trap = self.hub.trap
+        return trap is not None and trap.reached(self, steps, moment)
 
     def _tick(self, life: int) -> None:
         if self.life != life or not self.up or self.node is None:

@@ -24,6 +24,7 @@ from mirrorha.testing.sim.node import ServiceOfNode, SimNode
 from mirrorha.testing.sim.oracle import Oracle
 from mirrorha.testing.sim.production_volume import Shelf
 from mirrorha.testing.sim.shared import SharedRegister
+from mirrorha.testing.sim.trap import Trap
 from mirrorha.testing.sim.watch import Watch
 from mirrorha.testing.sim.world import Violation, World
 
@@ -113,6 +114,7 @@ class Pair:
         self.fsyncs = 0.0  # how often a client has its writes synced
         self.on_compared: Callable[[SimNode, str, o.AnyVerifyReport], None] = _nothing
         self.watch = Watch(world)
+        self.trap: Trap | None = None
         world.after(1, self._connect_loop)
         world.after(1, self._beat_loop)
         world.after(1, self._write_loop)

@@ -10,11 +10,12 @@ from __future__ import annotations
 import copy
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, final
 
 from mirrorha.core import orders as o
 from mirrorha.core.words import Ack, Mode
+from mirrorha.testing.crash_points import Moment, disk_steps
 from mirrorha.testing.memory_disk import MemoryDisk
 from mirrorha.testing.sim.world import World
 from mirrorha.volume import events as v
@@ -78,6 +79,11 @@ def _numbers(content: bytes) -> list[int]:
 
 def _nothing(*_arguments: object) -> None:
     """Nobody wants to know."""
+
+
+def _never(*_arguments: object) -> bool:
+    """Nobody crashes there."""
+    return False
 
 
 #: The longest that a request waits and takes, however slow the disk was: longer than `disk_max`.
@@ -163,8 +169,11 @@ class ProductionVolume:
         on_more: Callable[[set[int]], None] = _nothing,
         on_fsynced: Callable[[set[int], bool], None] = _nothing,
         durable: bool = False,
+        crashes: Callable[[Sequence[str], Moment], bool] = _never,
     ) -> None:
+        """`crashes` is told what the disk is about to do, or has done: True if the node is dead."""
         self.world, self.name, self.shelf = world, name, shelf
+        self._crashes = crashes
         self._send, self._report, self._acked = send, report, acked
         self._on_synced, self._reset = on_synced, reset
         self._on_more, self._on_fsynced = on_more, on_fsynced
@@ -369,7 +378,8 @@ class ProductionVolume:
         self._free_ms[call.lane] = ready_ms
 
         def done() -> None:
-            if self.dead:
+            steps = disk_steps(call.request)
+            if self.dead or self._crashes(steps, Moment.BEFORE):
                 return
             try:
                 result = self.shelf.disk.perform(call.request)
@@ -381,7 +391,8 @@ class ProductionVolume:
             elif isinstance(call.request, SyncFiles):
                 for fid in call.request.fids:
                     self._on_more(self._numbers_of(fid))
-            self._take(v.DiskDone(call.token, result))
+            if not self._crashes(steps, Moment.AFTER):
+                self._take(v.DiskDone(call.token, result))
 
         world.after(ready_ms - world.now_ms, done)
 

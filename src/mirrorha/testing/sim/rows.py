@@ -12,10 +12,12 @@ from mirrorha.core import authority, detector, evidence, lineage, split
 from mirrorha.core.orders import StopReason
 from mirrorha.core.roles import ROLE_TABLE
 from mirrorha.core.words import Boot
+from mirrorha.testing.crash_points import Moment
 from mirrorha.testing.sim.arbiter import Fate
 from mirrorha.testing.sim.faults import Faults
 from mirrorha.testing.sim.first_start import FirstStart
 from mirrorha.testing.sim.pair import Pair
+from mirrorha.testing.sim.trap import DISK_NAMES, LATE, STATE_NAMES, row
 from mirrorha.testing.sim.world import World
 
 MODES: Final = ("arbiter", "consistent", "available")
@@ -118,6 +120,7 @@ def rows() -> tuple[str, ...]:
         *(f"standing {name}" for name in _values(authority.Bar)),
         *(f"copies {name}" for name in _values(split.Rule)),
         *(f"proof {name}" for name in _values(evidence.Proof)),
+        *(row(name, moment) for name in (*STATE_NAMES, *DISK_NAMES) for moment in Moment),
     )
     return tuple(dict.fromkeys(named))  # two rules of lineage and split have one name
 
@@ -173,6 +176,35 @@ _OF_ARBITER: Final = (
     "rule forced-yields",
     "rule register-lost",
 )
+_OF_STEPS_OF_COPIES: Final = tuple(
+    row(name, moment)
+    for name in (
+        "promised to the peer",
+        "promise settled",
+        "copy of the register",
+        "parted from the peer",
+        "split reported",
+        "split settled",
+    )
+    for moment in Moment
+)
+# Of steps that are taken after a split, or by an operator, or after files have lost their ids.
+SELDOM: Final = frozenset(
+    row(name, moment)
+    for name in (
+        *LATE,
+        "split reported",
+        "side given up",
+        "force prepared, or over",
+        "forced",
+        "serving by force",
+        "force made good, or lost",
+        "stood down",
+        "standing taken again",
+        "id given",
+    )
+    for moment in Moment
+)
 _OF_IMAGES: Final = (
     "fault image",
     "fault new machine",
@@ -209,6 +241,19 @@ IMPOSSIBLE: Final[Mapping[str, Impossible]] = {
     **dict.fromkeys(_OF_COPIES, _NO_COPIES),
     **dict.fromkeys(_OF_CHECKS, _NO_CHECKS),
     "split": _NO_COPIES,
+    **dict.fromkeys(_OF_STEPS_OF_COPIES, _NO_COPIES),
+    **{
+        row("op applied here alone", moment): Impossible("nothing is excluded in a simulation")
+        for moment in Moment
+    },
+    **{
+        row("volume marked", moment): Impossible("a simulated directory is what it is taken for")
+        for moment in Moment
+    },
+    **{
+        row("hole punched", moment): Impossible("the simulator's files are shorter than a block")
+        for moment in Moment
+    },
     "edge STOP-stopped": Impossible("who is stopped already is not stopped again"),
     "edge SECOND-admitted": Impossible("who is admitted was WAIT: a SECOND is a member"),
     "edge PRIM-joined-peer": Impossible("a join begins in ALONE, and ends there or as PRIM"),
