@@ -12,12 +12,14 @@ from mirrorha.core.health import colour_of, why_of
 from mirrorha.core.messages import Standing
 from mirrorha.core.state import Stage
 from mirrorha.core.words import Colour, Role
+from mirrorha.testing.crash_points import Moment
 from mirrorha.testing.sim.breakages import broken
 from mirrorha.testing.sim.node import SimNode
 from mirrorha.testing.sim.pair import Pair
 from mirrorha.testing.sim.parting import settle_split
 from mirrorha.testing.sim.run import run_seed
 from mirrorha.testing.sim.scenarios import Play
+from mirrorha.testing.sim.trap import Trap
 from mirrorha.testing.sim.world import Violation, World
 
 # ---- seeds ----
@@ -341,6 +343,21 @@ def test_a_split_ends_by_policy_and_nothing_is_lost() -> None:
     pair.writing = False
     world.run_until(world.now_ms + 1_000)
     pair.check_equal()
+
+
+def test_a_split_whose_report_died_with_its_process_is_reported_by_the_next() -> None:
+    """It was noted durably that it is known, and nobody has heard of it."""
+    world, pair = split_healed()
+    trap = pair.trap = Trap(world)
+    for _ in pair.nodes:
+        trap.set("split reported", Moment.AFTER)
+        running = [node for node in pair.nodes.values() if node.up]
+        assert world.run_while(lambda up=running: all(one.up for one in up), at_most_ms=20_000)
+    assert not world.counts["rule split"]
+    for node in pair.nodes.values():
+        node.start()
+    world.run_until(world.now_ms + 20_000)
+    assert world.counts["rule split"] == 2
 
 
 def test_what_was_kept_is_told_until_a_person_has_seen_it() -> None:

@@ -259,13 +259,17 @@ def _yield_to(turn: Turn, theirs: RegisterCopy, rule: Rule) -> None:
 
 
 def _report_split(turn: Turn, theirs: RegisterCopy) -> None:
-    """Once on each node, for each split."""
+    """Once by each process of each node, for each split.
+
+    That it is known outlives a process that ends before anybody has heard of it.
+    """
     s, meta = turn.s, turn.s.meta
     if not split.is_split(meta.lineage, theirs.lineage):
         return
     name = split.name_of(meta.lineage, theirs.lineage)
-    if meta.split == name:
+    if s.pair.split_told == name:
         return
+    s.pair.split_told = name
     turn.change(split=name)
     turn.note(
         "split",

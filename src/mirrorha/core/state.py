@@ -106,6 +106,7 @@ class PairRegister:
         told: what this node last told.
         proposed, proposed_token, proposed_ms: our change, the request it answers, since when.
         gave_up: our copy at the moment when the peer told that it gave up its standing in it.
+        split_told: the split that this process has told of.
         stopped: the peer's incarnation that a fencer confirmed to be stopped, or 0.
         answered_ms: when all isolation checks last answered while the peer was silent.
         answers: how many times in a row they did.
@@ -122,6 +123,7 @@ class PairRegister:
     proposed_token: int = 0
     proposed_ms: int = 0
     gave_up: Register | None = None
+    split_told: str = ""
     stopped: int = 0
     answered_ms: int | None = None
     answers: int = 0

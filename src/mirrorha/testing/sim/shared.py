@@ -37,10 +37,10 @@ class Branch:
 
 @attrs.define
 class Fork:
-    """Both went on. `acked`: who acknowledged alone; `reports`: the alarms, by node and name."""
+    """Both went on. `acked`: who acknowledged alone; `reports`: alarms, by node, life and name."""
 
     acked: set[str]
-    reports: list[tuple[str, str]] = attrs.Factory(list)
+    reports: list[tuple[str, int, str]] = attrs.Factory(list)
 
 
 @final
@@ -221,8 +221,8 @@ class SharedRegister:
                 self.fork.acked.add(name)
 
     def reported(self, node: SimNode) -> None:
-        """I8: exactly when both acknowledged apart, and once on each node."""
-        report = (node.name, node.durable.meta.split)
+        """I8: exactly when both acknowledged apart, and once by each process while it lasts."""
+        report = (node.name, node.life, node.durable.meta.split)
         if self.fork is None:
             raise Violation(f"I8 {node.name} reports a split, and there is none")
         if report in self.fork.reports:
@@ -255,7 +255,7 @@ class SharedRegister:
     def check_rescued(self) -> None:
         """What the losing side of a split acknowledged is in a volume or in its rescue.
 
-        At any moment: an interrupted resync leaves it in the one or the other.
+        At any moment: an interrupted resync leaves it in the one or the other, or has set it aside.
         """
         for name, oracle in self._owed:
             for volume in self.nodes[name].settings.volumes:
