@@ -12,6 +12,9 @@ follows from the seed and its number: `--seed S --first N --rounds 1` plays it a
 and, without --sdk, /dev/fuse. Ends with 1 if anything was wrong; then the directory with the logs
 is kept.
 
+`--steps` plays other rounds: at each durable step of a node (`mirrorha.testing.crash_points`) it
+is killed, or loses its power, right before and right after.
+
 `--eatmydata` takes the fsync away from the nodes (Debian's package eatmydata): acknowledged writes
 must be lost then, which says that this campaign would notice.
 """
@@ -34,6 +37,7 @@ sys.path.insert(0, str(ROOT))
 from tests.cluster.rig import free_ports
 from tests.crashes.machines import eatmydata, enter_own_mounts
 from tests.crashes.rounds import TIMEOUT_S, WAIT_PEER_S, Round, draw, play
+from tests.crashes.steps import aims, play_steps
 from tests.mounted.machine import MachineError
 from tests.mounted.real_pair import NODES, Setup
 
@@ -71,13 +75,16 @@ def run(options: argparse.Namespace, root: Path) -> list[Round]:
     )
     rounds: list[Round] = []
     numbers = range(options.first, options.first + options.rounds)
-    for played in play(
+    to_play = play(
         root,
         setup,
         plans=[(number, draw(options.seed, number)) for number in numbers],
         seed=options.seed,
         places={name: str(port) for name, port in ports.items()} if options.sdk else None,
-    ):
+    )
+    if options.steps:
+        to_play = play_steps(root, setup, aims(), seed=options.seed)
+    for played in to_play:
         rounds.append(played)
         show(played)
         if played.faults and options.eatmydata:
@@ -100,10 +107,13 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=300)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--first", type=int, default=0, help="the number of the first round")
+    parser.add_argument("--steps", action="store_true", help="a round for each durable step")
     parser.add_argument("--sdk", action="store_true", help="through the file API, without a mount")
     parser.add_argument("--link", choices=("tls", "plain"), default="tls")
     parser.add_argument("--eatmydata", action="store_true", help="must lose what was acknowledged")
     options = parser.parse_args()
+    if options.steps and options.sdk:
+        parser.error("steps are those of a node with a mount")
     if options.eatmydata and not eatmydata():
         parser.error("install the Debian package eatmydata")
     print(f"seed {options.seed}", flush=True)

@@ -72,11 +72,19 @@ class Machines:
                 self.pair.kill(node)
         over_s = time.monotonic()
         for node, power in nodes:
-            if power:
-                # Of mounts nothing outlives it, and the journal is replayed.
-                detach(self.pair.directory(node))
-                self._disks[node].get_power()
+            self._clear(node, power=power)
         return [Event(node=node, at_s=at_s, over_s=over_s, power=power) for node, power in nodes]
+
+    def bury(self, node: str, *, power: bool) -> None:
+        """It has crashed by itself: nothing of it is left running, its disk is as after that."""
+        self.pair.kill(node)
+        self._clear(node, power=power)
+
+    def _clear(self, node: str, *, power: bool) -> None:
+        if power:
+            # Of mounts nothing outlives it, and the journal is replayed.
+            detach(self.pair.directory(node))
+            self._disks[node].get_power()
 
     def sync(self) -> None:
         """Have both disks hold all that there is, by nobody's doing but the kernel's."""

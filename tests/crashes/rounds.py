@@ -26,6 +26,8 @@ from tests.mounted.real_pair import NODES, Setup
 WAIT_PEER_S: Final = 3.0
 TIMEOUT_S: Final = 2.0
 MIRROR_S: Final = 60.0
+#: A moment as a pair that mirrors again.
+SETTLED_S: Final = 0.3
 #: Who is to wait for its peer still waits so long after `wait_peer`.
 LINGER_S: Final = 1.0
 CLIENTS: Final = 3
@@ -133,9 +135,9 @@ class Campaign:
         # Nobody was a PRIM then. A join ends with a sync of both, before it makes one.
         self._alone_s = 0.0
 
-    def begin(self) -> None:
-        """Start both nodes, and wait until they mirror."""
-        self._machines.pair.start()
+    def begin(self, *, env: dict[str, str] | None = None) -> None:
+        """Start both nodes, and wait until they mirror. `env`: see `RealPair.launch`."""
+        self._machines.pair.start(env=env)
         self._wait("the two nodes mirror", lambda: self._machines.is_mirrored)
         # What the nodes have done until now outlives all rounds, even if they were lied to by sync.
         self._machines.sync()
@@ -147,7 +149,7 @@ class Campaign:
             MachineError: it could not be ended: the pair does not mirror again, say.
         """
         began_s = time.monotonic()
-        roles = self._roles()
+        roles = self.roles()
         played = Round(number=number, plan=plan.text, primary=roles["primary"])
         self._checker.go(self._places[roles["primary"]])
         time.sleep(plan.load_s)
@@ -155,16 +157,15 @@ class Campaign:
         events = self._crash(plan, roles)
         crashed_s = time.monotonic()
         self._bring_back(plan, roles, events, played)
-        self._wait("the two nodes mirror again", self._follow)
+        self.recover()
         played.mirrored_s = time.monotonic() - crashed_s
-        # A moment as a pair that mirrors again.
-        self._wait_while_writing(0.3)
-        self._end(played, events if mirrored else _only_synced(events))
+        self.end(played, events if mirrored else _only_synced(events))
         played.took_s = time.monotonic() - began_s
         played.load = os.getloadavg()[0]
         return played
 
-    def _roles(self) -> dict[str, str]:
+    def roles(self) -> dict[str, str]:
+        """Who is the "primary", and who the "second"."""
         primary = self._machines.serving()
         if not primary:
             raise MachineError("nobody serves at the begin of a round")
@@ -184,10 +185,10 @@ class Campaign:
         """Let time pass; clients write wherever a node serves."""
         ends = time.monotonic() + wait_s
         while time.monotonic() < ends:
-            self._follow()
+            self.follow()
             time.sleep(min(LOOK_S, max(0.0, ends - time.monotonic())))
 
-    def _follow(self) -> bool:
+    def follow(self) -> bool:
         """Have the clients write where a node serves. True: the pair mirrors."""
         now_s = time.monotonic()
         if "PRIM" not in [self._machines.status(name).get("role") for name in NODES]:
@@ -225,7 +226,7 @@ class Campaign:
         limit_s = MIRROR_S if may_serve else WAIT_PEER_S + LINGER_S
         ends = time.monotonic() + limit_s
         while time.monotonic() < ends and not (may_serve and self._machines.serving()):
-            self._follow()
+            self.follow()
             time.sleep(LOOK_S)
         status = self._machines.status(node)
         role, why = status.get("role"), str(status.get("why"))
@@ -236,10 +237,21 @@ class Campaign:
         says = role == "WAIT" and (wanted in why or "peer" in why)
         return told, [] if says else [f"should wait and say why: {told}"]
 
+    def recover(self) -> None:
+        """Start what does not run, or has stopped; return when the pair mirrors again."""
+        machines = self._machines
+        for node in NODES:
+            if machines.status(node).get("role") == "STOP":
+                machines.crash([(node, False)])
+            if node not in machines.pair.machines:
+                machines.return_(node)
+        self._wait("the two nodes mirror again", self.follow)
+        self._wait_while_writing(SETTLED_S)
+
     def _register(self, node: str) -> dict[str, Any]:
         return dict(self._machines.status(node)["arbiter"]["register"])
 
-    def _end(self, played: Round, events: list[Event]) -> None:
+    def end(self, played: Round, events: list[Event]) -> None:
         """Have the clients rest, and compare what there is with what there should be."""
         told = self._checker.pause()
         played.answered = told["answered"] - self._told["answered"]

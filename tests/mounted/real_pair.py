@@ -134,14 +134,18 @@ class RealPair:
         """(listening, target) of each node, flat: what `benchmarks/relay.py` takes."""
         return [port for pair in zip(self._late, self._ports, strict=False) for port in pair]
 
-    def start(self, *names: str) -> None:
+    def start(self, *names: str, env: dict[str, str] | None = None) -> None:
         """Start these nodes, or both; return when they can be asked."""
+        self.launch(*names, env=env)
+        for name in names or NODES:
+            self.wait(f"{name} runs", lambda name=name: self.status(name).get("running"))
+
+    def launch(self, *names: str, env: dict[str, str] | None = None) -> None:
+        """Start these nodes, or both; `env` is added to what their processes find."""
         for name in names or NODES:
             machine = self.machines[name] = Machine(name, self.root / "logs")
             loaded = {"LD_PRELOAD": self.setup.preload} if self.setup.preload else {}
-            machine.start(sys.executable, *self._program(name), env=loaded)
-        for name in names or NODES:
-            self.wait(f"{name} runs", lambda name=name: self.status(name).get("running"))
+            machine.start(sys.executable, *self._program(name), env={**loaded, **(env or {})})
 
     def _program(self, name: str) -> list[str]:
         if self.setup.program:
@@ -224,9 +228,13 @@ class RealPair:
 
     def stop(self, name: str) -> None:
         """Stop a node in good order, and end its machine."""
+        self.ask_to_stop(name)
+        self.machines.pop(name).close()
+
+    def ask_to_stop(self, name: str) -> None:
+        """Return when it has stopped, or has refused to."""
         with contextlib.suppress(MachineError):
             self._command(name, "stop")
-        self.machines.pop(name).close()
 
     def wait(self, what: str, holds: Callable[[], Any], *, limit_s: float = WAIT_S) -> None:
         """Block until it holds.
