@@ -35,6 +35,7 @@ def test_an_outdated_node_serves_because_an_operator_says_so() -> None:
     assert play.register.is_alone("lyon")
     assert lineage.forced_in(state.meta.lineage) == (state.meta.generation,)
     assert state.meta.forced == (play.register.epoch,)
+    assert state.meta.base == state.meta.generation  # everything is compared
     assert len(play.pair.forces.lost) == 1
     with broken("force-unmarked"), pytest.raises(Violation, match="I1"):
         outdated_and_forced()
@@ -211,6 +212,19 @@ def test_over_what_the_peer_won_since_nothing_is_decided_before_they_meet() -> N
     assert play.role(play.paris) == "ALONE"
 
 
+def test_who_has_not_seen_the_register_may_be_an_old_image() -> None:
+    play = Play()
+    for node in (play.lyon, play.paris):
+        play.arbiter_open(node, is_open=False)
+        node.crash(power=False)
+    play.start(play.lyon)
+    play.run(8_000)
+    play.force(play.lyon, PRIMARY, Allow.WITHOUT_ARBITER)
+    play.until(lambda: alone(play, play.lyon))
+    meta = play.state(play.lyon).meta
+    assert meta.base == meta.generation  # everything is compared
+
+
 def test_its_process_may_end_before_that_is_made_good() -> None:
     play = outdated_lyon()
     forced_without(play)
@@ -278,6 +292,8 @@ def test_it_brings_nobody_up_to_date_before_it_has_won_a_cas() -> None:
         play = unconfirmed_beside_a_peer_that_waits()
         assert play.state(play.paris).meta.inconsistent or play.role(play.paris) != "WAIT"
     play = unconfirmed_beside_a_peer_that_waits()
+    meta = play.state(play.lyon).meta
+    assert meta.base == meta.lineage[-2]  # it was the latest: the touched logs can be relied on
     assert not play.state(play.paris).meta.inconsistent
     assert play.role(play.paris) == "WAIT"
     for node in (play.lyon, play.paris):

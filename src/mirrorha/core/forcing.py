@@ -121,7 +121,9 @@ def _go_unconfirmed(turn: Turn, decision: Decision) -> None:
 
 
 def _mark(s: State) -> str:
-    return lineage.FORCED_INCONSISTENT if s.meta.inconsistent else lineage.FORCED
+    if s.meta.inconsistent:
+        return lineage.FORCED_INCONSISTENT
+    return lineage.FORCED if overriding.is_latest(s) else lineage.FORCED_STALE
 
 
 def _refuse(turn: Turn, decision: Decision, text: str) -> None:

@@ -17,6 +17,8 @@ import attrs
 #: one copy and half of another. It goes wherever the data goes: a joiner takes over the chain.
 FORCED: Final = "forced"
 FORCED_INCONSISTENT: Final = "forced-inconsistent"
+#: Of one that was not known to be the latest: the touched logs may lack what it lacks.
+FORCED_STALE: Final = "forced-stale"
 
 
 class Rule(enum.Enum):
@@ -89,7 +91,7 @@ def rotated(
     """
     if base is None and lineage:
         base = lineage[-1]
-    if generation.startswith(FORCED_INCONSISTENT):
+    if generation.startswith((FORCED_INCONSISTENT, FORCED_STALE)):
         base = generation  # no touched log tells where this copy differs from any other
     return (*lineage, generation), base
 

@@ -75,9 +75,7 @@ def why_peer_stays(s: State) -> str:
 
 def primary_loses(s: State) -> str:
     """What is lost, as far as this node can know, if it is forced to be the primary."""
-    record = s.meta.copy if not s.settings.arbiter else None
-    if record is None:
-        record = s.seen if isinstance(s.seen, Register) else s.meta.held
+    record = known_record(s)
     parts = [] if record is None else [_bar_loses(s, record)]
     if s.meta.inconsistent:
         parts.append("files that the interrupted resync left half done, or had moved aside")
@@ -85,6 +83,25 @@ def primary_loses(s: State) -> str:
         parts.append(f"what {s.other} may have acknowledged since it was last heard")
     parts = list(dict.fromkeys(filter(None, parts)))
     return "; ".join(parts) if parts else "nothing that this node knows of"
+
+
+def known_record(s: State) -> Register | None:
+    """The latest record that this node knows of."""
+    if not s.settings.arbiter:
+        return s.meta.copy
+    return s.seen if isinstance(s.seen, Register) else s.meta.held
+
+
+def is_latest(s: State) -> bool:
+    """Whether by that record this node's copy holds all that was acknowledged.
+
+    With an arbiter only if this incarnation has seen the register: its disk may be an old image.
+    """
+    record = known_record(s)
+    pair = s.standing in (Standing.SOURCE, Standing.FOLLOWER)
+    has_seen = not s.settings.arbiter or pair or isinstance(s.seen, Register)
+    known = record is not None and authority.bar(s, record) is Bar.NONE
+    return known and has_seen and not s.register_problem
 
 
 def _bar_loses(s: State, record: Register) -> str:
