@@ -420,8 +420,7 @@ def test_whatever_befalls_the_pair_while_it_is_kept(seed: int) -> None:
         if not paris.durable.meta.rescue:
             break  # it was over by then
     assert world.run_while(lambda: not pair.mirrored(), at_most_ms=60_000)
-    assert pair.shared is not None
-    pair.shared.check_rescued()
+    pair.owed.check()
     assert world.counts["kept in a rescue"]
     assert world.counts["rescue"] > 2  # of two volumes: more than one session
     pair.writing = False

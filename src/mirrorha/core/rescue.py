@@ -1,7 +1,8 @@
 """Nothing that a node alone acknowledged is thrown away: what is kept, since when, and who is told.
 
 A node that is filled, and whose newest generation its source does not have, lost a split: by
-policy, or because a person gave it up. What differs there is kept in the rescue directory of each
+policy, or because a person gave it up. So did one whose source was forced by an operator since they
+had the same: what that lacks may be here. What differs is kept in the rescue directory of each
 volume. That it must be is durable before the first change, and until the node was admitted: a
 resync that is begun again goes on with the same rescue, which has the name of that generation.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from mirrorha.core import lineage
 from mirrorha.core.messages import PeerState, RescueNote
 from mirrorha.core.orders import Rescued
 from mirrorha.core.state import State
@@ -23,7 +25,14 @@ def owed_by(s: State) -> str:
     """The generation whose writes must be kept if the peer fills this node; "": nothing must be."""
     chain = s.meta.lineage or s.meta.given_up
     theirs = s.peer.lineage if s.peer is not None else ()
-    return chain[-1] if chain and chain[-1] not in theirs else s.meta.rescue
+    if chain and (chain[-1] not in theirs or _is_forced_since(chain[-1], theirs)):
+        return chain[-1]
+    return s.meta.rescue
+
+
+def _is_forced_since(generation: str, theirs: tuple[str, ...]) -> bool:
+    """An operator forced the source after both had the same: it may lack what this node has."""
+    return bool(lineage.forced_in(theirs[theirs.index(generation) + 1 :]))
 
 
 def begin(turn: Turn) -> None:
@@ -32,8 +41,8 @@ def begin(turn: Turn) -> None:
     if owed and owed != s.meta.rescue:
         turn.note(
             "rescue-begins",
-            f"what {s.me} alone acknowledged, and differs from what {s.other} has, is kept in "
-            "the rescue directory of each volume before it is overwritten",
+            f"{s.me} has, or may have, acknowledged what {s.other} lacks: what differs here is "
+            "kept in the rescue directory of each volume before it is overwritten",
         )
     turn.change(rescue=owed)
 

@@ -12,15 +12,16 @@ import attrs
 from mirrorha.core import events as v
 from mirrorha.core import lineage, split
 from mirrorha.core.words import Allow
+from mirrorha.testing.sim.oracle import Oracle
 from mirrorha.testing.sim.world import Violation, World
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     from mirrorha.core.meta import Meta
     from mirrorha.core.register import Register
     from mirrorha.testing.sim.node import SimNode
-    from mirrorha.testing.sim.oracle import Acked, Oracle
+    from mirrorha.testing.sim.oracle import Acked
     from mirrorha.testing.sim.pair import Pair
 
 
@@ -115,7 +116,7 @@ class Forces:
         if after.seen_epoch > line_now.record.epoch or before.unconfirmed is not None:
             self.world.count("forced line ended")
             del self.lines[node.name]  # it has learnt of the record that its own gave way to
-            self._lose(line_now.oracle, self.pair.oracle)
+            self._lose(node.name, line_now.oracle, self.pair.oracle)
 
     def _check_generation(self, node: SimNode, before: Meta, after: Meta) -> None:
         new = after.lineage[-1] if after.lineage[:-1] == before.lineage and after.lineage else ""
@@ -150,7 +151,7 @@ class Forces:
         if line is not None and meta.unconfirmed == line.record:
             self.world.count("forced line made good")
             self._part(before, self.pair.peer(node), self.pair.oracle)
-            self._lose(self.pair.oracle, line.oracle)
+            self._lose(self.pair.peer(node).name, self.pair.oracle, line.oracle)
             self.pair.oracle = line.oracle
             del self.lines[node.name]
         elif meta.forcing:
@@ -174,15 +175,19 @@ class Forces:
                 for one in oracle.acked
                 if one.volume == name and one.rests and one.value not in held
             ]
-            self._count(lacked)
+            self._give_up(self.pair.peer(node).name, lacked)
             oracle.settled_for(node.name, name, held)
 
-    def _lose(self, old: Oracle, new: Oracle) -> None:
-        """What was acknowledged only on the line that is given up."""
+    def _lose(self, name: str, old: Oracle, new: Oracle) -> None:
+        """What was acknowledged only on the line that is given up, which was this node's."""
         kept = {(one.volume, one.value) for one in new.acked}
-        self._count(one for one in old.acked if (one.volume, one.value) not in kept)
+        self._give_up(name, [one for one in old.acked if (one.volume, one.value) not in kept])
 
-    def _count(self, lost: Iterable[Acked]) -> None:
+    def _give_up(self, name: str, lost: Sequence[Acked]) -> None:
+        """The service has them no more. What this node has of them, it keeps."""
         for one in lost:
             self.world.count("write lost by force")
             self.lost.append(one)
+        owed = Oracle(self.world)
+        owed.acked = [attrs.evolve(one, rests=dict(one.rests), shadow={}) for one in lost]
+        self.pair.owed.add(name, owed)

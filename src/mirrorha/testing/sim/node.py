@@ -225,7 +225,7 @@ class SimNode:
             raise ValueError("an image is restored while the node is down, and after it was taken")
         self.replace_disk(self.image)
         self.image = None
-        self.hub.oracle.restored(self.name)
+        self.hub.restored(self.name)
         self.world.count("image restored")
         self.world.say(f"{self.name} is restored from an image")
 

@@ -22,6 +22,7 @@ from mirrorha.testing.sim.forced import Forces
 from mirrorha.testing.sim.model_volume import Message, Platter
 from mirrorha.testing.sim.node import ServiceOfNode, SimNode
 from mirrorha.testing.sim.oracle import Oracle
+from mirrorha.testing.sim.owed import Owed
 from mirrorha.testing.sim.production_volume import Shelf
 from mirrorha.testing.sim.shared import SharedRegister
 from mirrorha.testing.sim.trap import Trap
@@ -105,9 +106,11 @@ class Pair:
             made = Settings(node=name, peer=peer, first=NAMES[0], **options)  # type: ignore[arg-type]
             service = services[name] if services is not None else None
             self.nodes[name] = SimNode(world, made, self, service)
+        self.owed = Owed(world, self.nodes)
         if mode != "arbiter":
-            is_available = mode == "available"
-            self.shared = SharedRegister(world, self.nodes, self.forces, is_available=is_available)
+            self.shared = SharedRegister(
+                world, self.nodes, self.forces, self.owed, is_available=mode == "available"
+            )
         self.commands: dict[str, e.CommandDone] = {}
         self._value = 0
         self.writing = True
@@ -243,8 +246,7 @@ class Pair:
 
     def node_started(self, node: SimNode) -> None:
         """Its sessions are new: whatever was open belongs to an earlier life."""
-        if self.shared is not None:
-            self.shared.check_rescued()
+        self.owed.check()
 
     def node_stopping(self, node: SimNode) -> None:
         self.break_link()
@@ -381,13 +383,19 @@ class Pair:
         return self.oracle if line is None else line.oracle
 
     def oracles(self) -> list[Oracle]:
+        owed = self.owed.oracles()
         if self.shared is not None:
-            return self.shared.oracles()
-        return [self.oracle, *self.forces.oracles()]
+            return [*self.shared.oracles(), *owed]
+        return [self.oracle, *self.forces.oracles(), *owed]
 
     def os_crashed(self, node: str) -> None:
         for oracle in self.oracles():
             oracle.os_crashed(node)
+
+    def restored(self, node: str) -> None:
+        """Its disk was replaced by an older or an empty one."""
+        for oracle in self.oracles():
+            oracle.restored(node)
 
     def synced(self, node: str, volume: str, values: set[int]) -> None:
         for oracle in self.oracles():

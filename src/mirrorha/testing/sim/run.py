@@ -112,6 +112,7 @@ def _play(world: World, pair: Pair, faults: Faults, comparing: Comparing, faulty
     pair.check_equal()
     for node in pair.nodes.values():
         pair.check_primary(node, "at the end")
+    pair.owed.check()
     if pair.shared is not None:
         pair.shared.check_reports()
     _acknowledge(world, pair)

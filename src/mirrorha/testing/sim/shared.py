@@ -16,6 +16,7 @@ from mirrorha.core.register import Register
 from mirrorha.testing.sim.forced import Forces
 from mirrorha.testing.sim.node import SimNode
 from mirrorha.testing.sim.oracle import Oracle
+from mirrorha.testing.sim.owed import Owed, owed_of
 from mirrorha.testing.sim.world import Violation, World
 
 # From the answer of the isolation checks to the moment at which going alone is durable.
@@ -57,10 +58,16 @@ class SharedRegister:
     """
 
     def __init__(
-        self, world: World, nodes: dict[str, SimNode], forces: Forces, *, is_available: bool
+        self,
+        world: World,
+        nodes: dict[str, SimNode],
+        forces: Forces,
+        owed: Owed,
+        *,
+        is_available: bool,
     ) -> None:
         self.world, self.nodes, self.is_available = world, nodes, is_available
-        self.forces = forces
+        self.forces, self.owed = forces, owed
         branch = Branch(Oracle(world))
         self.branches = dict.fromkeys(("lyon", "paris"), branch)
         self.isolation: dict[str, bool] = {"lyon": True, "paris": True}
@@ -75,14 +82,11 @@ class SharedRegister:
         self._left_behind: dict[str, Branch] = {}
         self._alone: set[str] = set()  # acknowledged alone since both were in sync
         self._kept: set[str] = set()  # lost a split; what they acknowledged must stay
-        # What clients were told by a side that lost a split, by its node: promises still.
-        self._owed: list[tuple[str, Oracle]] = []
         self._answered_ms: dict[str, int] = {}
         self._fenced: dict[str, int] = {}  # by whom, in which of its lives
 
     def oracles(self) -> list[Oracle]:
         kept = [each.oracle for each in (*self.branches.values(), *self._left_behind.values())]
-        kept += [oracle for _, oracle in self._owed]
         return list({id(oracle): oracle for oracle in kept}.values())
 
     # ---- what became durable ----
@@ -100,7 +104,7 @@ class SharedRegister:
             if after.copy is not None and after.copy.is_alone(node.name):
                 self.on_alone(node)
         if after.rescue != before.rescue or after.inconsistent != before.inconsistent:
-            self.check_rescued()
+            self.owed.check()
         if before.rescue and not after.rescue:
             self._kept.discard(node.name)  # it has become what its peer is
         if after.promised is not None and after.promised != before.promised:
@@ -127,7 +131,7 @@ class SharedRegister:
 
     def _gives_way(self, name: str, other: Branch) -> None:
         self.world.count("split: one side gave way")
-        self._owed.append((name, self.branches[name].oracle))
+        self.owed.add(name, self.branches[name].oracle)
         self.branches[name] = other
         if name in self._alone:
             self._kept.add(name)
@@ -238,43 +242,19 @@ class SharedRegister:
     def _has_all(self, node: SimNode, peer: SimNode) -> bool:
         oracle = self.branches[peer.name].oracle
         return all(
-            _owed_of(oracle, peer.name, volume) <= set(store.cache)
+            owed_of(oracle, peer.name, volume) <= set(store.cache)
             for volume, store in node.durable.platters.items()
         )
 
     def _is_on_peer(self, node: SimNode) -> bool:
         """A node may be forced that was all but admitted: then it has what its peer alone wrote."""
         peer = self.nodes[node.settings.peer]
-        owed = [oracle for name, oracle in self._owed if name == node.name]
+        owed = self.owed.of(node.name)
         return self.forces.were_asked and all(
-            _owed_of(oracle, node.name, volume) <= set(store.cache)
+            owed_of(oracle, node.name, volume) <= set(store.cache)
             for volume, store in peer.durable.platters.items()
             for oracle in owed
         )
-
-    def check_rescued(self) -> None:
-        """What the losing side of a split acknowledged is in a volume or in its rescue.
-
-        At any moment: an interrupted resync leaves it in the one or the other, or has set it aside.
-        """
-        for name, oracle in self._owed:
-            for volume in self.nodes[name].settings.volumes:
-                self._check_rescued(name, volume, oracle)
-
-    def _check_rescued(self, name: str, volume: str, oracle: Oracle) -> None:
-        stores = {each: node.durable.platters[volume] for each, node in self.nodes.items()}
-        held = {number for store in stores.values() for number in store.cache}
-        # By force the side that stood may lose the next split, and keep there what it had won.
-        keepers = stores.values() if self.forces.were_asked else (stores[name],)
-        for store in keepers:
-            held |= set(store.rescued) | store.in_limbo
-        owed = _owed_of(oracle, name, volume)
-        self.world.counts["kept in a rescue"] += len(owed & set(stores[name].rescued))
-        if not owed <= held:
-            raise Violation(
-                f"6 {sorted(owed - held)[:8]} of {volume} were acknowledged by {name}, which "
-                "lost a split, and are neither in a volume nor in its rescue"
-            )
 
     def accepted(self, node: SimNode) -> None:
         """An operator gave this node's side up."""
@@ -285,7 +265,7 @@ class SharedRegister:
 
     def check_reports(self) -> None:
         """I8, at the end: what both acknowledged apart from each other was reported."""
-        self.check_rescued()
+        self.owed.check()
         for fork in self.forks:
             if len(fork.acked) > 1 and not fork.reports:
                 raise Violation("I8 a split was never reported")
@@ -324,8 +304,3 @@ class SharedRegister:
             answer(works)
 
         self.world.after(self.world.between(20, 1_500), tell)
-
-
-def _owed_of(oracle: Oracle, node: str, volume: str) -> set[int]:
-    """What rests on this node, of what this client was told."""
-    return {one.value for one in oracle.acked if one.volume == volume and node in one.rests}

@@ -442,7 +442,7 @@ class WideFaults:
                 if self.world.chance(0.5):
                     for store in node.durable.platters.values():
                         store.put(1 << 41)
-                self.pair.oracle.restored(node.name)
+                self.pair.restored(node.name)
                 self.world.count("machine replaced")
                 self.world.say(f"{node.name} is replaced by a new machine")
 
