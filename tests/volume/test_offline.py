@@ -45,10 +45,10 @@ def test_every_judgement_after_a_crash() -> None:
         one = late(ctime_ns, kind=kind, mtime_ns=ctime_ns if is_plain else 7)
         if ctime_ns > UNTIL:
             expected = Cause.AFTER_THE_END
-        elif kind is not Kind.FILE:
-            expected = Cause.CHEAP
         elif not is_logged:
             expected = Cause.NOT_IN_THE_LOG
+        elif kind is not Kind.FILE:
+            expected = Cause.CHEAP
         elif is_plain:
             expected = Cause.PLAIN_WRITE
         else:
@@ -58,8 +58,9 @@ def test_every_judgement_after_a_crash() -> None:
 
 def test_only_what_is_surely_ours_is_no_suspect() -> None:
     found = [Late(fid, Kind.FILE, NOTED + 1, 7) for fid in (1, 2, 3)]
-    assert suspects(found, KILLED, [(1, 0), (3, INODE)]) == [found[1]]
-    assert suspects(found, ENDED, [(1, 0), (3, INODE)]) == found
+    assert suspects(found, KILLED, [(1, 0), (3, INODE)]) == [(found[1], Cause.NOT_IN_THE_LOG)]
+    after = [(one, Cause.AFTER_THE_END) for one in found]
+    assert suspects(found, ENDED, [(1, 0), (3, INODE)]) == after
 
 
 def test_the_entries_of_a_file_are_all_that_it_has() -> None:

@@ -101,7 +101,8 @@ def test_what_is_gone_was_made_or_moved_is_noticed_with_its_directories(
     directories = {(one, part) for one in (fid(1), fid(2), ROOT_FID) for part in (INODE, NAMES)}
     moved = {(fid(4), INODE), (fid(4), tail(0))}
     assert keys(opened) == WHOLE_3 | moved | directories | {(new, INODE), (new, NAMES)}
-    assert "5 files were changed or removed, and 1 made" in caplog.text
+    told = "while this node did not run, 5 files were changed or removed, and 1 made"
+    assert told in caplog.text
 
 
 def test_a_file_that_only_the_table_has_lost_is_noticed_with_its_directory(node: Node) -> None:
@@ -137,6 +138,25 @@ def test_what_a_killed_node_wrote_last_costs_no_more_than_its_segments(node: Nod
     node.kill()
     overwrite(node.root / "h")
     assert (fid(5), tail(0)) in keys(node.open())
+
+
+def test_a_kill_is_not_told_as_an_edit(node: Node, caplog: pytest.LogCaptureFixture) -> None:
+    """The directories that the node itself changed last are compared, that is all."""
+    caplog.set_level("INFO")
+    filled(node)
+    time.sleep(0.03)  # a few ticks of the file system's clock
+    disk = node.open().disk
+    disk.perform(RecordTouched([(fid(1), NAMES), (fid(6), INODE)]))
+    do(disk, create(6, "i", fid(1)))
+    node.kill()
+    opened = node.open()
+    assert (fid(1), INODE) in keys(opened)
+    assert opened.disk.found.changed == 0
+    assert "were changed or removed" not in caplog.text
+    node.kill()
+    overwrite(node.root / "h")
+    assert node.open().disk.found.changed == 1
+    assert "right before this node was cut off, or since, 1 files were changed" in caplog.text
 
 
 def test_a_write_that_hides_is_caught_once_the_last_moments_are_over(node: Node) -> None:

@@ -77,7 +77,8 @@ class Found(msgspec.Struct, frozen=True):
     skipped: tuple[str, ...] = ()
     # Paths of files that a crash left half made; they were removed, nobody was told of them.
     half_made: tuple[str, ...] = ()
-    changed: int = 0  # known files that somebody changed or removed while nobody of ours ran
+    # Known files that somebody changed or removed while nobody of ours ran, or may have.
+    changed: int = 0
 
 
 class Outcome(msgspec.Struct, frozen=True):

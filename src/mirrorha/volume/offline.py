@@ -70,8 +70,8 @@ class Cause(enum.Enum):
     """Why a late file is taken for one that somebody else has changed, or is not."""
 
     AFTER_THE_END = "changed after the node had ended"
-    CHEAP = "a directory or the like: comparing it costs nothing"
     NOT_IN_THE_LOG = "changed, and the node has not announced it"
+    CHEAP = "most likely changed by the node, but no file: comparing it costs nothing"
     PLAIN_WRITE = "its times are those of a plain write, not of an op"
     OURS = "changed by the node in its last moments"
 
@@ -84,10 +84,10 @@ def judge(late: Late, stamp: Stamp, *, is_logged: bool) -> Cause:
     """
     if late.ctime_ns > stamp.until_ns:
         return Cause.AFTER_THE_END
-    if late.kind is not Kind.FILE:
-        return Cause.CHEAP
     if not is_logged:
         return Cause.NOT_IN_THE_LOG
+    if late.kind is not Kind.FILE:
+        return Cause.CHEAP
     if late.ctime_ns == late.mtime_ns:
         return Cause.PLAIN_WRITE
     return Cause.OURS
@@ -109,8 +109,10 @@ def is_emptied(*, known: int, gone: int) -> bool:
     return 2 * gone > known
 
 
-def suspects(late: Iterable[Late], stamp: Stamp, logged: Iterable[TouchKey]) -> list[Late]:
-    """The late files that somebody else has changed."""
+def suspects(
+    late: Iterable[Late], stamp: Stamp, logged: Iterable[TouchKey]
+) -> list[tuple[Late, Cause]]:
+    """The late files that somebody else may have changed, and why each is taken for one."""
     fids = {fid for fid, _ in logged}
     judged = ((each, judge(each, stamp, is_logged=each.fid in fids)) for each in late)
-    return [each for each, cause in judged if cause is not Cause.OURS]
+    return [(each, cause) for each, cause in judged if cause is not Cause.OURS]

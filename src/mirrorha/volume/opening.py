@@ -75,26 +75,34 @@ def open_volume(
             stack.callback(touched.close)
         except OSError as error:
             raise VolumeError(f"{state_dir} cannot be used: {error}") from error
+        offline = OfflineChanges(state_dir / "stamp", touched, missing, gone_max=may_be_gone)
         disk = RealDisk(
             root,
             ids,
             touched,
             draw=lambda: _DRAWN | rng.getrandbits(_DRAWN_BITS),
             raw=raw,
-            offline=OfflineChanges(state_dir / "stamp", touched, missing, gone_max=may_be_gone),
+            offline=offline,
             exclude=exclude,
         )
         stack.callback(disk.close)
         missing.withdraw()
-        _tell(root, disk.found)
+        _tell(root, disk.found, was_cut_off=offline.was_cut_off)
         state = disk.perform(LoadTouched())
         if not isinstance(state, TouchedState):
             raise VolumeError(f"{state_dir}: the touched log cannot be read")
         return OpenVolume(disk=disk, touched=state, close=stack.pop_all().close)
 
 
-def _tell(root: Path, found: Found) -> None:
+def _tell(root: Path, found: Found, *, was_cut_off: bool) -> None:
     made = 0 if found.rebuilt else len(found.unknown)
-    if found.changed or made:
-        text = "%s: while this node did not run, %d files were changed or removed, and %d made"
-        _log.info(text, root, found.changed, made)
+    if not (found.changed or made):
+        return
+    # What a node that was cut off did in its last moments cannot always be told from an edit.
+    when = (
+        "right before this node was cut off, or since"
+        if was_cut_off
+        else "while this node did not run"
+    )
+    text = "%s: %s, %d files were changed or removed, and %d made; they are compared"
+    _log.info(text, root, when, found.changed, made)

@@ -13,7 +13,7 @@ import attrs
 
 from mirrorha.errors import VolumeError
 from mirrorha.volume.local_disk.stamp import StampFile
-from mirrorha.volume.offline import Late, Stamp, entries_of, is_emptied, suspects
+from mirrorha.volume.offline import Cause, Late, Stamp, entries_of, is_emptied, suspects
 from mirrorha.volume.touched import NAMES
 
 if TYPE_CHECKING:
@@ -100,7 +100,8 @@ class OfflineChanges:
             logged: The entries of the log.
 
         Returns:
-            How many known files were changed or are gone.
+            How many known files were changed or are gone, without those that are compared too
+            since that costs nothing.
 
         Raises:
             VolumeError: a person must decide first; nothing was done.
@@ -112,7 +113,7 @@ class OfflineChanges:
             self._ask(root, known=walked.known, gone=gone)
         if self._before is None and walked.known:
             self._touched.distrust("there is no stamp that says what was changed meanwhile")
-        changed: list[Late] = []
+        changed: list[tuple[Late, Cause]] = []
         if self._before is not None:
             new = {row.fid for row in walked.new}
             late = [each for each in walked.late if each.fid not in new]
@@ -120,11 +121,11 @@ class OfflineChanges:
         keys = [(fid, NAMES) for fid in sorted(walked.changed_in)]
         for row in (*walked.new, *walked.gone, *walked.now_local):
             keys += entries_of(row.fid, row.kind)
-        for each in changed:
+        for each, _ in changed:
             keys += entries_of(each.fid, each.kind)
         if keys:
             self._touched.record(keys)
-        return len(changed) + gone
+        return gone + sum(cause is not Cause.CHEAP for _, cause in changed)
 
     def _ask(self, root: Path, *, known: int, gone: int) -> None:
         text = (
