@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import socket
 import subprocess
 import sys
@@ -100,6 +101,19 @@ class Cli:
             stderr=subprocess.PIPE,
             **options,
         )
+
+    def run_on_terminal(self, *words: str, typed: str) -> tuple[int, str]:
+        """In a process whose input is a terminal, where a person types this: (code, errors)."""
+        ours, theirs = pty.openpty()
+        process = self.spawn(*words, stdin=theirs)
+        try:
+            os.write(ours, typed.encode())
+            _, error = process.communicate(timeout=30)
+        finally:
+            process.kill()
+            os.close(ours)
+            os.close(theirs)
+        return process.returncode, error
 
 
 def free_ports(count: int) -> list[int]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import re
 import signal
 import socket
@@ -204,19 +202,11 @@ def test_without_a_terminal_consent_needs_yes(running: Running, words: tuple[str
 @pytest.mark.parametrize(("typed", "asked"), [("y\n", ["init"]), ("n\n", []), ("\n", [])])
 def test_on_a_terminal_a_person_decides(running: Running, typed: str, asked: list[str]) -> None:
     (running.cli.root / "data-paris" / "invoice").write_bytes(b"x" * 2048)
-    ours, theirs = pty.openpty()
-    process = running.cli.spawn("init", "--from", "paris", stdin=theirs)
-    try:
-        os.write(ours, typed.encode())
-        _, error = process.communicate(timeout=30)
-    finally:
-        process.kill()
-        os.close(ours)
-        os.close(theirs)
+    code, error = running.cli.run_on_terminal("init", "--from", "paris", typed=typed)
     assert "1 files, 2.0 KiB, newest change 20" in error
     assert "lyon will be made equal to it" in error
     assert running.node.asked == asked
-    assert process.returncode == (exits.DONE if asked else exits.FAILED)
+    assert code == (exits.DONE if asked else exits.FAILED)
 
 
 def test_init_shows_that_a_distant_peer_is_unknown(running: Running) -> None:

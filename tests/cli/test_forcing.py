@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import pty
-
 import pytest
 
 from mirrorha.cli import exits
@@ -18,15 +15,8 @@ def test_who_forces_is_shown_what_it_costs(running: Running, typed: str, asked: 
     peer = {**document()["peer"], "role": None, "link": "down", "last": last}
     override = {"command": "mirrorha force-primary", "primary_loses": "all since epoch 9"}
     running.node.shown = document("WAIT", colour="red", peer=peer, override=override)
-    ours, theirs = pty.openpty()
-    process = running.cli.spawn("force-primary", "--without-arbiter", stdin=theirs)
-    try:
-        os.write(ours, typed.encode())
-        _, error = process.communicate(timeout=30)
-    finally:
-        process.kill()
-        os.close(ours)
-        os.close(theirs)
+    words = ("force-primary", "--without-arbiter")
+    _, error = running.cli.run_on_terminal(*words, typed=typed)
     for text in (
         "paris is WAIT (red) since 2026",
         "data up_to_date, epoch 7",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import datetime
 import logging
 from typing import TYPE_CHECKING, Final, Literal, final
 
 import msgspec
 
+from mirrorha.cluster.status import rfc3339
+from mirrorha.core.orders import VerifyEnded, VerifyFound, VerifyProgress
 from mirrorha.state.atomic import read_bytes_or_none, write_atomically
 
 if TYPE_CHECKING:
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
 
     from mirrorha.cluster.at_rest import Document
     from mirrorha.core.orders import AnyVerifyReport
-
-from mirrorha.core.orders import VerifyEnded, VerifyFound, VerifyProgress
 
 RESULT_NAME: Final = "verify.json"
 #: So many differences are kept and shown; the others are counted.
@@ -122,8 +121,8 @@ class Result(msgspec.Struct):
         """As the status document shows it."""
         return {
             "state": self.state,
-            "began": _rfc3339(self.began_s),
-            "ended": None if self.ended_s is None else _rfc3339(self.ended_s),
+            "began": rfc3339(self.began_s),
+            "ended": None if self.ended_s is None else rfc3339(self.ended_s),
             "why": self.why,
             "repair": self.repair,
             "files": self.files,
@@ -172,8 +171,3 @@ def _found(report: VerifyFound) -> Found:
         length=report.length,
         repaired=report.repaired,
     )
-
-
-def _rfc3339(wall_s: float) -> str:
-    moment = datetime.datetime.fromtimestamp(wall_s, tz=datetime.UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -18,7 +18,7 @@ import msgspec
 from mirrorha.errors import PeerProtocolError, ensure
 from mirrorha.volume.disk import LIMBO_FID, Attributes, Kind
 from mirrorha.volume.names import checked_name
-from mirrorha.volume.op_checks import RDEV_MAX
+from mirrorha.volume.op_checks import FID_MAX, OFFSET_MAX, RDEV_MAX
 from mirrorha.volume.ops import DEVICE_KINDS, ROOT_FID
 from mirrorha.volume.stream.messages import Message
 from mirrorha.volume.touched import SEGMENT_BYTES, TouchKey
@@ -57,8 +57,6 @@ BYTES_WINDOW: Final = 8 * 1024 * 1024
 # What the target may have asked for until the source has answered: `Hashes` messages.
 HASHES_WINDOW: Final = 1024
 
-FID_MAX: Final = (1 << 63) - 1
-OFFSET_MAX: Final = (1 << 63) - 1
 BLOCK_MAX: Final = OFFSET_MAX // BLOCK_BYTES
 TIME_MAX: Final = 1 << 63
 TEXT_LENGTH_MAX: Final = 2000

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final, assert_never, final
 
 from mirrorha.core.orders import (
+    AnyVerifyOrder,
     BecomeTarget,
     Close,
     CutOver,
@@ -22,11 +23,8 @@ from mirrorha.core.orders import (
     Frozen,
     ServeAlone,
     ServeMirror,
-    SetVerifyRate,
     StartResync,
-    StartVerify,
     StopReason,
-    StopVerify,
     StreamDown,
     StreamUp,
     Sync,
@@ -318,7 +316,7 @@ class Volume:
 
     def _ordered(self, event: Ordered) -> None:
         order = event.order
-        if isinstance(order, StartVerify | SetVerifyRate | StopVerify):
+        if isinstance(order, AnyVerifyOrder):
             self._verifying.order(order)
             return
         if self._verifying.is_under_way and not isinstance(order, Sync):

@@ -12,6 +12,7 @@ import msgspec
 
 from mirrorha.errors import PeerProtocolError, ensure
 from mirrorha.volume.disk import Entry, Kind
+from mirrorha.volume.op_checks import FID_MAX, OFFSET_MAX
 from mirrorha.wire.limits import BLOCK_BYTES, FRAME_BYTES_MAX, NAME_BYTES_MAX
 
 DIGEST_BYTES: Final = 16
@@ -23,8 +24,7 @@ BUCKETS_MAX: Final = 4096
 ENTRIES_MAX: Final = 256
 # Questions that the source may have under way.
 LOOKS_MAX: Final = 4
-FID_MAX: Final = (1 << 63) - 1
-BLOCK_MAX: Final = FID_MAX // BLOCK_BYTES
+BLOCK_MAX: Final = OFFSET_MAX // BLOCK_BYTES
 
 ensure(
     ENTRIES_MAX * (4 * NAME_BYTES_MAX + 32) < FRAME_BYTES_MAX
