@@ -206,6 +206,7 @@ REAL_STEPS: Final = (
     *_replaced(".mirrorha-volume", "the volume's id", "once, when it becomes a volume"),
     *_replaced("stamp", "up to when changes are the node's own"),
     *_replaced("missing.json", "whether files are meant to be gone", "only where many are"),
+    *_replaced("verify.json", "what a comparison found", "only where the copies are compared"),
     RealStep("state.history", "_insert", "what happened"),
     RealStep("state.reserve", "_allocate", "room for a full disk", seldom=f"once, and {_FULL}"),
     RealStep(f"{_DISK}.ids", "_connect", "the files of the table of ids"),
