@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _log: Final = logging.getLogger(__name__)
 
 #: Files that the table of ids does not know get an id that no epoch gives out: these count from 1,
-#: and the register would have to change four million times to get here.
+#: and the register would have to change a million times to get here.
 _DRAWN: Final = 1 << 62
 _DRAWN_BITS: Final = 62
 
