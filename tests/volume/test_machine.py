@@ -420,7 +420,7 @@ class TestJoin:
         target.disk.touched = {(77, INODE)}
         pair.settle()
         assert (77, INODE) in source.disk.touched
-        assert (77, INODE) in set(source.volume.touched.keys())
+        assert (77, INODE) in set(source.volume.touched.state().keys)
 
     def test_given_up_before_the_cas(self) -> None:
         pair, source, _ = joining()
@@ -554,7 +554,7 @@ def test_loaded_entries_are_there() -> None:
     node = pair.nodes[0]
     node.disk.touched = {(7, 0)}
     node.boot()
-    assert node.volume.touched.keys() == [(7, 0)]
+    assert node.volume.touched.state().keys == [(7, 0)]
     assert node.disk.state() == TouchedState([(7, 0)])
 
 

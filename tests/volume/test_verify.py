@@ -405,7 +405,7 @@ def test_what_only_a_resync_can_repair_is_left_to_one() -> None:
     apply(verifier.world.second.disk, SetXattr(FILE, "user.a", b"x"))
     ended = verifier.run(repair=True)
     assert (ended.differences, ended.repaired, ended.fids) == (1, 0, [FILE])
-    touched = verifier.world.first.volume.touched.keys()
+    touched = verifier.world.first.volume.touched.state().keys
     assert {fid for fid, _ in touched} == {FILE}
     assert not verifier.found[0].repaired
 
