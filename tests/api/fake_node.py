@@ -97,6 +97,7 @@ class FakeNode:
         self.faulty: dict[str, Exception] = {}
         self.past: list[FakeEvent] = []
         self.wishes: list[tuple[str | None, dict[str, Any]]] = []  # of every `verify`
+        self.rates: list[int] = []  # of every `resync --rate`
         self._readers: list[trio.MemorySendChannel[FakeEvent | FakeGap]] = []
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -140,6 +141,10 @@ class FakeNode:
     async def verify(self, volume: str | None = None, **wishes: Any) -> str:
         self.wishes.append((volume, wishes))
         return await self._do("verify")
+
+    async def set_resync_rate(self, rate_bytes_per_s: int) -> str:
+        self.rates.append(rate_bytes_per_s)
+        return await self._do("set_resync_rate")
 
     async def stop_verify(self, volume: str | None = None) -> str:
         return await self._do("stop_verify")

@@ -162,6 +162,17 @@ async def test_init_and_resync_are_about_this_node(tmp_path: Path) -> None:
         assert site.node.asked == ["init", "accept"]
 
 
+async def test_the_rate_of_a_resync_is_set_on_its_own(tmp_path: Path) -> None:
+    async with running(tmp_path) as site:
+        rate = b'{"rate_bytes_per_s": 50000000}'
+        assert (await site.ask("POST", "/commands/resync", rate)).status == 200
+        assert site.node.rates == [50_000_000]
+        for body in (b"{}", b'{"rate_bytes_per_s": 5, "node": "paris", "full": true}'):
+            found = await site.problem("POST", "/commands/resync", 400, body)
+            assert "either a node is filled, or a rate is set" in found["detail"]
+        assert site.node.asked == ["set_resync_rate"]
+
+
 @pytest.mark.parametrize(
     ("body", "options"),
     [

@@ -249,6 +249,15 @@ def test_status_is_the_document_or_a_page(running: Running) -> None:
     assert "/srv/orders MIRROR" in text
 
 
+def test_a_resync_is_given_another_rate(running: Running) -> None:
+    assert running.cli.run("resync", "--rate", "20MB/s").exit_code == exits.DONE
+    assert running.cli.run("resync", "--rate", "unlimited").exit_code == exits.DONE
+    assert running.node.rates == [20_000_000, 0]
+    for words in (("paris", "--rate", "20MB/s"), ("--full", "--rate", "20MB/s"), (), ("--full",)):
+        assert running.cli.run("resync", *words).exit_code == exits.USAGE
+    assert running.node.asked == ["set_resync_rate"] * 2
+
+
 def test_status_shows_a_resync_and_trouble(running: Running) -> None:
     resync = {
         "done_bytes": 170 << 20,
@@ -267,6 +276,9 @@ def test_status_shows_a_resync_and_trouble(running: Running) -> None:
     )
     text = running.cli.run("status").stdout
     assert "resync 42.5 % 170.0 MiB/400.0 MiB, 3 files left, 11 s left" in text
+    resync |= {"rate_bytes_per_s": 19 << 20, "limit_bytes_per_s": 20 << 20}
+    text = running.cli.run("status").stdout
+    assert "3 files left, 19.0 MiB/s (limited to 20.0 MiB/s), 11 s left" in text
     assert "PAUSED" in text
     assert ", mounted" in text
     assert "travels unencrypted" in text

@@ -4,7 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirrorha.config import VerifyConfig, format_rate, parse_rate, parse_toml, to_toml
+from mirrorha.config import (
+    ResyncConfig,
+    VerifyConfig,
+    format_rate,
+    parse_rate,
+    parse_toml,
+    to_toml,
+)
 from mirrorha.errors import ConfigError
 from tests.config.documents import GOOD, cluster
 
@@ -62,6 +69,17 @@ def test_a_file_says_how_often_and_how_fast_the_copies_are_compared() -> None:
 def test_what_cannot_be_meant_is_refused(line: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         parse_toml(f"{GOOD}\n[verify]\n{line}\n", name="orders.toml", node="paris")
+
+
+def test_a_file_says_how_fast_a_resync_may_be() -> None:
+    made = parse_toml(f'{GOOD}\n[resync]\nrate = "20MB/s"\n', name="orders.toml", node="paris")
+    assert made.resync == ResyncConfig(rate_bytes_per_s=20_000_000)
+    assert parse_toml(to_toml(made), name="orders.toml", node="paris").resync == made.resync
+    plain = parse_toml(GOOD, name="orders.toml", node="paris")
+    assert plain.resync.rate_bytes_per_s is None
+    assert "resync" not in to_toml(plain)
+    with pytest.raises(ConfigError, match='a rate from "1MiB/s"'):
+        parse_toml(f'{GOOD}\n[resync]\nrate = "9kB/s"\n', name="orders.toml", node="paris")
 
 
 def test_a_program_is_told_the_same() -> None:

@@ -299,6 +299,8 @@ class TinySource:
     def touched(self, keys: Sequence[TouchKey]) -> None:
         self.keys |= set(keys)
 
+    def set_rate(self, rate_bytes_per_s: int) -> None: ...
+
     def final_pass(self, now_ms: int) -> Sequence[ResyncEffect]:
         self.theirs.become(self.mine)
         return [Send(Copied(self.order.epoch, self.order.session))]

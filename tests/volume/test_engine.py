@@ -18,18 +18,28 @@ from mirrorha.testing.memory_disk import MemoryDisk
 from mirrorha.volume.disk import Apply, DiskError, LoadTouched, ReadAttributes, ReadBytes
 from mirrorha.volume.disk_thread import DiskThread
 from mirrorha.volume.engine import Engine
-from mirrorha.volume.events import AnyEffect, AnyEvent, Change, Tick
+from mirrorha.volume.events import (
+    AnyEffect,
+    AnyEvent,
+    Change,
+    DiskCall,
+    DiskDone,
+    Failure,
+    Lane,
+    Ordered,
+    Reply,
+    Tick,
+)
 from mirrorha.volume.lane_thread import LaneThread
 from mirrorha.volume.ops import ROOT_FID, Create, Write
 from mirrorha.volume.resync.sides import ComparingResyncs
 from mirrorha.volume.stream.machine import Volume
-from mirrorha.volume.stream.pending import VolumeSettings
+from mirrorha.volume.stream.pending import Stance, VolumeSettings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
 
     from mirrorha.volume.disk import AnyRequest
-    from mirrorha.volume.events import DiskDone
 
 
 class Counting:
@@ -347,3 +357,54 @@ def test_a_loop_waits_for_nothing_while_it_has_not_taken_what_came_before() -> N
     assert waited.delivered == [1, 2]
     waited.thread.stop()
     assert waited.thread.join(10)
+
+
+class Reading:
+    """A machine that asks for much in one go, as a resync's does, and has changes applied."""
+
+    stance, is_at_rest, mode = Stance.LOG, False, None
+
+    def __init__(self) -> None:
+        self.done: list[int] = []
+        self.all_done = trio.Event()
+
+    def step_all(self, events: Sequence[AnyEvent], now_ms: int) -> list[AnyEffect]:
+        effects: list[AnyEffect] = []
+        for event in events:
+            match event:
+                case Ordered(order=ServeAlone()):
+                    calls = range(100, 110)
+                    effects += [DiskCall(token, Lane.BULK, ReadBytes(9, 0, 1)) for token in calls]
+                case Change(token=token, op=op):
+                    effects.append(DiskCall(token, Lane.TREE, Apply(op)))
+                case DiskDone(token=token) if token < 100:
+                    effects.append(Reply(token, Failure.NONE))
+                    self.done.append(token)
+                case DiskDone(token=token):
+                    self.done.append(token)
+        if len(self.done) == 11:
+            self.all_done.set()
+        return effects
+
+
+async def test_a_change_waits_for_one_piece_of_a_resync_only() -> None:
+    machine, goes_on = Reading(), threading.Event()
+
+    class Slow:
+        def perform(self, request: AnyRequest) -> object:
+            if isinstance(request, ReadBytes):
+                assert goes_on.wait(20)
+            return None
+
+    engine = Engine("v", machine, Slow(), clock_ms=lambda: 0, report=print)  # type: ignore[arg-type]
+    async with trio.open_nursery() as nursery:
+        await nursery.start(engine.run)
+        engine.order(ServeAlone(epoch=1, generation="g"))
+        nursery.start_soon(engine.change, Write(9, 0, b"x", 1))
+        await trio.testing.wait_all_tasks_blocked()
+        goes_on.set()
+        with trio.fail_after(20):
+            await machine.all_done.wait()
+        nursery.cancel_scope.cancel()
+    assert machine.done[:2] == [100, 1]
+    assert sorted(machine.done[2:]) == list(range(101, 110))

@@ -24,6 +24,7 @@ from mirrorha.core.orders import (
     ResyncFailed,
     ServeAlone,
     ServeMirror,
+    SetResyncRate,
     SetVerifyRate,
     StartResync,
     StartVerify,
@@ -135,6 +136,7 @@ ORDERS: list[AnyOrder] = [
     Drain(4),
     StartVerify(5, seed=1, rate_bytes_per_s=0),
     SetVerifyRate(1 << 20),
+    SetResyncRate(1 << 20),
     StopVerify("why"),
     Close("why", "lyon"),
 ]
@@ -536,6 +538,8 @@ class _FailingSide:
     step: Callable[[ResyncEvent, int], Sequence[ResyncEffect]]
 
     def touched(self, keys: Sequence[TouchKey]) -> None: ...
+
+    def set_rate(self, rate_bytes_per_s: int) -> None: ...
 
     def final_pass(self, now_ms: int) -> Sequence[ResyncEffect]:
         return []

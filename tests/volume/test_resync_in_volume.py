@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections import deque
 from collections.abc import Callable
 
 import pytest
@@ -14,13 +15,13 @@ from mirrorha.core.orders import (
     CutOver,
     Follow,
     NearlyEqual,
+    Progress,
     ServeAlone,
     ServeMirror,
+    SetResyncRate,
     StartResync,
 )
 from mirrorha.volume.disk import LIMBO_FID, ListDirectory
-from mirrorha.volume.resync.sides import ComparingResyncs
-from mirrorha.volume.touched import TouchedState
 from tests.volume.resync_pair import difference
 from tests.volume.two_volumes import World
 
@@ -76,10 +77,29 @@ def test_a_volume_joins_and_follows(seed: int) -> None:
 
 
 def test_the_rate_of_a_resync_is_that_of_its_volume() -> None:
-    resyncs = ComparingResyncs(rate_bytes_per_s=5 << 20)
-    first = resyncs.source(StartResync(1, 1, True, 1), TouchedState())
-    resyncs.set_rate(7 << 20)
-    second = resyncs.source(StartResync(1, 2, True, 1), TouchedState())
-    assert (first.rate_bytes_per_s, second.rate_bytes_per_s) == (7 << 20, 7 << 20)
-    resyncs.set_rate(9 << 20)
-    assert second.rate_bytes_per_s == 9 << 20
+    world = World(random.Random(1))
+    world.order(world.first, ServeAlone(5, "alone"))
+    world.order(world.first, SetResyncRate(7 << 20))
+    join(world, 1, everything=True)
+    assert _limits(world) == {7 << 20}
+    world.connect(up=False)
+    world.settle()
+    world.first.reports.clear()
+    join(world, 2, everything=True)  # the same rate, though another session
+    assert _limits(world) == {7 << 20}
+    world.order(world.first, SetResyncRate(9 << 20))  # while it is under way
+    assert _limits(world) == {9 << 20}
+    world.order(world.first, SetResyncRate(0))
+    assert _limits(world) == {0}
+    assert world.wait_for(NearlyEqual, changes=0.0)
+
+
+def _limits(world: World) -> set[int]:
+    """The limits that are told of from now on, for a while."""
+    for _ in range(150):
+        world.step(changes=0.02)
+    told = {each.limit_bytes_per_s for each in world.first.reports if isinstance(each, Progress)}
+    world.first.reports = deque(
+        each for each in world.first.reports if not isinstance(each, Progress)
+    )
+    return told

@@ -22,10 +22,11 @@ class InitBody(msgspec.Struct, forbid_unknown_fields=True, rename={"source": "fr
 
 
 class ResyncBody(msgspec.Struct, forbid_unknown_fields=True):
-    """Of `resync`: the node that is filled, and that everything in it is given up."""
+    """Of `resync`: the node that is filled, and that everything in it is given up; or the rate."""
 
-    node: str
+    node: str | None = None
     full: bool = False
+    rate_bytes_per_s: Annotated[int, msgspec.Meta(ge=0, le=1 << 40)] | None = None
 
 
 class VerifyBody(msgspec.Struct, forbid_unknown_fields=True, rename={"source": "from"}):

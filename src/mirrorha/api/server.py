@@ -209,6 +209,10 @@ class ManagementApi:
 
     def _resync(self, request: Request) -> _Call:
         body = decode_body(request.body, ResyncBody)
+        if body.rate_bytes_per_s is not None and body.node is None and not body.full:
+            return partial(self._node.set_resync_rate, body.rate_bytes_per_s)
+        if body.rate_bytes_per_s is not None or body.node is None:
+            raise Problem(400, "either a node is filled, or a rate is set", hint="send one of both")
         self._check_is_me(body.node, "resync {node} --full")
         if not body.full:
             raise Problem(

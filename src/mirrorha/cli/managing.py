@@ -11,6 +11,7 @@ from mirrorha.cli import client
 from mirrorha.cli.command import Asked, command
 from mirrorha.cli.durations import DURATION
 from mirrorha.cli.exits import FAILED, USAGE, CommandError
+from mirrorha.cli.rates import RATE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -196,24 +197,52 @@ def init(asked: Asked, source: str, yes: bool, waiting: Waiting) -> None:
 
 
 @command
-@click.argument("target", metavar="NODE")
+@click.argument("target", metavar="NODE", required=False)
 @click.option("--full", is_flag=True, help="Give up everything NODE holds, and copy all.")
+@click.option(
+    "--rate",
+    "rate_bytes_per_s",
+    type=RATE,
+    metavar="RATE",
+    help="On the node that serves: how much of each volume it goes through in a second to bring "
+    "the other one up to date, such as 50MB/s, or unlimited. What is under way goes on like that.",
+)
 @yes_option
 @waits
-def resync(asked: Asked, target: str, full: bool, yes: bool, waiting: Waiting) -> None:
-    """Fill NODE's directories from the other node. Run it on NODE.
+def resync(
+    asked: Asked, target: str | None, rate_bytes_per_s: int | None, waiting: Waiting, **sure: bool
+) -> None:
+    """Fill NODE's directories from the other node. Run it on NODE. Or say how fast that goes.
 
     What differs after a failure is copied by itself, and needs no command. This one is for a node
     that waits because its directories hold files of unknown standing: a new server with files in
     the way, a restored backup, a disk from another cluster; or because both went on apart (a split)
     and nobody has said whose data stands. With --full these are given up: files that the other node
     does not have are removed. After a split what differs is kept first, in `.mirrorha-rescue`.
+    Files that are equal to the other node's are not sent: so a node can be begun with a backup.
+
+    A rate holds until the program of that node ends; `[resync] rate` in the configuration is that
+    of every one. It gives way where the application writes faster, for else there were no end.
 
     \b
-    Example:
+    Examples:
       mirrorha resync lyon --full -c orders.toml --node lyon
+      mirrorha resync --rate 20MB/s -c orders.toml --node paris
     """
+    if rate_bytes_per_s is not None:
+        if target is not None or sure["full"]:
+            text = "--rate says how fast the other node is filled, and goes alone"
+            raise CommandError(USAGE, text, hint="mirrorha resync --rate 20MB/s")
+        carry_out(asked, "resync", waiting, rate_bytes_per_s=rate_bytes_per_s)
+        return
+    _fill(asked, target, waiting, **sure)
+
+
+def _fill(asked: Asked, target: str | None, waiting: Waiting, *, full: bool, yes: bool) -> None:
     place = asked.place()
+    if target is None:
+        text = "the node that is to be filled is missing"
+        raise CommandError(USAGE, text, hint=f"mirrorha resync {place.node} --full")
     if not full:
         raise CommandError(
             USAGE,

@@ -147,6 +147,10 @@ def resync_text(resync: dict[str, Any]) -> str:
     text = f"resync {percent} {bytes_text(done)}/{bytes_text(total)}"
     if resync.get("files_left") is not None:
         text += f", {resync['files_left']} files left"
+    if resync.get("rate_bytes_per_s") is not None:
+        text += f", {bytes_text(resync['rate_bytes_per_s'])}/s"
+    if resync.get("limit_bytes_per_s"):
+        text += f" (limited to {bytes_text(resync['limit_bytes_per_s'])}/s)"
     if resync.get("eta_s") is not None:
         text += f", {resync['eta_s']:.0f} s left"
     return text

@@ -9,7 +9,8 @@ import trio
 
 from mirrorha.cluster.at_rest import Document, not_running
 from mirrorha.cluster.feed import EventStream, Feed
-from mirrorha.config import ClusterConfig, VolumeConfig, check_authority
+from mirrorha.config import ClusterConfig, VolumeConfig, check_authority, format_rate
+from mirrorha.config.model import RATE_MAX, RATE_MIN
 from mirrorha.core.events import Verb
 from mirrorha.core.state import ServiceState
 from mirrorha.core.words import Allow, Role
@@ -356,6 +357,24 @@ class Cluster:
         """Stop comparing `volume`, or all."""
         await trio.lowlevel.checkpoint()
         return self._running().verifying.stop(volume)
+
+    async def set_resync_rate(self, rate_bytes_per_s: int) -> str:
+        """Bring the other node up to date at most so fast from now on, until this process ends.
+
+        A resync that is under way goes on at that rate. Where the application writes faster than
+        that, it gives way, or there would never be an end.
+
+        Args:
+            rate_bytes_per_s: How much content of each volume is gone through in a second; 0: as
+                much as can be. 1 MiB at the least.
+        """
+        await trio.lowlevel.checkpoint()
+        if not 0 <= rate_bytes_per_s <= RATE_MAX:
+            raise CommandRefusedError(f"{rate_bytes_per_s} bytes a second is no rate")
+        rate_bytes_per_s = rate_bytes_per_s and max(rate_bytes_per_s, RATE_MIN)
+        self._running().volumes.set_resync_rate(rate_bytes_per_s)
+        rate = format_rate(rate_bytes_per_s) if rate_bytes_per_s else "as fast as it can"
+        return f"whoever is brought up to date by {self.node} is so at {rate} from now on"
 
     async def force_primary(
         self, *, without_arbiter: bool = False, inconsistent_data: bool = False

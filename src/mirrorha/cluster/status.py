@@ -266,14 +266,17 @@ def _resync(view: View, volume: str) -> Document | None:
 
 def _progress(progress: Progress, *, elapsed_ms: int) -> Document:
     left_bytes = max(0, progress.total_bytes - progress.done_bytes)
-    eta_s = None
-    if progress.done_bytes > 0 and elapsed_ms > 0:
-        eta_s = round(left_bytes * elapsed_ms / progress.done_bytes / 1000, 1)
+    rate = progress.rate_bytes_per_s
+    if not rate and elapsed_ms > 0:
+        rate = progress.done_bytes * 1000 // elapsed_ms
+    eta_s = round(left_bytes / rate, 1) if rate else None
     return {
         "done_bytes": progress.done_bytes,
         "total_bytes": progress.total_bytes,
         "files_left": progress.files_left,
         "sent_bytes": progress.sent_bytes,
+        "rate_bytes_per_s": rate,
+        "limit_bytes_per_s": progress.limit_bytes_per_s or None,
         "eta_s": eta_s,
     }
 

@@ -24,6 +24,7 @@ from mirrorha.core.orders import (
     AnyVerifyReport,
     BecomeTarget,
     Close,
+    SetResyncRate,
     StopReason,
     StreamDown,
     Trouble,
@@ -122,6 +123,7 @@ class Volumes:
         # whoever has it knows that no thread is left behind.
         self._limiter: Final = trio.CapacityLimiter(1)
         self._open: dict[str, _Open] = {}
+        self._resync_rate_bytes_per_s = config.resync.rate_bytes_per_s or 0
         self._notices: dict[str, str] = {}
         self._deaths = 0  # of workers, one soon after the other
         self._is_anew = False
@@ -164,6 +166,12 @@ class Volumes:
         if isinstance(order, BecomeTarget):
             self.mark(self._state().meta.cluster_id)
         driver.order(order)
+
+    def set_resync_rate(self, rate_bytes_per_s: int) -> None:
+        """Bring the peer up to date at most so fast, now and later; 0: as fast as can be."""
+        self._resync_rate_bytes_per_s = rate_bytes_per_s
+        for each in self._open.values():
+            each.driver.order(SetResyncRate(rate_bytes_per_s))
 
     def mark(self, cluster_id: str | None) -> None:
         """Have the roots carry the ids of this cluster. Idempotent."""
@@ -306,6 +314,7 @@ class Volumes:
             primary=lambda: primary_of(self._state()),
             excludes=bool(name.exclude),
         )
+        engine.order(SetResyncRate(self._resync_rate_bytes_per_s))
         self._open[name.name] = _Open(engine, disk.close)
         await nursery.start(self._drive, engine)
 
@@ -318,6 +327,7 @@ class Volumes:
             report=partial(self._report, name.name),
         )
         await nursery.start(self._drive, worker)
+        worker.order(SetResyncRate(self._resync_rate_bytes_per_s))
         self._open[name.name] = _Open(worker)
         return judgement()
 

@@ -23,7 +23,8 @@ HOUR_S: Final = 3_600.0
 DAY_S: Final = 86_400.0
 MB: Final = 1_000_000
 #: What is slower ends too late to be of use, and counts as this.
-VERIFY_RATE_MIN: Final = 1 << 20
+RATE_MIN: Final = 1 << 20
+RATE_MAX: Final = 100_000 * MB
 
 
 def _as_tuple(values: Iterable[T]) -> tuple[T, ...]:
@@ -313,7 +314,23 @@ class VerifyConfig:
         default=None, metadata=in_toml("every", forms.duration(HOUR_S, 365 * DAY_S))
     )
     rate_bytes_per_s: int = attrs.field(
-        default=20 * MB, metadata=in_toml("rate", forms.rate(VERIFY_RATE_MIN, 100_000 * MB))
+        default=20 * MB, metadata=in_toml("rate", forms.rate(RATE_MIN, RATE_MAX))
+    )
+
+
+@final
+@attrs.frozen(kw_only=True)
+class ResyncConfig:
+    """How a node that was away is brought up to date.
+
+    Args:
+        rate_bytes_per_s: How much content of each volume the node that serves goes through in a
+            second, comparing and sending; None: as much as can be. It can be changed while it goes
+            on (`mirrorha resync --rate`). Where the application writes faster, it gives way.
+    """
+
+    rate_bytes_per_s: int | None = attrs.field(
+        default=None, metadata=in_toml("rate", forms.rate(RATE_MIN, RATE_MAX))
     )
 
 
@@ -349,7 +366,7 @@ class ClusterConfig:
         arbiter: Where the register is kept, if a file says so; a program gives its own to
             `Cluster` instead.
         checks, probe, switches, fencers: See their classes.
-        heartbeat, timing, verify: See their classes.
+        heartbeat, timing, verify, resync: See their classes.
         differing: For what a file gives by node: place → node → value. This configuration has
             the value of `node`.
 
@@ -409,6 +426,7 @@ class ClusterConfig:
     probe: ProbeConfig | None = attrs.field(default=None, metadata=table("probe", ProbeConfig))
     timing: TimingConfig = attrs.field(factory=TimingConfig, metadata=table("timing", TimingConfig))
     verify: VerifyConfig = attrs.field(factory=VerifyConfig, metadata=table("verify", VerifyConfig))
+    resync: ResyncConfig = attrs.field(factory=ResyncConfig, metadata=table("resync", ResyncConfig))
     switches: tuple[SwitchConfig, ...] = attrs.field(
         default=(), converter=_as_tuple, metadata=tables("switch", SwitchConfig)
     )

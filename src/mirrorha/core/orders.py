@@ -149,6 +149,16 @@ class SetVerifyRate(Order, frozen=True):
     rate_bytes_per_s: int
 
 
+class SetResyncRate(Order, frozen=True):
+    """As a source of a resync, go through at most so much content a second, from now on.
+
+    It changes nothing of what a volume is doing, and holds for every later resync too. 0: there is
+    no limit.
+    """
+
+    rate_bytes_per_s: int
+
+
 class StopVerify(Order, frozen=True):
     """Compare no more; `VerifyEnded` says `why`. Void while nothing is compared."""
 
@@ -215,6 +225,8 @@ class Progress(Report, frozen=True):
     total_bytes: int
     files_left: int
     sent_bytes: int
+    rate_bytes_per_s: int = 0  # how much of the content was gone through in a second, lately
+    limit_bytes_per_s: int = 0  # how much may be, 0: as much as can be
 
 
 class Rescued(Report, frozen=True):
@@ -306,6 +318,7 @@ AnyOrder = (
     | StartVerify
     | SetVerifyRate
     | StopVerify
+    | SetResyncRate
 )
 #: They change nothing of what a volume is doing for the node.
 AnyVerifyOrder = StartVerify | SetVerifyRate | StopVerify

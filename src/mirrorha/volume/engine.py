@@ -149,6 +149,8 @@ class Engine:
         self._lanes: tuple[LaneThread, ...] = ()
         self._events: list[AnyEvent] = []  # for the machine's next step
         self._calls: list[Call] = []  # for the disk's tree, from the last one
+        self._bulk: deque[Call] = deque()  # of a resync: one at a time, when there is nothing else
+        self._bulk_token: int | None = None  # that one's
         self._is_stepping = False
         self._measured_ms = 0
         self._is_measuring = False
@@ -347,6 +349,7 @@ class Engine:
                 if self._calls:
                     self._begin_calls(waits=waits_left > 0)
                     waits_left -= 1
+            self._begin_bulk()
         except Exception as error:
             self._break(error)
         finally:
@@ -411,6 +414,8 @@ class Engine:
     def _call(self, effect: DiskCall) -> None:
         if effect.lane is Lane.SYNC:
             self._lanes[Lane.SYNC].submit((effect.token, effect.request))
+        elif effect.lane is Lane.BULK:
+            self._bulk.append((effect.token, effect.request))
         else:
             self._calls.append((effect.token, effect.request))
 
@@ -425,8 +430,17 @@ class Engine:
             lane.submit(*calls)
         del self._calls[: len(calls)]
 
+    def _begin_bulk(self) -> None:
+        """Submit what a resync wants to read next: whoever changes something waits for no more."""
+        if self._bulk_token is None and self._bulk:
+            call = self._bulk.popleft()
+            self._bulk_token = call[0]
+            self._lanes[Lane.TREE].submit(call)
+
     def _take(self, done: list[DiskDone]) -> None:
         mine = [each for each in done if each.token > 0]
+        if any(each.token == self._bulk_token for each in mine):
+            self._bulk_token = None
         for each in done:
             if each.token == _SPACE_TOKEN:
                 self._see_space(each)

@@ -19,7 +19,8 @@ from mirrorha.volume.resync.messages import (
     named_bytes,
 )
 from mirrorha.volume.resync.outgoing import Counts, Outgoing
-from mirrorha.volume.resync.plan import batches, chunks
+from mirrorha.volume.resync.pace import Pace
+from mirrorha.volume.resync.plan import chunks
 from mirrorha.volume.resync.session import Session
 from mirrorha.volume.tasks.fid_set import FidSet
 from mirrorha.volume.tasks.task import CallAll, Pool, Steps, Take
@@ -47,11 +48,13 @@ class Lister:
         *,
         session: Session,
         outgoing: Outgoing,
+        pace: Pace,
         counts: Counts,
         record: Record,
     ) -> None:
         self._session: Final = session
         self._outgoing: Final = outgoing
+        self._pace: Final = pace
         self._counts: Final = counts
         self._record: Final = record
         self._places: Final = Pool(session.tasks, _LISTED_AT_ONCE)
@@ -126,7 +129,7 @@ class Lister:
     ) -> Steps[None]:
         fid, first = attributes.fid, True
         waiting: list[Named] = []
-        for batch in batches(sorted(entries, key=_name_of), _READ_AT_ONCE):
+        for batch in self._pace.batches(sorted(entries, key=_name_of), _READ_AT_ONCE):
             described = yield from self._describe(batch, was_dropped=was_dropped)
             *full, waiting = list(chunks([*waiting, *described], bytes_of=named_bytes)) or [[]]
             for names in full:
@@ -142,6 +145,7 @@ class Lister:
         content_bytes = sum(len(named.content or b"") for named in names)
         if content_bytes:
             yield from self._outgoing.take_bytes(content_bytes)
+            yield from self._pace.take(content_bytes)
             self._counts.sent(content_bytes)
             self._counts.compared(content_bytes)
         yield self._session.message(Listing, fid, self.everything, names, first, attributes)

@@ -209,7 +209,8 @@ class Ask(ResyncMessage, frozen=True, tag=49):
 class Hashes(ResyncMessage, frozen=True, tag=50):
     """Target: of blocks `first` to `first + count` of this file I have this.
 
-    Missing digests at the end: there I have nothing. b"": zeros.
+    Missing digests at the end: there I have nothing. b"": zeros. `size_bytes`: how long the file
+    is, as I was told; -1: not said.
     """
 
     ticket: int
@@ -217,6 +218,7 @@ class Hashes(ResyncMessage, frozen=True, tag=50):
     first: int
     count: int
     digests: list[bytes]
+    size_bytes: int = -1
 
 
 class Done(ResyncMessage, frozen=True, tag=51):
@@ -310,6 +312,7 @@ def check_from_target(message: object) -> None:
         case Hashes(fid=fid, first=first, count=count, digests=digests):
             lawful = (
                 _is_fid(fid)
+                and -1 <= message.size_bytes <= OFFSET_MAX
                 and _is_range((first, count))
                 and len(digests) <= count <= HASHED_BLOCKS_MAX
                 and all(len(digest) in {0, DIGEST_BYTES} for digest in digests)

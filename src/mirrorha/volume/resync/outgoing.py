@@ -1,31 +1,31 @@
-"""What a resync's source sends: how much of it may be under way, how fast, and how far it is."""
+"""What a resync's source sends: how much of it may be under way, and how far it is."""
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Final, final
 
 from mirrorha.core.orders import Progress
 from mirrorha.errors import PeerProtocolError
 from mirrorha.volume.resync.messages import (
     BYTES_WINDOW,
-    CONTENT_BYTES_MAX,
     ENTRIES_WINDOW,
     Done,
 )
-from mirrorha.volume.tasks.allowance import Allowance
 from mirrorha.volume.tasks.task import Pool, Steps, Take, Tasks
 
 PROGRESS_EVERY_MS: Final = 200
+# The rate that is told is that of the last so long.
+RATE_OVER_MS: Final = 5_000
 
 
 @final
 class Outgoing:
-    """The windows of what the target has yet to confirm, and the allowance of bytes a second."""
+    """The windows of what the target has yet to confirm."""
 
     def __init__(self, tasks: Tasks) -> None:
         self._entries: Final = Pool(tasks, ENTRIES_WINDOW)
         self._bytes: Final = Pool(tasks, BYTES_WINDOW)
-        self.allowance: Final = Allowance(tasks, burst_bytes_min=CONTENT_BYTES_MAX)
         self._owed_entries = 0
         self._owed_bytes = 0
 
@@ -37,7 +37,6 @@ class Outgoing:
     def take_bytes(self, count: int) -> Steps[None]:
         """Wait until `count` bytes of content may be sent."""
         yield Take(self._bytes, count)
-        yield from self.allowance.take(count)
         self._owed_bytes += count
 
     def give_back(self, count: int) -> None:
@@ -70,6 +69,10 @@ class Counts:
         self._done_bytes = 0
         self._done_files = 0
         self._sent_bytes = 0
+        self._gone_bytes = 0  # gone through, whatever of that was done again or came to nothing
+        self._lately: Final[deque[tuple[int, int]]] = deque()
+        self._rate_bytes_per_s = 0
+        self.limit_bytes_per_s = 0
         self._reported: Progress | None = None
         self._reported_ms = 0
 
@@ -80,6 +83,7 @@ class Counts:
 
     def compared(self, size_bytes: int) -> None:
         self._done_bytes += size_bytes
+        self._gone_bytes += size_bytes
 
     def sent(self, size_bytes: int) -> None:
         self._sent_bytes += size_bytes
@@ -100,15 +104,29 @@ class Counts:
             total_bytes=self._total_bytes,
             files_left=max(0, self._total_files - self._done_files),
             sent_bytes=self._sent_bytes,
+            rate_bytes_per_s=self._rate_bytes_per_s,
+            limit_bytes_per_s=self.limit_bytes_per_s,
         )
 
     def report(self, now_ms: int, *, at_once: bool) -> Progress | None:
         """What to report now, None if nothing has changed or, unless `at_once`, only just."""
-        progress = self.progress()
         is_due = (
             at_once or self._reported is None or now_ms - self._reported_ms >= PROGRESS_EVERY_MS
         )
-        if progress == self._reported or not is_due:
+        if not is_due:
             return None
-        self._reported, self._reported_ms = progress, now_ms
-        return progress
+        self._reported_ms = now_ms
+        self._measure(now_ms)
+        progress, before = self.progress(), self._reported
+        self._reported = progress
+        return progress if progress != before else None
+
+    def _measure(self, now_ms: int) -> None:
+        lately = self._lately
+        lately.append((now_ms, self._gone_bytes))
+        while len(lately) > 2 and now_ms - lately[1][0] >= RATE_OVER_MS:
+            lately.popleft()
+        since_ms, before_bytes = lately[0]
+        if now_ms > since_ms:
+            gone_bytes = self._gone_bytes - before_bytes
+            self._rate_bytes_per_s = gone_bytes * 1000 // (now_ms - since_ms)

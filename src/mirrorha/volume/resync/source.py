@@ -45,6 +45,7 @@ from mirrorha.volume.resync.disk_steps import attributes_of_all, bytes_of_all, h
 from mirrorha.volume.resync.listing import Lister
 from mirrorha.volume.resync.messages import (
     CONTENT_BLOCKS_MAX,
+    HASHED_BLOCKS_MAX,
     HASHES_WINDOW,
     KEYS_MAX,
     Ask,
@@ -65,6 +66,7 @@ from mirrorha.volume.resync.messages import (
     check_from_target,
 )
 from mirrorha.volume.resync.outgoing import Counts, Outgoing
+from mirrorha.volume.resync.pace import Pace
 from mirrorha.volume.resync.plan import (
     Plan,
     batches,
@@ -110,12 +112,9 @@ class ResyncSource:
     Args:
         order: Which session, in which epoch, and what is to be compared.
         touched: This node's touched log.
-        rate_bytes_per_s: See `set_rate`.
     """
 
-    def __init__(
-        self, order: StartResync, touched: TouchedState, *, rate_bytes_per_s: int = 0
-    ) -> None:
+    def __init__(self, order: StartResync, touched: TouchedState) -> None:
         self._order: Final = order
         self._session: Final = Session(
             epoch=order.epoch,
@@ -127,9 +126,11 @@ class ResyncSource:
         tasks = self._session.tasks
         self._counts: Final = Counts(order.session)
         self._outgoing: Final = Outgoing(tasks)
+        self._pace: Final = Pace(tasks)
         self._lister: Final = Lister(
             session=self._session,
             outgoing=self._outgoing,
+            pace=self._pace,
             counts=self._counts,
             record=self._record,
         )
@@ -148,7 +149,6 @@ class ResyncSource:
         self._is_held = False
         self._is_nearly = False
         self._resting_since_ms: int | None = None
-        self.set_rate(rate_bytes_per_s)
 
     @property
     def status(self) -> ResyncStatus:
@@ -174,32 +174,29 @@ class ResyncSource:
 
     @property
     def rate_bytes_per_s(self) -> int:
-        """How much content may be sent in a second, 0: there is no limit."""
-        return self._outgoing.allowance.rate_bytes_per_s
+        """How much content may be gone through in a second, 0: there is no limit."""
+        return self._pace.rate_bytes_per_s
 
     def set_rate(self, rate_bytes_per_s: int) -> None:
-        """Send at most so much content a second, 0: as much as can be. Takes effect at once.
-
-        Anything below `tasks.allowance.RATE_MIN_BYTES_PER_S` counts as that. The last pass is not
-        limited, for the application waits.
-        """
+        """See `Pace.set_rate`. The last pass is not limited, for the application waits."""
         if not self._is_held:
-            self._outgoing.allowance.set_rate(rate_bytes_per_s)
+            self._pace.set_rate(rate_bytes_per_s)
 
     def start(self, now_ms: int) -> Sequence[ResyncEffect]:
         """Begin. The target side is there already."""
-        self._outgoing.allowance.refill(now_ms)
+        self._pace.refill(now_ms)
         self._session.tasks.spawn(self._run())
         return self._session.start(now_ms)
 
     def step(self, event: ResyncEvent, now_ms: int) -> Sequence[ResyncEffect]:
         """See `ResyncSide`."""
-        self._outgoing.allowance.refill(now_ms)
+        self._pace.refill(now_ms)
         return self._session.step(event, now_ms)
 
     def touched(self, keys: Iterable[TouchKey]) -> None:
         """A local op that touched `keys` has been given to the disk: compare them again."""
         self._dirty.update(keys)
+        self._pace.note_change()
 
     def final_pass(self, now_ms: int) -> Sequence[ResyncEffect]:
         """Changes are held, none is being applied: finish this pass, do a last one, be EQUAL."""
@@ -238,6 +235,7 @@ class ResyncSource:
             self._resting_since_ms = None
             self._woken.put(None)
         is_over = self._session.status is not ResyncStatus.RUNNING
+        self._counts.limit_bytes_per_s = self._pace.rate_bytes_per_s
         progress = self._counts.report(self._session.now_ms, at_once=is_over)
         if progress is not None:
             self._session.tasks.emit(Reported(progress))
@@ -265,6 +263,10 @@ class ResyncSource:
             left, is_little = yield from self._left()
             stubborn = stubborn + 1 if left * 5 > before * 4 else 0
             before = left
+            if stubborn >= STUBBORN_PASSES and self._pace.rate_bytes_per_s:
+                # It is the limit that keeps us from ever coming to an end.
+                self._pace.give_way()
+                stubborn = 0
             if (is_little or stubborn >= STUBBORN_PASSES) and not self._is_held:
                 yield from self._rest(is_little=is_little)
         yield self._session.message(Equal)
@@ -338,7 +340,7 @@ class ResyncSource:
             self._lister.queue(fid)
 
     def _send_parts(self, plan: Plan) -> Steps[None]:
-        for fids in batches(list(plan.files), _READ_AT_ONCE):
+        for fids in self._pace.batches(list(plan.files), _READ_AT_ONCE):
             found = yield from attributes_of_all(fids)
             alive = [one for one in found if one is not None]
             parts = [part for one in alive for part in parts_of(one, plan.files[one.fid])]
@@ -406,20 +408,32 @@ class ResyncSource:
         else:
             is_there = yield from self._send_all(hashes)
         yield self._session.message(Checked, hashes.ticket, not is_there)
-        self._counts.compared(hashes.count * BLOCK_BYTES)
         self._hashed -= 1
         self._answered.put(1)
 
     def _send_differences(self, hashes: Hashes) -> Steps[bool]:
         """Send what differs from what the target has. False if there is no such file."""
-        first, count = hashes.first, hashes.count
+        pieces = self._pace.pieces(hashes.first, hashes.count, blocks_max=HASHED_BLOCKS_MAX)
+        for first, count in pieces:
+            mine = yield from self._hash(hashes, first, count)
+            if mine is None:
+                return False
+            at = first - hashes.first
+            for run in differences(first, mine, hashes.digests[at : at + count]):
+                if run.are_zeros:
+                    yield self._session.message(Zeros, hashes.ticket, run.first, run.blocks)
+                else:
+                    yield from self._send_content(hashes, run.first, run.blocks)
+            self._counts.compared(_length(hashes, first, count))
+        return True
+
+    def _hash(self, hashes: Hashes, first: int, count: int) -> Steps[list[bytes] | None]:
+        """What is here, at the pace of this resync. None: no such file."""
+        yield from self._pace.take(_length(hashes, first, count))
         mine = yield from hashes_of(hashes.fid, first, count, self._order.seed)
-        for run in differences(first, mine or (), hashes.digests):
-            if run.are_zeros:
-                yield self._session.message(Zeros, hashes.ticket, run.first, run.blocks)
-            else:
-                yield from self._send_content(hashes, run.first, run.blocks)
-        return mine is not None
+        read = sum(map(bool, mine or ()))
+        self._pace.give_back(max(0, _length(hashes, first, count) - read * BLOCK_BYTES))
+        return mine
 
     def _send_all(self, hashes: Hashes) -> Steps[bool]:
         """Send what the target has nothing of: to read it is enough. False: no such file.
@@ -427,10 +441,13 @@ class ResyncSource:
         Holes are not sent. The next blocks of a file that has large ones are hashed nevertheless,
         for a disk knows where holes are, and reads them as zeros only if it must.
         """
-        end = hashes.first + hashes.count
-        for first in range(hashes.first, end, CONTENT_BLOCKS_MAX):
-            blocks = min(CONTENT_BLOCKS_MAX, end - first)
+        pieces = self._pace.pieces(hashes.first, hashes.count, blocks_max=CONTENT_BLOCKS_MAX)
+        for first, blocks in pieces:
+            length = _length(hashes, first, blocks)
+            yield from self._pace.take(length)
             read_bytes = yield from self._send_content(hashes, first, blocks)
+            self._pace.give_back(max(0, length - (read_bytes or 0)))
+            self._counts.compared(length)
             if read_bytes is None:
                 return False
             if read_bytes < blocks * BLOCK_BYTES:
@@ -457,3 +474,10 @@ class ResyncSource:
         if len(self._sparse) == _SPARSE_MAX:
             self._sparse.clear()
         self._sparse.add(fid)
+
+
+def _length(hashes: Hashes, first: int, count: int) -> int:
+    """How much content some blocks are, of those that are asked for."""
+    if hashes.size_bytes < 0:  # by a node of before, which does not say
+        return count * BLOCK_BYTES
+    return left_bytes([(first, count)], hashes.size_bytes)

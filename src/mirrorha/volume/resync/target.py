@@ -393,7 +393,7 @@ class ResyncTarget:
 
     def _exchange(self, job: Job, own_bytes: int) -> Steps[bool]:
         """Send hashes of what is here, have what differs written. False if the file is gone."""
-        fid, _, mtime_ns = _content_of(job.attributes)
+        fid, size_bytes, mtime_ns = _content_of(job.attributes)
         exchange = _Exchange(fid, mtime_ns, Box(self._tasks))
         ticket = next(self._tickets)
         self._exchanges[ticket] = exchange
@@ -406,7 +406,7 @@ class ResyncTarget:
                 break
             yield Take(self._hashes, 1)
             exchange.ahead += 1
-            yield self._session.message(Hashes, ticket, fid, first, count, digests)
+            yield self._session.message(Hashes, ticket, fid, first, count, digests, size_bytes)
             if exchange.ahead >= HASHED_AHEAD:
                 yield from self._await_checked(exchange)
         while exchange.ahead:

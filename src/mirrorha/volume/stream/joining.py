@@ -78,6 +78,7 @@ class Joining:
         self._session: _Session | None = None
         self.has_session = False  # looked at in every step: a call would cost
         self._peer_ready: Ready | None = None  # kept: it may come before our order does
+        self._rate_bytes_per_s = 0
 
     @property
     def is_under_way(self) -> bool:
@@ -101,6 +102,12 @@ class Joining:
         # Our tree is at no place of any stream until we are told that it equals the peer's.
         self._position.mark(f"target {order.epoch} {order.session}")
         self._open(order)
+
+    def set_rate(self, rate_bytes_per_s: int) -> None:
+        """Go through at most so much a second as the source of a resync, now and later; 0: any."""
+        self._rate_bytes_per_s = rate_bytes_per_s
+        if self._session is not None and self._session.source_side is not None:
+            self._session.source_side.set_rate(rate_bytes_per_s)
 
     def cut_over(self, order: CutOver) -> None:
         """Pause changes and end the resync. Only while it runs."""
@@ -222,6 +229,7 @@ class Joining:
         order = session.order
         if isinstance(order, StartResync):
             session.source_side = self._resyncs.source(order, self._touched.state())
+            session.source_side.set_rate(self._rate_bytes_per_s)
             session.side = session.source_side
             self._source.on_touched = session.source_side.touched
         else:

@@ -23,6 +23,7 @@ from mirrorha.core.orders import (
     Frozen,
     ServeAlone,
     ServeMirror,
+    SetResyncRate,
     StartResync,
     StopReason,
     StreamDown,
@@ -316,8 +317,8 @@ class Volume:
 
     def _ordered(self, event: Ordered) -> None:
         order = event.order
-        if isinstance(order, AnyVerifyOrder):
-            self._verifying.order(order)
+        if isinstance(order, AnyVerifyOrder | SetResyncRate):
+            self._order_beside(order)
             return
         if self._verifying.is_under_way and not isinstance(order, Sync):
             self._verifying.stop("the volume had something else to do")
@@ -342,6 +343,13 @@ class Volume:
                 self._order_stance(order)
             case _:
                 assert_never(order)
+
+    def _order_beside(self, order: AnyVerifyOrder | SetResyncRate) -> None:
+        """What changes nothing of what the volume is doing for the node."""
+        if isinstance(order, SetResyncRate):
+            self._joining.set_rate(order.rate_bytes_per_s)
+        else:
+            self._verifying.order(order)
 
     def _order_freeze(self, order: Freeze) -> None:
         self._freeze = order.token

@@ -68,6 +68,10 @@ class ResyncSourceSide(ResyncSide, Protocol):
         """A local op that touched `keys` has just been applied: compare them (again)."""
         ...
 
+    def set_rate(self, rate_bytes_per_s: int) -> None:
+        """Go through at most so much content a second, 0: as much as can be. At once."""
+        ...
+
     def final_pass(self, now_ms: int) -> Sequence[ResyncEffect]:
         """Changes are paused, none is being applied: do the last pass, then be EQUAL."""
         ...

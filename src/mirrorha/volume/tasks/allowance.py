@@ -45,6 +45,10 @@ class Allowance:
             self._refilled_ms = now_ms
             self._pool.put(min(allowed_bytes, self._pool.taken))
 
+    def give_back(self, count: int) -> None:
+        """Of what was taken, so many bytes were not needed."""
+        self._pool.put(min(count, self._pool.taken))
+
     def take(self, count: int) -> Steps[None]:
         """Wait until so many bytes are allowed."""
         yield Take(self._pool, count)
