@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, final
 import attrs
 
 from mirrorha.volume.local_disk.identity import Standing
+from mirrorha.volume.names import MARKER_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,6 +51,12 @@ def judge_root(
             f"{found.root} carries the id of another volume or cluster: is it the right "
             "directory? If its files can be given up, empty it"
         )
+        if volume_id is None:
+            problem = (
+                f"{found.root} carries the id of a volume, and this node belongs to no cluster "
+                "yet: is it the right directory? If it is a copy with which this node is to begin, "
+                f"remove {MARKER_NAME} from it, and whatever else in it is called .mirrorha-…"
+            )
         return Judgement(has_files=True, ours=False, problem=problem)
     if found.volume_id is None and was_marked and volume_id is not None:
         problem = (
