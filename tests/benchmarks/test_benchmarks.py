@@ -11,7 +11,10 @@ from xml.etree import ElementTree
 import pytest
 from benchmarks.bench_recovery import allowed_bytes
 from benchmarks.bench_renames import DIRECTORY, FILE, WIRE_BYTES_MAX, fill, rename_while_away
+from benchmarks.bench_resync_load import FILLED, SERVES, measure_load, replace_machine
+from benchmarks.bench_resync_load import fill as fill_anew
 from benchmarks.bench_worker_memory import TIMEOUT_S, measure
+from benchmarks.checksummed_copy import copy
 from benchmarks.mixed_tree import MixedTree
 from benchmarks.mount_report import as_svg, judge, verdicts
 from benchmarks.power_loss import open_pair_on_disks, survivors
@@ -165,3 +168,28 @@ def test_a_rename_while_a_node_was_away_moves_no_data(tmp_path: Path) -> None:
         renamed = rename_while_away(pair, [FILE, DIRECTORY], 1)
         assert 0 < renamed.wire_bytes < WIRE_BYTES_MAX / 10
         ensure_equal(*map(pair.directory, NODES))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_a_limited_resync_is_as_fast_as_it_may_be_and_the_application_goes_on(
+    tmp_path: Path,
+) -> None:
+    """See `benchmarks/bench_resync_load.py`."""
+    require_root()
+    require_device("/dev/fuse")
+    tree = MixedTree.of(16)
+    with open_real_pair(tmp_path, Setup()) as pair:
+        tree.make(pair.directory(SERVES))
+        pair.begin_alone(SERVES)
+        assert copy(tmp_path / "keys", "tls", pair.directory(SERVES)) > 0
+        fill_anew(pair)
+        load = measure_load(pair, limit_bytes_per_s=4 << 20, seconds=0.5)
+        # A quarter of a second's worth may be gone through at once, and so may the last pass.
+        assert load.took_s > tree.total_bytes / load.limit_bytes_per_s / 2
+        assert len(load.mirrored_us) > 10
+        assert len(load.resync_us) > 50
+        assert load.slower > 0
+        replace_machine(pair)
+        fill_anew(pair)
+        ensure_equal(pair.directory(SERVES), pair.directory(FILLED))

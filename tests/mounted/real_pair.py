@@ -236,6 +236,11 @@ class RealPair:
         with contextlib.suppress(MachineError):
             self._command(name, "stop")
 
+    def limit_resync(self, name: str, rate_bytes_per_s: int) -> None:
+        """Have this node fill the other one at most so fast, 0: as fast as it can."""
+        rate = f"{rate_bytes_per_s}B/s" if rate_bytes_per_s else "unlimited"
+        self._command(name, "resync", "--rate", rate)
+
     def wait(self, what: str, holds: Callable[[], Any], *, limit_s: float = WAIT_S) -> None:
         """Block until it holds.
 
