@@ -156,6 +156,7 @@ class Machine:
         self.names: list[str] = []  # of the threads that synced
         self.during: Callable[[], object] = lambda: None
         self.stance = Stance.MIRROR
+        self.is_at_rest = False  # a tick may come, where a machine is busy
         self.streaming = True
         self.seq = 0
         self.left: list[str] = []  # who had synced when something left
