@@ -27,6 +27,7 @@ from mirrorha.config import (
 )
 from mirrorha.core.words import Role
 from mirrorha.net.keys import create_keys
+from mirrorha.volume.names import RESCUE_NAME
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable
@@ -209,13 +210,15 @@ class TestNode:
             await file.write(content)
 
     def files(self) -> dict[str, bytes]:
-        """What its directory holds, as any program would see it."""
+        """What its directory holds, but for what was kept of a split."""
         return read_tree(self.site.data(self.name))
 
 
 def read_tree(root: Path) -> dict[str, bytes]:
     found = {}
-    for directory, _, names in os.walk(root):
+    for directory, inner, names in os.walk(root):
+        if RESCUE_NAME in inner:
+            inner.remove(RESCUE_NAME)
         for name in names:
             path = Path(directory, name)
             if not name.startswith(".mirrorha"):
