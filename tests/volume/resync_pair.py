@@ -29,6 +29,7 @@ from mirrorha.volume.resync.messages import AnyResyncMessage, Content, FromSourc
 from mirrorha.volume.resync.source import ResyncSource
 from mirrorha.volume.resync.target import ResyncTarget
 from mirrorha.volume.stream.resync_interface import ResyncEffect, ResyncEvent, ResyncStatus
+from mirrorha.volume.tasks.fid_set import FidSet
 from mirrorha.volume.touched import TouchedState, TouchKey, touches
 from mirrorha.wire.limits import FRAME_BYTES_MAX, FRAME_HEADER_BYTES
 from tests.volume.resync_trees import snapshot
@@ -136,6 +137,7 @@ class Pair(Generic[AnyDisk]):
         self.sent: list[tuple[str, AnyResyncMessage, int]] = []
         self.steps = 0
         self.holds_when_nearly = True
+        self.filled = FidSet()  # as long as the target lives
 
     @property
     def sent_bytes(self) -> int:
@@ -153,7 +155,7 @@ class Pair(Generic[AnyDisk]):
         start = StartResync(self.epoch, self.session, self.everything, seed)
         self.machine_s = ResyncSource(start, self.source.touched())
         become = BecomeTarget(self.epoch, self.session, self.rescue, "source")
-        self.machine_t = ResyncTarget(become, self.target.touched())
+        self.machine_t = ResyncTarget(become, self.target.touched(), self.filled)
         self.is_held = False
         self.wants_hold = False
         self.sent = []
@@ -206,6 +208,8 @@ class Pair(Generic[AnyDisk]):
         """The session ends; what was asked of the disks is done, except by a target that dies."""
         self.source.drop_calls(perform=True)
         self.target.drop_calls(perform=not target_dies)
+        if target_dies:
+            self.filled = FidSet()
         self.changing.clear()
 
     def inject(self, message: AnyResyncMessage, *, at: float = 1.0) -> None:

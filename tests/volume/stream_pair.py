@@ -57,6 +57,7 @@ from mirrorha.volume.stream.machine import Volume
 from mirrorha.volume.stream.messages import Message, StreamMessage
 from mirrorha.volume.stream.pending import VolumeSettings
 from mirrorha.volume.stream.resync_interface import ResyncEffect, ResyncEvent, ResyncStatus
+from mirrorha.volume.tasks.fid_set import FidSet
 from mirrorha.volume.touched import (
     INODE,
     NAMES,
@@ -330,7 +331,7 @@ class TinyResyncs:
             demand(covers(keys, difference), f"I4: {difference} is in no touched log")
         return TinySource(order, self.mine, self.theirs)
 
-    def target(self, order: BecomeTarget, touched: TouchedState) -> TinyTarget:
+    def target(self, order: BecomeTarget, touched: TouchedState, filled: FidSet) -> TinyTarget:
         return TinyTarget(order)
 
 

@@ -60,6 +60,7 @@ from mirrorha.volume.stream import messages
 from mirrorha.volume.stream.messages import StreamMessage
 from mirrorha.volume.stream.pending import Stance, VolumeSettings
 from mirrorha.volume.stream.resync_interface import ResyncEffect, ResyncEvent, ResyncStatus
+from mirrorha.volume.tasks.fid_set import FidSet
 from mirrorha.volume.touched import INODE, TouchedState, TouchKey
 from mirrorha.volume.verify.messages import (
     AnyVerifyMessage,
@@ -549,7 +550,9 @@ class _Failing:
     def source(self, order: StartResync, touched: Sequence[TouchKey]) -> _FailingSide:
         return _FailingSide()
 
-    def target(self, order: BecomeTarget, touched: Sequence[TouchKey]) -> _FailingSide:
+    def target(
+        self, order: BecomeTarget, touched: Sequence[TouchKey], filled: FidSet
+    ) -> _FailingSide:
         return _FailingSide()
 
 

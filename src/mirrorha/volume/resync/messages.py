@@ -110,7 +110,8 @@ class Named(msgspec.Struct, frozen=True, array_like=True):
 class Hello(ResyncMessage, frozen=True, tag=32):
     """Source: it begins. `everything`: all is compared; else what either side has touched.
 
-    `seed` is that of the hashes of blocks. `confirmed` and `retired`: the source's checkpoints, see
+    `covers`: if the target resumes, all that the source's log holds is compared besides. `seed` is
+    that of the hashes of blocks. `confirmed` and `retired`: the source's checkpoints, see
     `TouchedState`.
     """
 
@@ -118,6 +119,7 @@ class Hello(ResyncMessage, frozen=True, tag=32):
     seed: int
     confirmed: tuple[int, int] = (0, 0)
     retired: tuple[int, int] = (0, 0)
+    covers: bool = False
 
 
 class Listing(ResyncMessage, frozen=True, tag=34):
@@ -191,12 +193,14 @@ class Touched(ResyncMessage, frozen=True, tag=48):
 
     `empty`: it holds no file at all, not even in limbo; so all that comes will be created.
     `doubt`: why the two logs do not tell where the copies may differ, so that all must be compared.
+    `resumes`: files that an earlier session of this epoch made equal are not compared as such.
     """
 
     keys: list[TouchKey]
     last: bool
     empty: bool
     doubt: str = ""
+    resumes: bool = False
 
 
 class Ask(ResyncMessage, frozen=True, tag=49):
@@ -223,11 +227,13 @@ class Hashes(ResyncMessage, frozen=True, tag=50):
 
 class Done(ResyncMessage, frozen=True, tag=51):
     """Target: so much of what was sent is done: entries of listings and `Compare`, of them whole
-    files, and bytes of content."""
+    files, and bytes of content. `skipped_bytes`: of files that were equal already, by an earlier
+    session."""
 
     entries: int
     files: int
     sent_bytes: int
+    skipped_bytes: int = 0
 
 
 class Reached(ResyncMessage, frozen=True, tag=52):
@@ -318,7 +324,7 @@ def check_from_target(message: object) -> None:
                 and all(len(digest) in {0, DIGEST_BYTES} for digest in digests)
             )
         case Done(entries=entries, files=files, sent_bytes=sent_bytes):
-            lawful = min(entries, files, sent_bytes) >= 0
+            lawful = min(entries, files, sent_bytes, message.skipped_bytes) >= 0
         case Reached(dropped=dropped, blocked=blocked):
             lawful = _are_fids(dropped, ASKED_MAX) and _are_fids(blocked, ASKED_MAX)
         case Settled() | StillHere() | GivenUp():

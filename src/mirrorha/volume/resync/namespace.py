@@ -74,6 +74,7 @@ class Job(NamedTuple):
     ranges: list[tuple[int, int]] | None  # None: all of its content
     content: bytes | None = None  # all of it, if it came along
     last: bool = True  # of this file's jobs
+    is_new: bool = False  # created, or called by another id, just now
 
     @property
     def needs_no_comparing(self) -> bool:
@@ -396,7 +397,12 @@ class _Part:
         """What has to be compared, now that the names are right."""
         contents = {named.fid: named.content for named in self._names}
         jobs = [
-            Job(attributes, None, contents[fid] if fid in self.created else None)
+            Job(
+                attributes,
+                None,
+                contents[fid] if fid in self.created else None,
+                is_new=fid in self.created,
+            )
             for fid, attributes in self.attributes.items()
             if attributes.kind is not Kind.DIRECTORY
             and (self._whole or fid in self.created)

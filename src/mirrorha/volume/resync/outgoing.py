@@ -85,6 +85,10 @@ class Counts:
         self._done_bytes += size_bytes
         self._gone_bytes += size_bytes
 
+    def skipped(self, size_bytes: int) -> None:
+        """So much was equal already, and neither compared nor sent."""
+        self._done_bytes += size_bytes
+
     def sent(self, size_bytes: int) -> None:
         self._sent_bytes += size_bytes
 

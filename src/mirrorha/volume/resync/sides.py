@@ -7,6 +7,7 @@ from typing import final
 from mirrorha.core.orders import BecomeTarget, StartResync
 from mirrorha.volume.resync.source import ResyncSource
 from mirrorha.volume.resync.target import ResyncTarget
+from mirrorha.volume.tasks.fid_set import FidSet
 from mirrorha.volume.touched import TouchedState
 
 
@@ -18,6 +19,6 @@ class ComparingResyncs:
         """The side that serves."""
         return ResyncSource(order, touched)
 
-    def target(self, order: BecomeTarget, touched: TouchedState) -> ResyncTarget:
+    def target(self, order: BecomeTarget, touched: TouchedState, filled: FidSet) -> ResyncTarget:
         """The side that becomes what the source is."""
-        return ResyncTarget(order, touched)
+        return ResyncTarget(order, touched, filled)

@@ -212,6 +212,7 @@ class ResyncSource:
             case Done():
                 self._outgoing.take_back(message)
                 self._counts.finished(message.files)
+                self._counts.skipped(message.skipped_bytes)
             case Hashes() if self._hashed < HASHES_WINDOW:
                 self._hashed += 1
                 self._session.tasks.spawn(self._answer_hashes(message))
@@ -277,7 +278,8 @@ class ResyncSource:
         mine, seed = self._touched, self._order.seed
         everything = self._order.everything or mine.damaged
         self._expected = Touched
-        yield self._session.message(Hello, everything, seed, mine.confirmed, mine.retired)
+        covers = not mine.damaged
+        yield self._session.message(Hello, everything, seed, mine.confirmed, mine.retired, covers)
         doubt = yield from self._take_touched(everything=everything)
         if mine.damaged:
             doubt = "the touched log of the node that serves was damaged"
@@ -302,6 +304,8 @@ class ResyncSource:
             if len(self._recorded) > _TOUCHED_MAX:
                 raise PeerProtocolError("the target's touched log never ends")
             if message.last:
+                if message.resumes:
+                    self._dirty.update(self._touched.keys)
                 return message.doubt
 
     def _record(self, keys: Iterable[TouchKey]) -> Steps[None]:

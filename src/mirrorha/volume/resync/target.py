@@ -117,9 +117,10 @@ class ResyncTarget:
     Args:
         order: Which session, in which epoch.
         touched: This node's touched log.
+        filled: Files that earlier sessions of this epoch have made equal. More are added.
     """
 
-    def __init__(self, order: BecomeTarget, touched: TouchedState) -> None:
+    def __init__(self, order: BecomeTarget, touched: TouchedState, filled: FidSet) -> None:
         self._session: Final = Session(
             epoch=order.epoch,
             number=order.session,
@@ -128,6 +129,8 @@ class ResyncTarget:
             finish_step=self._finish_step,
         )
         self._touched: Final = touched
+        self._filled: Final = filled
+        self._resumes = False
         self._tasks: Final = self._session.tasks
         self._inbox: Final[Box[Listing | Compare | Barrier | Settle]] = Box(self._tasks)
         self._answers: Final[Box[Answer]] = Box(self._tasks)
@@ -149,7 +152,7 @@ class ResyncTarget:
         self._has_changed = False
         self._owed_entries = 0
         self._owed_bytes = 0
-        self._paid = 0, 0, 0
+        self._paid = 0, 0, 0, 0
 
     @property
     def status(self) -> ResyncStatus:
@@ -253,19 +256,24 @@ class ResyncTarget:
         if self._owed_entries > ENTRIES_WINDOW or self._owed_bytes > BYTES_WINDOW:
             raise PeerProtocolError("the source sends more than it may without being answered")
 
-    def _pay(self, entries: int, files: int, content_bytes: int) -> None:
+    def _pay(self, entries: int, files: int, content_bytes: int, skipped_bytes: int = 0) -> None:
         self._owed_entries -= entries
         self._owed_bytes -= content_bytes
-        paid_entries, paid_files, paid_bytes = self._paid
-        self._paid = paid_entries + entries, paid_files + files, paid_bytes + content_bytes
+        paid_entries, paid_files, paid_bytes, paid_skipped = self._paid
+        self._paid = (
+            paid_entries + entries,
+            paid_files + files,
+            paid_bytes + content_bytes,
+            paid_skipped + skipped_bytes,
+        )
 
     def _finish_step(self) -> None:
-        entries, files, content_bytes = self._paid
+        entries, files, content_bytes, _ = self._paid
         # Little is told together with more that comes soon.
         is_much = max(entries, files) >= _PAID_ENTRIES or content_bytes >= _PAID_BYTES
         if is_much or (any(self._paid) and not self._tasks.is_calling):
             self._tasks.emit(self._session.message(Done, *self._paid))
-            self._paid = 0, 0, 0
+            self._paid = 0, 0, 0, 0
 
     # The one task that keeps the order.
 
@@ -294,9 +302,13 @@ class ResyncTarget:
         aside = yield from entries_of(LIMBO_FID)
         empty = not files and not aside
         keys = [] if hello.everything or doubt else self._touched.keys
+        # What is to be kept of this side must be seen by this session.
+        self._resumes = hello.covers and bool(self._filled) and not self._rescuing.is_on
         parts = [keys[at : at + KEYS_MAX] for at in range(0, len(keys), KEYS_MAX)] or [[]]
         for part in parts:
-            yield self._session.message(Touched, part, part is parts[-1], empty, doubt)
+            yield self._session.message(
+                Touched, part, part is parts[-1], empty, doubt, self._resumes
+            )
 
     def _ask(self, wanted: Sequence[int], seen: Sequence[int]) -> Steps[Asked]:
         self._is_asking = True
@@ -315,6 +327,10 @@ class ResyncTarget:
         entries, content_bytes = _cost(listing)
         small: list[Job] = []
         for job in jobs:
+            if self._is_filled(job):
+                # What was touched since is in the source's log, and compared by that.
+                self._pay(0, 1, 0, job.attributes.size_bytes)
+                continue
             if job.attributes.kind is not Kind.DIRECTORY:
                 self._whole.add(job.attributes.fid)
             if job.needs_no_comparing:
@@ -325,6 +341,14 @@ class ResyncTarget:
         job_bytes = min(_JOB_BYTES_MIN + content_bytes, JOBS_BYTES)
         yield Take(self._jobs, job_bytes)
         self._tasks.spawn(self._do_small(small, entries, content_bytes, job_bytes))
+
+    def _is_filled(self, job: Job) -> bool:
+        """Whether a file was made equal by an earlier session, whole."""
+        fid = job.attributes.fid
+        if job.is_new:
+            self._filled.discard(fid)
+        is_file = job.attributes.kind is Kind.FILE and job.ranges is None
+        return self._resumes and is_file and fid in self._filled
 
     def _spawn(self, job: Job) -> Steps[None]:
         job_bytes = min(_JOB_BYTES_MIN + _content_bytes(job), JOBS_BYTES)
@@ -363,6 +387,7 @@ class ResyncTarget:
             yield from self._restore([attributes])
             if job.ranges is None or not is_file:
                 yield from self._rescuing.now_equal([attributes.fid])
+                self._filled.add(attributes.fid)
         self._jobs.put(job_bytes)
         self._pay(1, int(is_file), 0)
 
@@ -374,6 +399,8 @@ class ResyncTarget:
         yield from self._change(writes)
         yield from self._restore([job.attributes for job in jobs])
         yield from self._rescuing.now_equal([job.attributes.fid for job in jobs])
+        for job in jobs:
+            self._filled.add(job.attributes.fid)
         yield from self._keep_syncing(content_bytes)
         self._jobs.put(job_bytes)
         files = sum(job.attributes.kind is Kind.FILE for job in jobs)

@@ -26,6 +26,7 @@ from mirrorha.volume.stream.resync_interface import (
     ResyncStatus,
 )
 from mirrorha.volume.stream.source import Source
+from mirrorha.volume.tasks.fid_set import FidSet
 from mirrorha.volume.touched import TouchedLog
 
 
@@ -79,6 +80,9 @@ class Joining:
         self.has_session = False  # looked at in every step: a call would cost
         self._peer_ready: Ready | None = None  # kept: it may come before our order does
         self._rate_bytes_per_s = 0
+        # What sessions of one epoch have made equal in this tree; nothing else has happened since.
+        self._filled = FidSet()
+        self._filled_epoch = 0
 
     @property
     def is_under_way(self) -> bool:
@@ -101,7 +105,13 @@ class Joining:
         self.drop()
         # Our tree is at no place of any stream until we are told that it equals the peer's.
         self._position.mark(f"target {order.epoch} {order.session}")
+        if order.epoch != self._filled_epoch:
+            self._filled, self._filled_epoch = FidSet(), order.epoch
         self._open(order)
+
+    def forget(self) -> None:
+        """This tree is about to be changed by other things than a session: it is filled no more."""
+        self._filled, self._filled_epoch = FidSet(), 0
 
     def set_rate(self, rate_bytes_per_s: int) -> None:
         """Go through at most so much a second as the source of a resync, now and later; 0: any."""
@@ -233,7 +243,7 @@ class Joining:
             session.side = session.source_side
             self._source.on_touched = session.source_side.touched
         else:
-            session.side = self._resyncs.target(order, self._touched.state())
+            session.side = self._resyncs.target(order, self._touched.state(), self._filled)
         self._perform(session, session.side.start(self._out.now_ms))
 
     def _advance_cut(self, session: _Session, side: ResyncSourceSide) -> None:

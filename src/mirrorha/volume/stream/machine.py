@@ -366,6 +366,8 @@ class Volume:
         self._epoch = order.epoch
         self._freeze = None
         self._check_disk()
+        if not isinstance(order, BecomeTarget):
+            self._joining.forget()
         match order:
             case ServeAlone() | ServeMirror():
                 self._joining.drop()

@@ -19,6 +19,7 @@ from typing import Protocol
 
 from mirrorha.core.orders import BecomeTarget, StartResync
 from mirrorha.volume.events import DiskCall, DiskDone, Received, Reported, Send, Tick
+from mirrorha.volume.tasks.fid_set import FidSet
 from mirrorha.volume.touched import TouchedState, TouchKey
 
 ResyncEvent = Received | DiskDone | Tick
@@ -82,4 +83,6 @@ class Resyncs(Protocol):
 
     def source(self, order: StartResync, touched: TouchedState) -> ResyncSourceSide: ...
 
-    def target(self, order: BecomeTarget, touched: TouchedState) -> ResyncSide: ...
+    def target(self, order: BecomeTarget, touched: TouchedState, filled: FidSet) -> ResyncSide:
+        """`filled` is for the side to remember what it has done, should it be interrupted."""
+        ...

@@ -18,6 +18,9 @@ class FidSet:
     def __contains__(self, fid: int) -> bool:
         return bool(self._bits.get(fid >> _SHIFT, 0) >> (fid & _MASK) & 1)
 
+    def __bool__(self) -> bool:
+        return any(self._bits.values())
+
     def add(self, fid: int) -> None:
         self._bits[fid >> _SHIFT] = self._bits.get(fid >> _SHIFT, 0) | 1 << (fid & _MASK)
 
