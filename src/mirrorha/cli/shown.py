@@ -133,6 +133,12 @@ def _volume_text(volume: dict[str, Any]) -> str:
 def rescue_text(rescue: dict[str, Any]) -> str:
     """What a node has kept of its side of a split, and what to do now."""
     node = rescue["node"]
+    if not rescue["files"]:
+        return (
+            f"what a rescue that did not end had kept is on {node} in "
+            f".mirrorha-rescue/{rescue['directory']} of volume {rescue['volume']}, if there was "
+            f"anything yet: look at it, then `mirrorha acknowledge` on {node}"
+        )
     return (
         f"{rescue['files']} files ({bytes_text(rescue['bytes'])}) that {node} alone had before a "
         f"split ended are on {node} in {rescue['directory']} of volume {rescue['volume']}: look at "

@@ -44,7 +44,22 @@ def begin(turn: Turn) -> None:
             f"{s.me} has, or may have, acknowledged what {s.other} lacks: what differs here is "
             "kept in the rescue directory of each volume before it is overwritten",
         )
+        if s.meta.rescue:
+            _tell_unended(turn)
     turn.change(rescue=owed)
+
+
+def _tell_unended(turn: Turn) -> None:
+    """This node was forced in the middle of a rescue. Another one begins: nobody ends that one.
+
+    What it had moved aside is kept by this one; what it had kept, no volume reports any more.
+    """
+    s = turn.s
+    directory = f"*-{s.meta.rescue}"
+    notes = [RescueNote(volume, directory, 0, 0) for volume in s.settings.volumes]
+    turn.change(rescued=(*s.meta.rescued, *notes)[-RESCUED_MAX:])
+    for note in notes:
+        turn.note("rescued", text_of(note, s.me), alarm=True)
 
 
 def on_rescued(turn: Turn, volume: str, report: Rescued) -> None:
@@ -73,6 +88,12 @@ def on_peer(turn: Turn, peer: PeerState) -> None:
 
 def text_of(note: RescueNote, node: str) -> str:
     """For people: what was kept, where, and what to do now."""
+    if not note.files:
+        return (
+            f"what a rescue that did not end had kept of what {node} alone had is on {node} in "
+            f".mirrorha-rescue/{note.directory} of volume {note.volume}, if there was anything; "
+            f"look at it, then 'mirrorha acknowledge' on {node} ends this alarm"
+        )
     return (
         f"after a split, {note.files} files ({note.content_bytes} bytes) that {node} alone had "
         f"are kept on {node} in {note.directory} of volume {note.volume}; look at them, then "

@@ -123,9 +123,26 @@ def a_rescue_goes_on(disk: Disk) -> None:
     same(_sum(disk), (1, 6), "of another rescue")
 
 
+def what_another_rescue_left_aside_is_kept(disk: Disk) -> None:
+    _fill(disk)
+    make_all(disk, mkdir(20, "e"), create(21, "inner", fid_of(20)))
+    _begin(disk)
+    disk.perform(SetAside(fid_of(1), "5"))
+    disk.perform(SetAside(ROOT_FID, "e"))
+    _begin(disk, "another")
+    make_all(disk, create(22, "new"))
+    disk.perform(SetAside(ROOT_FID, "new"))
+    _keep(disk, KeepFiles, [fid_of(5)])
+    same(_sum(disk), (1, 5), "content that is about to change")
+    disk.perform(SetAside(fid_of(20), "inner"))
+    _keep(disk, KeepNames, [entry.name for entry in entries_of(disk, LIMBO_FID)])
+    same(_sum(disk), (2, 5), "what is removed, once, and nothing new")
+
+
 RESCUE_CASES: Final = (
     files_are_kept_once,
     a_file_is_known_whatever_it_is_called,
     what_is_removed_is_moved,
     a_rescue_goes_on,
+    what_another_rescue_left_aside_is_kept,
 )

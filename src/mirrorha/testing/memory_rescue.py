@@ -20,6 +20,7 @@ from mirrorha.volume.disk import (
     RescueSum,
     SumRescue,
 )
+from mirrorha.volume.names import LIMBO_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +38,7 @@ class Kept:
     """The rescue of one generation.
 
     Attributes:
-        was: every file of the tree when the rescue began, with its first path.
+        was: every file of the tree and of limbo when the rescue began, with its first path.
         content: what was kept, by path.
     """
 
@@ -81,7 +82,7 @@ class MemoryRescue:
         self._generation = request.generation
         kept = self.rescues.get(request.generation)
         if kept is None or not (kept.is_complete or request.again):
-            kept = self.rescues[request.generation] = Kept(_paths(self._names.root))
+            kept = self.rescues[request.generation] = Kept(_paths(self._names))
             return max(1, len(kept.was))
         kept.is_complete = True
         return 0
@@ -152,9 +153,10 @@ class MemoryRescue:
         )
 
 
-def _paths(root: Inode) -> dict[Inode, str]:
+def _paths(names: MemoryNames) -> dict[Inode, str]:
     found: dict[Inode, str] = {}
-    todo = [("", root)]
+    # What an earlier rescue was interrupted with is owed as well.
+    todo = [(LIMBO_NAME, names.limbo), ("", names.root)]
     while todo:
         above, directory = todo.pop()
         for name, inode in directory.children.items():

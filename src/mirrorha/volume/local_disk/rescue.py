@@ -39,7 +39,7 @@ from mirrorha.volume.local_disk.handles import (
 from mirrorha.volume.local_disk.limbo import keeping_times
 from mirrorha.volume.local_disk.rescue_room import FILES, Line, RescueRoom, Was, time_text
 from mirrorha.volume.local_disk.syscalls import identify
-from mirrorha.volume.names import bytes_of
+from mirrorha.volume.names import LIMBO_NAME, bytes_of
 from mirrorha.volume.ops import is_local
 
 if TYPE_CHECKING:
@@ -54,6 +54,8 @@ _SLICE_S: Final = 0.5
 _SLICE_BYTES: Final = 32 << 20
 _CHUNK_BYTES: Final = 1 << 20
 _KEEPING: Final = frozenset({"changed", "deleted"})
+# How paths of what is in limbo begin.
+_ASIDE: Final = f"{LIMBO_NAME}/"
 
 
 @final
@@ -503,9 +505,10 @@ class Rescue:
         before = {
             (parent, path.rpartition("/")[2])
             for parent, path in zip(was.parents, was.names, strict=True)
+            if not path.startswith(_ASIDE)
         }
         names = [name for name in node.names if _is_shown(self._tree, name)]
-        if not names or before == {(name.parent.inode, name.name) for name in names}:
+        if not names or not before or before == {(name.parent.inode, name.name) for name in names}:
             return None
         now = [_path(self._tree, name) for name in names]
         return Line("renamed", was.names[0], time_text(), names=now, was=was, inode=was.inode)
@@ -540,21 +543,29 @@ def _replaced(path: str, size_bytes: int, text: str) -> Line:
 
 def _is_shown(tree: Tree, name: Name) -> bool:
     """Whether a name is in the tree, not in limbo."""
+    return _top(name) is tree.root
+
+
+def _top(name: Name) -> Node:
     node = name.parent
     while node.names:
         node = node.names[0].parent
-    return node is tree.root
+    return node
 
 
 def _path(tree: Tree, name: Name) -> str:
     above = tree.path(name.parent)
-    return f"{above}/{name.name}" if above else name.name
+    path = f"{above}/{name.name}" if above else name.name
+    return path if _is_shown(tree, name) else _ASIDE + path
 
 
 def _names_of_all(tree: Tree) -> dict[Node, list[Name]]:
-    """Everything in the tree that is mirrored, but for the root, with its names there."""
+    """Everything that is mirrored, but for the root, with its names.
+
+    That of limbo as well, after the others: what an earlier rescue was interrupted with is owed.
+    """
     found: dict[Node, list[Name]] = {}
-    todo: list[Node] = [tree.root]
+    todo: list[Node] = [tree.limbo, tree.root]
     while todo:
         directory = todo.pop()
         for text, node in directory.children.items():
