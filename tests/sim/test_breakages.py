@@ -59,6 +59,7 @@ DIRECTED_IN: Final = (
     "test_pairwise.py",
     "test_forcing.py",
     "test_forcing_pair.py",
+    "test_forcing_again.py",
 )
 DIRECTED: Final = tuple(HERE / name for name in DIRECTED_IN)
 

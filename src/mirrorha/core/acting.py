@@ -68,6 +68,7 @@ def _serve_alone(turn: Turn, record: Register, *, why: str, proven: bool) -> Non
     s.epoch = record.epoch
     s.paired = 0
     s.adopted = False
+    s.accepted = False  # a person gave up what was here then, not what is acknowledged from now on
     s.unresolved.clear()
     s.decision = None
     s.frozen = False

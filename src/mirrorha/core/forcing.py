@@ -5,7 +5,9 @@ begins says for ever that it was forced. If the arbiter does not answer, and the
 the node serves by an epoch that no CAS makes. That is *unconfirmed*: the node wins a CAS as soon as
 the arbiter answers, and brings nobody up to date before. What the peer won meanwhile was not known
 to the operator: over that nothing is decided before the two meet, and then whoever of them serves
-by a record of the arbiter goes on.
+by a record of the arbiter goes on. Who does not serve any more, and finds at its start that it was
+forced, has nothing to say about such a record: its disk may be an old image, of a force that was
+made good or given up long ago.
 """
 
 from __future__ import annotations
@@ -68,7 +70,8 @@ def _act(turn: Turn, decision: Decision, found: Register | Gone) -> None:
     if not _is_answer(s, found):
         on_silence(turn)
         return
-    if s.meta.unconfirmed is not None and not _may_confirm(turn, found):
+    by_rule = s.meta.unconfirmed is not None and not decision.chosen  # by no new word of anybody
+    if by_rule and not _may_confirm(turn, found):
         if s.is_alone:
             s.decision = None  # it serves on as it did
         else:
@@ -77,11 +80,12 @@ def _act(turn: Turn, decision: Decision, found: Register | Gone) -> None:
     if found == decision.record and isinstance(found, Register) and not s.unresolved:
         acting.go_alone(turn, found, why=decision.why, proven=False)
         return
-    if s.meta.unconfirmed is None:
+    if not by_rule:
         turn.change(forcing=_mark(s))
     if not s.settings.arbiter:
         _rise_above_promise(turn)
-        turn.change(outdated=False, stood_down=False)  # there what is tried has landed
+        # There what is tried has landed. Whether it is a split is asked anew when the two meet.
+        turn.change(outdated=False, stood_down=False, disputed=False)
     alone.attempt(turn, None if isinstance(found, Gone) else found)
 
 
@@ -186,7 +190,7 @@ def pursue(turn: Turn) -> None:
             turn.ask()  # an operator forced one of the two: the register tells which goes on
         return
     if overriding.is_served_by_peer(s):
-        _yield(turn)
+        _yield(turn, f"{s.other} serves by the arbiter's word")
     elif s.peer is not None and s.peer.forced and s.peer.standing is Standing.SOURCE:
         _tell_apart(turn, f"{s.other} serves by an operator's word as well: the arbiter decides")
     turn.ask()
@@ -217,11 +221,16 @@ def _confirm_anew(turn: Turn, found: Register | Gone) -> bool:
     if not _is_usable(s):
         return False
     if overriding.is_served_by_peer(s):
-        _yield(turn)
+        _yield(turn, f"{s.other} serves by the arbiter's word")
         return False
-    if not _is_answer(s, found) or not _may_confirm(turn, found):
-        s.why = f"the arbiter names {s.other}, which has it since; waiting to meet {s.other}"
+    if not _is_answer(s, found):
         return True
+    if not _may_confirm(turn, found):
+        if s.register_problem:
+            s.why = f"{s.register_problem}; waiting to meet {s.other}"
+            return True
+        _yield(turn, f"the arbiter names {s.other}, which has it since")
+        return False
     alone.begin(turn, CONFIRMS)
     if s.decision is not None:
         s.decision.forced = frozenset()
@@ -229,14 +238,22 @@ def _confirm_anew(turn: Turn, found: Register | Gone) -> bool:
 
 
 def _may_confirm(turn: Turn, found: Register | Gone) -> bool:
-    """Not over what the peer may have won since the force, unless it is there and gives way."""
-    s = turn.s
-    met = bool(s.link) and s.peer is not None and not overriding.is_served_by_peer(s)
+    """Not over what the peer may have won since the force, unless it gives way to who serves."""
+    s, peer = turn.s, turn.s.peer
+    met = bool(s.link) and peer is not None and not overriding.is_served_by_peer(s)
     if isinstance(found, Gone) or found.epoch < s.meta.seen_epoch:
         # A lost register, as in `remaking`: until the peer has seen the loss it may have won one.
-        return met and s.peer is not None and (s.peer.lost or s.peer.fresh)
-    known = found.epoch == s.meta.seen_epoch or found.nonce_of(s.me) in s.meta.nonces()
-    return known or met
+        return met and peer is not None and (peer.lost or peer.fresh)
+    if found.epoch == s.meta.seen_epoch or found.nonce_of(s.me) in s.meta.nonces():
+        return True
+    return met and s.is_alone and _gives_way(s, found)
+
+
+def _gives_way(s: State, found: Register) -> bool:
+    """The peer knows of what was read, and neither serves by it nor tries to."""
+    peer = s.peer
+    knows = peer is not None and peer.top_epoch >= found.epoch
+    return knows and peer is not None and not peer.deciding and not peer.unresolved
 
 
 def _tell_apart(turn: Turn, text: str) -> None:
@@ -245,10 +262,9 @@ def _tell_apart(turn: Turn, text: str) -> None:
         turn.note("forced-apart", text, alarm=True)
 
 
-def _yield(turn: Turn) -> None:
-    """Both serve, the peer by a record of the arbiter. What this one acknowledged stays here."""
-    s = turn.s
-    text = f"{s.other} serves by the arbiter's word: what was forced here without it does not stand"
+def _yield(turn: Turn, why: str) -> None:
+    """The peer has a record of the arbiter since. What this one acknowledged stays here."""
+    text = f"{why}: what was forced here without it does not stand"
     turn.change(unconfirmed=None)
     turn.note("forced-yields", text, alarm=True)
     acting.step_down(turn, f"{text}. Nothing was overwritten")
@@ -304,6 +320,11 @@ def _why_not_secondary(s: State) -> str:
             peer is not None and peer.outdated and not peer.forced,
             f"{s.other} gave up its standing as well: nobody would be left. "
             f"'mirrorha force-primary' on {s.other} first",
+        ),
+        (
+            peer is not None and peer.inconsistent,
+            f"{s.other} is not brought up to date yet: its files are half of one state and half of "
+            "another, and nobody would be left",
         ),
     ]
     return next((text for is_so, text in refusals if is_so), "")

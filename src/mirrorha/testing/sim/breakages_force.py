@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Final
 
-from mirrorha.core import epochs, forcing, overriding, pairwise
-from mirrorha.core.events import Command
+import msgspec
+
+from mirrorha.core import acting, epochs, forcing, overriding, pairwise
+from mirrorha.core.events import Command, Gone
+from mirrorha.core.messages import Standing
+from mirrorha.core.register import Register
 from mirrorha.core.state import State
 from mirrorha.core.turn import Turn
-from mirrorha.core.words import Allow
+from mirrorha.core.words import Allow, Mode
 from mirrorha.testing.sim.breakage import Breakage, Fn, answer
 
 
@@ -34,6 +38,46 @@ def _in_memory_only(real: Fn) -> Fn:
         turn.change(outdated=False, stood_down=False)
 
     return be_secondary
+
+
+def _whoever_asks(real: Fn) -> Fn:
+    """As if the node had served ever since."""
+
+    def may_confirm(turn: Turn, found: Register | Gone) -> bool:
+        s, standing, mode = turn.s, turn.s.standing, turn.s.mode
+        s.standing, s.mode = Standing.SOURCE, Mode.LOG
+        try:
+            confirms: bool = real(turn, found)
+        finally:
+            s.standing, s.mode = standing, mode
+        return confirms
+
+    return may_confirm
+
+
+def _acceptance_lasts(real: Fn) -> Fn:
+    def serve_alone(turn: Turn, record: Register, *, why: str, proven: bool) -> None:
+        accepted = turn.s.accepted
+        real(turn, record, why=why, proven=proven)
+        turn.s.accepted = accepted
+
+    return serve_alone
+
+
+def _as_if_whole(real: Fn) -> Fn:
+    """As if the peer had told that its copy is whole."""
+
+    def why_not_secondary(s: State) -> str:
+        peer = s.peer
+        if peer is not None:
+            s.peer = msgspec.structs.replace(peer, inconsistent=False)
+        try:
+            found: str = real(s)
+        finally:
+            s.peer = peer
+        return found
+
+    return why_not_secondary
 
 
 OF_FORCE: Final[Mapping[str, Breakage]] = {
@@ -72,6 +116,20 @@ OF_FORCE: Final[Mapping[str, Breakage]] = {
         answer(value=True),
         directed="both_serve_apart",
     ),
+    "old-force-counts": Breakage(
+        "5.5 a node that waits takes what the peer won since it was forced, perhaps long ago",
+        forcing,
+        "_may_confirm",
+        _whoever_asks,
+        directed="restored_after_the_peer_went_on",
+    ),
+    "silence-is-giving-way": Breakage(
+        "5.5 a forced node takes what the peer won since, though the peer has not spoken of it",
+        forcing,
+        "_gives_way",
+        answer(value=True),
+        directed="peer_serves_and_was_not_heard",
+    ),
     "peer-does-not-wait": Breakage(
         "5.5 a peer that starts takes the register from under a forced node that it sees",
         forcing,
@@ -85,6 +143,20 @@ OF_FORCE: Final[Mapping[str, Breakage]] = {
         "obstacle",
         _whatever_is_allowed,
         directed="half_filled_and_forced",
+    ),
+    "acceptance-lasts": Breakage(
+        "5.5 what a node acknowledges after it was given up is given up as well",
+        acting,
+        "_serve_alone",
+        _acceptance_lasts,
+        directed="given_up_and_forced",
+    ),
+    "half-filled-is-left": Breakage(
+        "5.5 the only copy that is whole is given up while the peer is filled from it",
+        forcing,
+        "_why_not_secondary",
+        _as_if_whole,
+        directed="given_up_while_the_peer_is_filled",
     ),
     "given-up-in-memory": Breakage(
         "5.5 a standing that was given up is back after a restart",

@@ -29,11 +29,12 @@ if TYPE_CHECKING:
 class Line:
     """A node that acknowledges apart from the register, for an operator forced one of the two.
 
-    `record`: by which it acknowledges.
+    `record`: by which it acknowledges. `life`: of the node, in which it began to.
     """
 
     oracle: Oracle
     record: Register
+    life: int = 0
 
 
 @final
@@ -51,6 +52,8 @@ class Forces:
         self.lost: list[Acked] = []
         self._allowed: dict[str, frozenset[Allow]] = {}
         self._epochs: set[int] = set()
+        # What was tried to make a force good, and whether by a node that has served ever since.
+        self._tried: dict[Register, bool] = {}
         self._asked = False
         self._told: set[str] = set()  # generations that one had and the other lacked
 
@@ -107,10 +110,14 @@ class Forces:
         if after.unconfirmed is not None and after.unconfirmed != before.unconfirmed:
             self._check_epoch(after.unconfirmed)
             self.world.count("forced without the arbiter")
-            line = Line(self.pair.oracle_of(node.name).clone(), after.unconfirmed)
+            line = Line(self.pair.oracle_of(node.name).clone(), after.unconfirmed, node.life)
             self.settle(line.oracle, node)
             self.lines[node.name] = line
         line_now = self.lines.get(node.name)
+        if after.unconfirmed is not None:
+            serves = line_now is not None and line_now.life == node.life
+            tried = set(after.intended) - set(before.intended)
+            self._tried.update(dict.fromkeys(tried, serves or bool(after.forcing)))
         if line_now is None or after.unconfirmed == line_now.record:
             return
         if after.seen_epoch > line_now.record.epoch or before.unconfirmed is not None:
@@ -148,16 +155,27 @@ class Forces:
         meta = node.durable.meta
         if not now.is_alone(node.name):
             return
+        self._check_made_good(node, before, now)
         if line is not None and meta.unconfirmed == line.record:
             self.world.count("forced line made good")
             self._part(before, self.pair.peer(node), self.pair.oracle)
             self._lose(self.pair.peer(node).name, self.pair.oracle, line.oracle)
             self.pair.oracle = line.oracle
             del self.lines[node.name]
-        elif meta.forcing:
+        elif meta.forcing or now in self._tried:
             self.world.count("forced by a cas")
             self._part(before, self.pair.peer(node), self.pair.oracle)
             self.settle(self.pair.oracle, node)
+
+    def _check_made_good(self, node: SimNode, before: Register | None, now: Register) -> None:
+        """What the operator could not know of is not taken by a disk, but by who serves."""
+        serves, meta = self._tried.get(now, True), node.durable.meta
+        unknown = before is not None and before.epoch > meta.seen_epoch
+        if not serves and unknown and before is not None and node.name not in before.in_sync:
+            raise Violation(
+                f"5.5 {node.name} was forced once, waits, and takes epoch {before.epoch}, which "
+                f"{before.primary} has won since"
+            )
 
     def _part(self, before: Register | None, peer: SimNode, oracle: Oracle) -> None:
         """Until it learns of this record, the peer may acknowledge by the one before."""
