@@ -178,3 +178,43 @@ def test_a_force_settles_a_dispute_until_the_two_meet() -> None:
     accept(play, play.paris)
     play.until_mirrored()
     assert play.role(play.lyon) == "PRIM"
+
+
+def restored_after_it_gave_way() -> tuple[Play, int]:
+    """lyon was forced over a record that it knew, and gave way to the peer, which serves by it."""
+    play = Play()
+    play.lyon.crash(power=False)
+    play.until(lambda: alone(play, play.paris))
+    play.cut()
+    play.start(play.lyon)
+    play.run(2_000)
+    play.arbiter_open(play.lyon, is_open=False)
+    play.force(play.lyon, PRIMARY, Allow.WITHOUT_ARBITER)
+    play.until(lambda: alone(play, play.lyon) and play.lyon.running)
+    play.lyon.take_image()
+    play.heal()
+    play.until(lambda: play.role(play.lyon) == "WAIT")
+    play.run(1_000)
+    value = play.write(play.paris)
+    play.run(100)
+    assert play.is_acked(value)
+    play.lyon.crash(power=False)
+    play.cut()
+    play.lyon.restore_image()
+    play.arbiter_open(play.lyon, is_open=True)
+    play.start(play.lyon)
+    play.run(4_000)
+    return play, value
+
+
+def test_what_gave_way_once_is_void_for_every_image() -> None:
+    with broken("stays-below-a-force"), pytest.raises(Violation, match="I1"):
+        restored_after_it_gave_way()
+    play, value = restored_after_it_gave_way()
+    assert play.register.is_alone("paris")
+    assert [play.role(node) for node in (play.lyon, play.paris)] == ["WAIT", "ALONE"]
+    play.heal()
+    play.until(lambda: bool(play.world.counts["rule split"]))
+    accept(play, play.lyon)
+    play.until_mirrored()
+    assert value in play.lyon.durable.platters["a"].cache

@@ -188,6 +188,8 @@ def pursue(turn: Turn) -> None:
         s.apart_told = ""
         if overriding.is_served_by_peer(s) and s.settings.arbiter:
             turn.ask()  # an operator forced one of the two: the register tells which goes on
+        elif s.link and s.peer is not None and s.peer.forced and s.peer.top_epoch > s.epoch:
+            _rise_above(turn)
         return
     if overriding.is_served_by_peer(s):
         _yield(turn, f"{s.other} serves by the arbiter's word")
@@ -213,6 +215,22 @@ def _confirm(turn: Turn, found: Register | Gone) -> None:
     elif not s.link:
         text = f"the arbiter names {s.other} since; nothing is decided before the two meet"
         _tell_apart(turn, text)
+
+
+def _rise_above(turn: Turn) -> None:
+    """The peer was forced, and gives way to this node: for good, so that no image of it is right.
+
+    It may have known the record by which this node serves. With one that it cannot have known, what
+    was forced is void wherever it is found. The volumes go on meanwhile, as in `_confirm`.
+    """
+    s = turn.s
+    if s.cas_asked or s.unresolved:
+        return
+    s.mine.clear()  # what was won before does not count: only a new record will do
+    why = f"rising above the epoch by which an operator forced {s.other}"
+    s.decision = Decision(kind=Kind.ALONE, stage=Stage.ASK, why=why, since_ms=turn.now_ms)
+    turn.note("going-alone", why)
+    turn.ask_now()
 
 
 def _confirm_anew(turn: Turn, found: Register | Gone) -> bool:

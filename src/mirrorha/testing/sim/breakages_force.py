@@ -123,6 +123,13 @@ OF_FORCE: Final[Mapping[str, Breakage]] = {
         _whoever_asks,
         directed="restored_after_the_peer_went_on",
     ),
+    "stays-below-a-force": Breakage(
+        "5.5 a record that a forced node knew stays in force after that node gave way to it",
+        forcing,
+        "_rise_above",
+        answer(value=None),
+        directed="restored_after_it_gave_way",
+    ),
     "silence-is-giving-way": Breakage(
         "5.5 a forced node takes what the peer won since, though the peer has not spoken of it",
         forcing,

@@ -162,7 +162,7 @@ class Forces:
             self._lose(self.pair.peer(node).name, self.pair.oracle, line.oracle)
             self.pair.oracle = line.oracle
             del self.lines[node.name]
-        elif meta.forcing or now in self._tried:
+        elif meta.forcing or self._tried.get(now):
             self.world.count("forced by a cas")
             self._part(before, self.pair.peer(node), self.pair.oracle)
             self.settle(self.pair.oracle, node)
