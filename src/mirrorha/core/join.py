@@ -58,7 +58,10 @@ def begin(turn: Turn) -> None:
     )
     s.decision.missing = set(s.settings.volumes)
     s.progress.clear()
-    turn.note(verdict.rule.value, s.decision.why)
+    is_split = verdict.rule is lineage.Rule.RESCUED
+    text = f"{s.decision.why}; what {s.other} alone acknowledged is kept there" if is_split else ""
+    # Once, where the two copies of the register have told it already.
+    turn.note(verdict.rule.value, text or s.decision.why, alarm=is_split and not s.meta.split)
     turn.send(
         BeTarget(cluster_id=s.meta.cluster_id or "", epoch=s.epoch, session=s.decision.session)
     )
@@ -69,11 +72,14 @@ def judge(s: State, peer: PeerState) -> lineage.Verdict:
         source=s.meta.lineage,
         base=s.meta.base,
         target=peer.lineage,
-        # One into which a resync had begun was given up then; what is its own it keeps apart.
-        target_accepted=peer.fresh or peer.accepted or peer.inconsistent,
+        target_accepted=peer.fresh or peer.accepted or (peer.inconsistent and not peer.lineage),
     )
+    apart = verdict.rule in (lineage.Rule.SPLIT, lineage.Rule.SOURCE_IS_BEHIND)
     by_policy = s.settings.split_policy != "refuse" and peer.outdated
-    if verdict.rule is lineage.Rule.SPLIT and by_policy:
+    given_up = verdict.rule is lineage.Rule.SPLIT and by_policy
+    # One into which a resync had begun was given up then; what is its own it keeps apart. That this
+    # source lacks something of it was perhaps told to nobody then: another one filled it.
+    if given_up or (apart and peer.inconsistent):
         return lineage.Verdict(lineage.Work.EVERYTHING, lineage.Rule.RESCUED)
     return verdict
 

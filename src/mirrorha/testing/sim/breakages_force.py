@@ -7,9 +7,9 @@ from typing import Final
 
 import msgspec
 
-from mirrorha.core import acting, epochs, forcing, overriding, pairwise
+from mirrorha.core import acting, epochs, forcing, join, lineage, overriding, pairwise
 from mirrorha.core.events import Command, Gone
-from mirrorha.core.messages import Standing
+from mirrorha.core.messages import PeerState, Standing
 from mirrorha.core.register import Register
 from mirrorha.core.state import State
 from mirrorha.core.turn import Turn
@@ -62,6 +62,18 @@ def _acceptance_lasts(real: Fn) -> Fn:
         turn.s.accepted = accepted
 
     return serve_alone
+
+
+def _newcomer(real: Fn) -> Fn:
+    """Who was being filled is filled, by whomever."""
+
+    def judge(s: State, peer: PeerState) -> lineage.Verdict:
+        if peer.inconsistent:
+            peer = msgspec.structs.replace(peer, accepted=True)
+        verdict: lineage.Verdict = real(s, peer)
+        return verdict
+
+    return judge
 
 
 def _as_if_whole(real: Fn) -> Fn:
@@ -157,6 +169,13 @@ OF_FORCE: Final[Mapping[str, Breakage]] = {
         "_serve_alone",
         _acceptance_lasts,
         directed="given_up_and_forced",
+    ),
+    "half-filled-untold": Breakage(
+        "I8 what a half filled node acknowledged, and another source lacks, is overwritten untold",
+        join,
+        "judge",
+        _newcomer,
+        wide=True,
     ),
     "half-filled-is-left": Breakage(
         "5.5 the only copy that is whole is given up while the peer is filled from it",
