@@ -7,12 +7,16 @@ import shutil
 import sqlite3
 from typing import TYPE_CHECKING
 
+import pytest
+
 from mirrorha.core.words import Role
 from mirrorha.volume.local_disk.missing import MissingNote
+from mirrorha.volume.local_disk.stamp import decode
 from mirrorha.volume.ops import ROOT_FID
 from mirrorha.volume.touched import NAMES, tail
 from tests.cluster.rig import TestNode, open_pair, start_pair, wait_mirrored, wait_until
 from tests.cluster.test_mounted import READ, mounts_below, needed, python
+from tests.volume.offline_node import hide_the_write
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -164,3 +168,30 @@ async def test_a_worker_notices_edits_too_and_asks_when_most_is_gone(tmp_path: P
         note.accept(asked)
         assert await wait_mirrored(pair) == (first, second)
     assert first.files() == second.files() == EDITED
+
+
+@pytest.mark.parametrize("mount", [False, True], ids=["unmounted", "mounted"])
+async def test_what_is_edited_as_soon_as_stop_has_returned_travels(
+    tmp_path: Path, mount: bool
+) -> None:
+    """However late the volumes are closed: nothing that anybody changes then is the node's own."""
+    if mount:
+        needed()
+    async with open_pair(tmp_path, mount=mount) as pair:
+        first, second = await filled(pair)
+        await second.cluster.stop()
+        await first.cluster.wait_role(Role.ALONE)
+        # In the touched log, and so taken for the node's own if the time may be the node's.
+        await first.write("changed", b"at the very last moment")
+        await first.cluster.stop()
+        hide_the_write(data(first) / "changed")
+        assert is_plain(first)
+        left = decode((volume_state(first) / "stamp").read_bytes())
+        assert left is not None
+        assert left.is_final
+        assert (data(first) / "changed").stat().st_ctime_ns > left.until_ns
+        await first.cluster.start()
+        await second.cluster.start()
+        await wait_mirrored(pair)
+    assert first.files()["changed"].startswith(b"CONT")
+    assert second.files() == first.files()

@@ -263,9 +263,20 @@ class Cluster:
     async def stop(self) -> str:
         """Stop this node in good order: the service, then the stream, then a goodbye.
 
-        An up-to-date peer takes over at once. `run` goes on, so that `start` can be called.
+        An up-to-date peer takes over at once. `run` goes on, so that `start` can be called. Once
+        this returns the directories are ordinary ones: what anybody changes in them is noticed.
+
+        Raises:
+            CommandRefusedError: also if the node has stopped, and a volume is still in use by it.
         """
-        return await self._command(Verb.STOP, self._phases_s + SLACK_S)
+        volumes = self._running().volumes
+        text = await self._command(Verb.STOP, self._phases_s + SLACK_S)
+        if not await volumes.wait_closed():
+            raise CommandRefusedError(
+                f"{text}, but its volumes are not closed: change nothing in their directories "
+                "before this program has ended"
+            )
+        return text
 
     async def restart(self) -> str:
         """Restart the service in place, and return when it is started again."""

@@ -66,6 +66,8 @@ ANEW_S: Final = 0.2
 ANEW_S_MAX: Final = 10.0
 #: One that lived so long is no part of such a row.
 LIVED_S: Final = 120.0
+#: What a stop waits for their being closed: a worker that does not end is killed sooner.
+CLOSED_S: Final = 30.0
 CLOSED: Final = "the volumes are closed"
 #: What it is about to write could still come, over whatever is written from then on.
 HUNG: Final = "a request to the disk of a volume hangs: end this program and start it again"
@@ -129,6 +131,7 @@ class Volumes:
         self._is_anew = False
         self._scope: Final = trio.CancelScope(shield=True)
         self._wanted = True
+        self._is_at_rest = False  # everything that was open has been closed
         self._life = 0  # rises with each stop
         self._changed: Final = trio.lowlevel.ParkingLot()
         self._marking: Final = trio.Lock()
@@ -203,6 +206,21 @@ class Volumes:
             return not self.is_stuck
         return False
 
+    async def wait_closed(self) -> bool:
+        """Whether nothing of ours uses the directories since `close_for_now`, waiting a while.
+
+        What somebody changes in them from then on is noticed by the next opening.
+        """
+        with trio.move_on_after(CLOSED_S):
+            while not self._is_at_rest and not self._wanted:
+                await self._changed.park()
+            if self._wanted:
+                return True  # they are to be open again: by whoever asked for that meanwhile
+            # A thread that was left behind may still be closing one.
+            async with self._limiter:
+                return not self.is_stuck
+        return False
+
     async def settle(self) -> None:
         """Return once every driver has carried out the orders that it was given; bounded."""
         with trio.move_on_after(SETTLE_S):
@@ -226,11 +244,20 @@ class Volumes:
         Raises:
             InvariantViolation: a volume's machine found a bug; it has been closed.
         """
-        with self._scope:
-            while True:
-                while not self._wanted:
-                    await self._changed.park()
-                await self._run_open(self._life)
+        try:
+            with self._scope:
+                while True:
+                    while not self._wanted:
+                        self._come_to_rest()
+                        await self._changed.park()
+                    self._is_at_rest = False
+                    await self._run_open(self._life)
+        finally:
+            self._come_to_rest()
+
+    def _come_to_rest(self) -> None:
+        self._is_at_rest = True
+        self._changed.unpark_all()
 
     async def _run_open(self, life: int) -> None:
         async with trio.open_nursery() as nursery:
