@@ -139,6 +139,7 @@ class TouchedLog:
         self.confirmed = state.confirmed
         self.retired = state.retired
         self.damaged = state.damaged
+        self._pinned: set[TouchKey] = set()
 
     def __len__(self) -> int:
         return len(self._stamps)
@@ -186,9 +187,23 @@ class TouchedLog:
         """Take up entries that somebody else has made durable."""
         self._stamps.update(dict.fromkeys(keys, stamp))
 
+    def pin(self, keys: Iterable[TouchKey]) -> None:
+        """Take up entries of what differs though both nodes have applied every op.
+
+        No checkpoint covers that: they stay until `unpin`.
+        """
+        for key in keys:
+            self._stamps.setdefault(key, 0)
+            self._pinned.add(key)
+
+    def unpin(self) -> None:
+        """A resync has made both copies the same."""
+        self._pinned.clear()
+
     def covered(self, stamp: int) -> list[TouchKey]:
         """The entries whose last op is the `stamp`th or an earlier one; RETIRED_MAX at most."""
-        found = (key for key, last in self._stamps.items() if last <= stamp)
+        pinned = self._pinned
+        found = (key for key, at in self._stamps.items() if at <= stamp and key not in pinned)
         return list(itertools.islice(found, RETIRED_MAX))
 
     def forget(self, keys: Iterable[TouchKey]) -> None:

@@ -270,6 +270,7 @@ class Joining:
 
     def _cut_done(self, session: _Session, _result: object) -> None:
         self._touched.retire((session.epoch, self._position.seq))
+        self._touched.unpin()
         if session is self._session and self._source.stance is Stance.CUT:
             self._out.report(CutDone(session.cut_token))
 

@@ -93,7 +93,7 @@ class Verifying:
                     self._out.report(report)
                 case _:
                     if isinstance(effect.request, RecordTouched):
-                        self._touched.add(effect.request.keys, self._source.stamp)
+                        self._touched.pin(effect.request.keys)
                     along = (comparison, effect.token)
                     self._out.call(effect.lane, effect.request, self._disk_done, along)
         if comparison.is_over and comparison is self._comparison:
