@@ -61,6 +61,7 @@ DIRECTED_IN: Final = (
     "test_forcing.py",
     "test_forcing_pair.py",
     "test_forcing_again.py",
+    "test_filled.py",
 )
 DIRECTED: Final = tuple(HERE / name for name in DIRECTED_IN)
 

@@ -55,7 +55,7 @@ class Node(Generic[AnyDisk]):
         self.name = name
         self.disk = disk
         self.log: set[TouchKey] = set()
-        self.confirmed = self.retired = (0, 0)
+        self.confirmed = self.retired = self.filled = (0, 0)
         self.damaged = False
         self.lanes: dict[Lane, deque[tuple[int, DiskCall]]] = {lane: deque() for lane in Lane}
         self.answers: deque[DiskDone] = deque()
@@ -67,7 +67,8 @@ class Node(Generic[AnyDisk]):
 
     def touched(self) -> TouchedState:
         """Its touched log, as it is now."""
-        return TouchedState(list(self.log), self.confirmed, self.retired, self.damaged)
+        keys = list(self.log)
+        return TouchedState(keys, self.confirmed, self.retired, self.damaged, self.filled)
 
     def take(self, call: DiskCall) -> None:
         self.emitted += 1

@@ -405,7 +405,7 @@ def test_a_full_state_directory_stops_the_node_at_the_next_sync(
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", home.state], check=True)
     try:
         disk = home.open()
-        (home.state / "ballast").write_bytes(bytes(120_000))
+        (home.state / "ballast").write_bytes(bytes(90_000))
         do(disk, *(create(number, f"f{number}") for number in range(1, 300)))
         with pytest.raises(DiskError, match="table of ids"):
             disk.perform(request_)

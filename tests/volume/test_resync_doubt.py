@@ -67,7 +67,16 @@ def roll_the_target_back(pair: Pair[MemoryDisk]) -> None:
     pair.target.confirmed = pair.target.retired = OLDER
 
 
-@pytest.mark.parametrize("harm", [damage_the_source, damage_the_target, roll_the_target_back])
+def fill_the_source_since(pair: Pair[MemoryDisk]) -> None:
+    """By this target, which was put back to a day before; of what it brought no log is left."""
+    pair.source.confirmed = pair.source.filled = BOTH
+    pair.source.retired = pair.target.confirmed = pair.target.retired = OLDER
+
+
+HARMS = [damage_the_source, damage_the_target, roll_the_target_back, fill_the_source_since]
+
+
+@pytest.mark.parametrize("harm", HARMS)
 def test_logs_that_lack_something_are_not_believed(
     harm: Callable[[Pair[MemoryDisk]], None],
 ) -> None:
@@ -83,6 +92,16 @@ def test_a_target_that_confirmed_what_the_source_has_not_retired_yet_is_not_behi
     quiet, pair, unlogged = apart()
     pair.source.confirmed = pair.source.retired = OLDER
     pair.target.retired = OLDER
+    pair.source.log.update(touches(unlogged))
+    quiet.resync()
+    assert widened(pair) == []
+
+
+def test_a_target_that_was_filled_last_is_filled_again_by_a_source_that_has_not_noted_it() -> None:
+    """The source died before that; what came since the fill stands in its log."""
+    quiet, pair, unlogged = apart()
+    pair.target.filled = BOTH
+    pair.source.confirmed = pair.source.retired = pair.target.retired = OLDER
     pair.source.log.update(touches(unlogged))
     quiet.resync()
     assert widened(pair) == []

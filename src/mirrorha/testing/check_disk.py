@@ -503,6 +503,12 @@ def the_touched_log_is_kept(disk: Disk) -> None:
     disk.perform(RetireTouched([], 4, 1))
     same((load().confirmed, load().retired), ((4, 1), (4, 1)), "retired and confirmed")
     same(sorted(load().keys), sorted(keys[2:]), "what is left")
+    same(load().filled, (0, 0), "no resync has filled it")
+    disk.perform(ConfirmCheckpoint(5, 2, is_filled=True))
+    disk.perform(ConfirmCheckpoint(5, 3))
+    same((load().confirmed, load().filled), ((5, 3), (5, 2)), "filled, and followed since")
+    disk.perform(ConfirmCheckpoint(4, 9, is_filled=True))
+    same((load().confirmed, load().filled), ((5, 3), (4, 9)), "filled by a lower epoch")
 
 
 def the_root_is_marked(disk: Disk) -> None:

@@ -89,6 +89,7 @@ class MemoryTouched:
         self.keys: dict[TouchKey, None] = {}
         self.confirmed = (0, 0)
         self.retired = (0, 0)
+        self.filled = (0, 0)
         self.damaged = False
 
 
@@ -312,7 +313,10 @@ class MemoryDisk:
         self._touched.confirmed = max(self._touched.confirmed, checkpoint)
 
     def _confirm_checkpoint(self, request: ConfirmCheckpoint) -> None:
-        self._touched.confirmed = max(self._touched.confirmed, (request.epoch, request.seq))
+        checkpoint = (request.epoch, request.seq)
+        self._touched.confirmed = max(self._touched.confirmed, checkpoint)
+        if request.is_filled:
+            self._touched.filled = checkpoint
 
     def _mark(self, _: Mark) -> str:
         return ""
@@ -323,7 +327,9 @@ class MemoryDisk:
     def _load_touched(self, _: LoadTouched) -> TouchedState:
         touched = self._touched
         keys = list(touched.keys)
-        return TouchedState(keys, touched.confirmed, touched.retired, touched.damaged)
+        return TouchedState(
+            keys, touched.confirmed, touched.retired, touched.damaged, touched.filled
+        )
 
     def _sync_files(self, request: SyncFiles) -> None:
         for fid in request.fids:

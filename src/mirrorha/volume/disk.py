@@ -352,10 +352,14 @@ class RetireTouched(Request, frozen=True):
 
 
 class ConfirmCheckpoint(Request, frozen=True):
-    """Note, durably, that this node holds everything up to (epoch, seq). Result: None."""
+    """Note, durably, that this node holds everything up to (epoch, seq). Result: None.
+
+    `is_filled`: a resync has brought it, so that the touched log says nothing of what came before.
+    """
 
     epoch: int
     seq: int
+    is_filled: bool = False
 
 
 class Mark(Request, frozen=True):

@@ -117,12 +117,20 @@ class TouchedState(msgspec.Struct, frozen=True):
 
     A checkpoint is an (epoch, seq): everything up to there was durable on both nodes.
     `damaged`: entries may be missing; everything must be compared.
+    `filled`: the last one up to which a resync filled this node. What that brought stands in the
+    source's log, and never did in this one.
     """
 
     keys: list[TouchKey] = []
     confirmed: tuple[int, int] = (0, 0)  # the last checkpoint that this node said it holds
     retired: tuple[int, int] = (0, 0)  # the last one whose entries this node has forgotten
     damaged: bool = False
+    filled: tuple[int, int] = (0, 0)
+
+    @property
+    def reaches_back_to(self) -> tuple[int, int]:
+        """Of what came before, the log of a node that serves says nothing."""
+        return max(self.retired, self.filled)
 
 
 @final
@@ -139,6 +147,7 @@ class TouchedLog:
         self.confirmed = state.confirmed
         self.retired = state.retired
         self.damaged = state.damaged
+        self._filled = state.filled
         self._pinned: set[TouchKey] = set()
 
     def __len__(self) -> int:
@@ -146,7 +155,14 @@ class TouchedLog:
 
     def state(self) -> TouchedState:
         """All there is of it, as it would be found by whoever opens it now."""
-        return TouchedState(list(self._stamps), self.confirmed, self.retired, self.damaged)
+        keys = list(self._stamps)
+        return TouchedState(keys, self.confirmed, self.retired, self.damaged, self._filled)
+
+    def fill(self, checkpoint: tuple[int, int]) -> None:
+        """A resync has made this copy what the source's is there, and that is noted durably."""
+        self.confirm(checkpoint)
+        self._filled = checkpoint
+        self.unpin()
 
     def confirm(self, checkpoint: tuple[int, int]) -> None:
         """This node holds everything up to there, and has noted so durably."""

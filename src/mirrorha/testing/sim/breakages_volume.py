@@ -13,6 +13,7 @@ from mirrorha.testing.sim.model_volume import ModelVolume
 from mirrorha.volume.stream.flushing import Flusher
 from mirrorha.volume.stream.follower import Follower
 from mirrorha.volume.stream.source import Source
+from mirrorha.volume.touched import TouchedLog
 
 
 def _ack_before_peer(real: Fn) -> Fn:
@@ -76,6 +77,10 @@ def _not_restated(_real: Fn) -> Fn:
     return restate
 
 
+def _only_confirmed(_real: Fn) -> Fn:
+    return lambda log, checkpoint: log.confirm(checkpoint)
+
+
 OF_VOLUME: Final[Mapping[str, Breakage]] = {
     "ack-before-peer": Breakage(
         "promise 1: acknowledged before the peer has it",
@@ -128,6 +133,14 @@ OF_VOLUME: Final[Mapping[str, Breakage]] = {
         _not_restated,
         production=True,
         wide=True,
+    ),
+    "fill-unnoted": Breakage(
+        "7 what a node was filled with is taken for something that its log would name",
+        TouchedLog,
+        "fill",
+        _only_confirmed,
+        production=True,
+        directed="the_source_of_a_fill_comes_back_as_an_image_of_before",
     ),
     "level-one-node": Breakage(
         "5.1.7 a lower ack is recorded on one node only",

@@ -419,7 +419,7 @@ class RealDisk:
         self._touched.retire(request.keys, epoch=request.epoch, seq=request.seq)
 
     def _confirm_checkpoint(self, request: ConfirmCheckpoint) -> None:
-        self._touched.confirm(epoch=request.epoch, seq=request.seq)
+        self._touched.confirm(epoch=request.epoch, seq=request.seq, is_filled=request.is_filled)
 
     def _mark(self, request: Mark) -> str:
         try:

@@ -1,17 +1,27 @@
 """The durable part of the touched log: a sqlite file in the state directory.
 
 Every method but `load` returns once its change is on disk, and may be called from any thread.
+
+sqlite takes a file whose write-ahead log is gone, or damaged, for one that was never changed since:
+it cannot know better. So the changes are counted, in the file and then in one beside it, which may
+lag behind after a crash of the system and is never ahead. If it is, changes are missing.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
+import struct
 import threading
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Any, Final, final
 
+import xxhash
+
+from mirrorha.state.atomic import remove_leftovers, write_atomically
+from mirrorha.state.reserve import FULL
 from mirrorha.volume.disk import DiskError
 from mirrorha.volume.local_disk.room import perform_with_room
 from mirrorha.volume.touched import TouchedState, TouchKey
@@ -20,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-_VERSION: Final = 1
+_VERSION: Final = 2
 # The reserve on a full disk has room for some WALs of this length: a megabyte.
 _WAL_PAGES: Final = 256
 _SCHEMA: Final = """
@@ -35,10 +45,27 @@ _SCHEMA: Final = """
     PRAGMA user_version = 1;
     COMMIT;
 """
+# What an older node has written goes on.
+_SINCE_VERSION_1: Final = """
+    BEGIN;
+    ALTER TABLE checkpoints ADD COLUMN filled_epoch INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE checkpoints ADD COLUMN filled_seq INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE checkpoints ADD COLUMN changes INTEGER NOT NULL DEFAULT 0;
+    PRAGMA user_version = 2;
+    COMMIT;
+"""
 _CONFIRM: Final = """
     UPDATE checkpoints SET confirmed_epoch = ?, confirmed_seq = ?
     WHERE (confirmed_epoch, confirmed_seq) < (?, ?)
 """
+_FILL: Final = "UPDATE checkpoints SET filled_epoch = ?, filled_seq = ?"
+_CHECKPOINTS: Final = """
+    SELECT confirmed_epoch, confirmed_seq, retired_epoch, retired_seq, filled_epoch, filled_seq
+    FROM checkpoints
+"""
+_COUNT: Final = struct.Struct("<8sQ")
+_SUM: Final = struct.Struct("<Q")
+_MAGIC: Final = b"mhcount1"
 _Change = tuple[str, Sequence[tuple[object, ...]]]
 
 
@@ -63,10 +90,18 @@ class TouchedStore:
         self._lock: Final = threading.Lock()
         try:
             self._connection = self._connect()
+            damage = ""
         except sqlite3.DatabaseError as error:
             self._put_aside()
             self._connection = self._connect()
-            self._perform(("INSERT INTO damage VALUES (?)", [(str(error),)]))
+            damage = str(error)
+        self._count_fd = -1
+        self._changes: int = self._one("SELECT changes FROM checkpoints")[0]
+        if not damage and self._are_missing():
+            damage = "changes of it are missing"
+        if damage:
+            self.distrust(damage)
+        self._begin_count()
 
     def load(self) -> TouchedState:
         """All there is.
@@ -76,14 +111,13 @@ class TouchedStore:
         """
         with self._lock, self._translated("read"):
             keys = self._connection.execute("SELECT fid, part FROM touched").fetchall()
-            row = self._connection.execute(
-                "SELECT confirmed_epoch, confirmed_seq, retired_epoch, retired_seq FROM checkpoints"
-            ).fetchone()
-            damage = self._connection.execute("SELECT what FROM damage").fetchone()
+            row = self._one(_CHECKPOINTS)
+            damage = self._one("SELECT what FROM damage")
         return TouchedState(
             keys=keys,
             confirmed=(row[0], row[1]),
             retired=(row[2], row[3]),
+            filled=(row[4], row[5]),
             damaged=damage is not None,
         )
 
@@ -110,13 +144,16 @@ class TouchedStore:
             ("DELETE FROM damage", [()]),
         )
 
-    def confirm(self, *, epoch: int, seq: int) -> None:
+    def confirm(self, *, epoch: int, seq: int, is_filled: bool = False) -> None:
         """Note that this node holds everything up to a checkpoint, if it is the latest.
+
+        `is_filled`: a resync has brought it; of these the latest is the last one.
 
         Raises:
             DiskError: that is not surely on disk.
         """
-        self._perform((_CONFIRM, [(epoch, seq) * 2]))
+        fill: list[_Change] = [(_FILL, [(epoch, seq)])] if is_filled else []
+        self._perform((_CONFIRM, [(epoch, seq) * 2]), *fill)
 
     def begin(self) -> None:
         """Note that the volume is as new as this log: nothing was ever changed without it.
@@ -140,10 +177,17 @@ class TouchedStore:
         """Close the file. Everything in it is durable already."""
         with self._lock:
             self._connection.close()
+            if self._count_fd >= 0:
+                os.close(self._count_fd)
+                self._count_fd = -1
 
     def _perform(self, *changes: _Change) -> None:
+        counted: _Change = ("UPDATE checkpoints SET changes = ?", [(self._changes + 1,)])
         with self._lock, self._translated("written"):
-            perform_with_room(self._connection, partial(self._commit, changes), self._make_room)
+            work = partial(self._commit, (*changes, counted))
+            perform_with_room(self._connection, work, self._make_room)
+            self._changes += 1
+            self._count()
 
     def _commit(self, changes: Sequence[_Change]) -> None:
         self._connection.execute("BEGIN IMMEDIATE")
@@ -156,6 +200,40 @@ class TouchedStore:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
             raise
+
+    def _one(self, query: str) -> Any:
+        return self._connection.execute(query).fetchone()
+
+    @property
+    def _count_path(self) -> Path:
+        return self._path.with_suffix(".count")
+
+    def _are_missing(self) -> bool:
+        """Whether the file has fewer changes than were made durable in it."""
+        try:
+            counted = _counted(self._count_path.read_bytes())
+        except FileNotFoundError:
+            return self._changes > 0
+        return counted is None or counted > self._changes
+
+    def _begin_count(self) -> None:
+        remove_leftovers(self._count_path)
+        raw = _count_of(self._changes)
+        try:
+            write_atomically(self._count_path, raw)
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            if not self._count_path.exists():
+                return  # what is not counted is not relied on by the next opening
+        self._count_fd = os.open(self._count_path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
+        self._count()
+
+    def _count(self) -> None:
+        """After a change is durable. What cannot be written lags behind."""
+        if self._count_fd >= 0:
+            with contextlib.suppress(OSError):
+                os.pwrite(self._count_fd, _count_of(self._changes), 0)
 
     @contextlib.contextmanager
     def _translated(self, done: str) -> Iterator[None]:
@@ -173,6 +251,8 @@ class TouchedStore:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if version == 0:
                 connection.executescript(_SCHEMA)
+            if version < _VERSION:
+                connection.executescript(_SINCE_VERSION_1)
             elif version != _VERSION:
                 raise sqlite3.DatabaseError(f"it is of version {version}")
             problem = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
@@ -191,3 +271,19 @@ class TouchedStore:
             old = self._path.with_name(self._path.name + suffix)
             with contextlib.suppress(FileNotFoundError):
                 old.replace(self._path.with_name(f"{self._path.name}.damaged{suffix}"))
+
+
+def _count_of(changes: int) -> bytes:
+    """The content of the file that counts."""
+    raw = _COUNT.pack(_MAGIC, changes)
+    return raw + _SUM.pack(xxhash.xxh3_64_intdigest(raw))
+
+
+def _counted(raw: bytes) -> int | None:
+    """What it counts, None if it is damaged."""
+    if len(raw) != _COUNT.size + _SUM.size:
+        return None
+    magic, changes = _COUNT.unpack_from(raw)
+    (sum_,) = _SUM.unpack_from(raw, _COUNT.size)
+    is_ours = magic == _MAGIC and sum_ == xxhash.xxh3_64_intdigest(raw[: _COUNT.size])
+    return changes if is_ours else None

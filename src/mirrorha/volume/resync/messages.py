@@ -112,7 +112,7 @@ class Hello(ResyncMessage, frozen=True, tag=32):
 
     `covers`: if the target resumes, all that the source's log holds is compared besides. `seed` is
     that of the hashes of blocks. `confirmed` and `retired`: the source's checkpoints, see
-    `TouchedState`.
+    `TouchedState`; of what came before `retired` its log says nothing.
     """
 
     everything: bool

@@ -278,8 +278,8 @@ class ResyncSource:
         mine, seed = self._touched, self._order.seed
         everything = self._order.everything or mine.damaged
         self._expected = Touched
-        covers = not mine.damaged
-        yield self._session.message(Hello, everything, seed, mine.confirmed, mine.retired, covers)
+        covers, since = not mine.damaged, mine.reaches_back_to
+        yield self._session.message(Hello, everything, seed, mine.confirmed, since, covers)
         doubt = yield from self._take_touched(everything=everything)
         if mine.damaged:
             doubt = "the touched log of the node that serves was damaged"

@@ -277,7 +277,7 @@ class Joining:
     def _base_synced(self, along: tuple[_Session, Base], _result: object) -> None:
         session, base = along
         if session is self._session:
-            request = ConfirmCheckpoint(base.epoch, base.seq)
+            request = ConfirmCheckpoint(base.epoch, base.seq, is_filled=True)
             self._out.call(Lane.TREE, request, self._base_noted, along)
 
     def _base_noted(self, along: tuple[_Session, Base], _result: object) -> None:
@@ -286,7 +286,7 @@ class Joining:
             return
         session.phase = _Phase.DONE
         self._position.adopt(base.seq, base.chain)
-        self._touched.confirm((base.epoch, base.seq))
+        self._touched.fill((base.epoch, base.seq))
         self._out.send(BaseDone(base.epoch, base.session, base.seq))
 
     # ---- the sides' effects --------------------------------------------------------------------
