@@ -28,7 +28,8 @@ class DiskError(MirrorHAError):
 
 
 class WritesLostError(DiskError):
-    """What a process before this one left in the page cache could not be written back.
+    """What a process before this one wrote is not there: what it left in the page cache could not
+    be written back, or the directory was put back to an older day.
 
     It is said once: whoever opens the directory after that finds a disk that answers.
     """

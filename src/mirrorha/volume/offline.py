@@ -39,11 +39,13 @@ RENEW_NS: Final = AHEAD_NS // 4
 class Stamp(msgspec.Struct, frozen=True, array_like=True):
     """Every change up to `noted_ns` was the node's own, and any up to `until_ns` may be.
 
-    They are the same once the node has ended in good order.
+    They are the same once the node has ended in good order. `marker_ns`: the marker in the root
+    had this ctime, durably; 0: nobody has noted one.
     """
 
     noted_ns: int
     until_ns: int
+    marker_ns: int = 0
 
     @property
     def is_final(self) -> bool:

@@ -63,7 +63,7 @@ from mirrorha.volume.local_disk.handles import (
 from mirrorha.volume.local_disk.identity import mark
 from mirrorha.volume.local_disk.limbo import Limbo
 from mirrorha.volume.local_disk.naming import NameApplier
-from mirrorha.volume.local_disk.offline_changes import NEVER_NS
+from mirrorha.volume.local_disk.offline_changes import NEVER_NS, PUT_BACK
 from mirrorha.volume.local_disk.owners import Owners
 from mirrorha.volume.local_disk.rescue import Rescue
 from mirrorha.volume.local_disk.streaming import LARGE_BYTES_MIN, Streaming
@@ -307,6 +307,9 @@ class RealDisk:
             self._touched.begin()
         if offline is not None:
             offline.begin()
+            if offline.is_put_back:
+                # Said once, as by a disk that has lost what was written. The log is distrusted.
+                raise WritesLostError(f"{self._root}: {PUT_BACK}")
         return found
 
     def _performers(self) -> dict[type, Callable[..., object]]:

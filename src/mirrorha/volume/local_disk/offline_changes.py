@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 # Later than any file's ctime.
 NEVER_NS: Final = 1 << 63
+PUT_BACK: Final = "its directory was put back to an older day, and the node's own state was not"
 
 
 @final
@@ -79,6 +80,11 @@ class OfflineChanges:
         return NEVER_NS if self._before is None else self._before.first_late_ns
 
     @property
+    def is_put_back(self) -> bool:
+        """Whether the directory is an older one than that of the time before. Since `load`."""
+        return self.stamp is not None and self.stamp.is_put_back
+
+    @property
     def was_cut_off(self) -> bool:
         """Whether there was a time before, and it is known to have ended in no good order."""
         return self._before is not None and not self._before.is_final
@@ -112,7 +118,8 @@ class OfflineChanges:
         if gone > self._gone_max and is_emptied(known=walked.known, gone=gone):
             self._ask(root, known=walked.known, gone=gone)
         if self._before is None and walked.known:
-            self._touched.distrust("there is no stamp that says what was changed meanwhile")
+            why = "there is no stamp that says what was changed meanwhile"
+            self._touched.distrust(PUT_BACK if self.is_put_back else why)
         changed: list[tuple[Late, Cause]] = []
         if self._before is not None:
             new = {row.fid for row in walked.new}
@@ -146,8 +153,9 @@ class OfflineChanges:
             self.stamp.begin()
 
     def note(self) -> None:
-        """Have the stamp cover what was changed so far. In any thread."""
+        """Everything is synced: have the stamp cover what was changed so far. In any thread."""
         if self.stamp is not None:
+            self.stamp.rise()
             self.stamp.note()
 
     def sync(self) -> None:

@@ -17,14 +17,17 @@ import xxhash
 
 from mirrorha.state.atomic import remove_leftovers, write_atomically
 from mirrorha.state.reserve import FULL
+from mirrorha.volume.local_disk.watermark import Watermark
 from mirrorha.volume.offline import AHEAD_NS, RENEW_NS, Stamp
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-_TIMES: Final = struct.Struct("<8sqq")
+_TIMES: Final = struct.Struct("<8sqqq")
+_TIMES_OF_1: Final = struct.Struct("<8sqq")
 _SUM: Final = struct.Struct("<Q")
-_MAGIC: Final = b"mhstamp1"
+_MAGIC: Final = b"mhstamp2"
+_MAGIC_OF_1: Final = b"mhstamp1"
 # The slowest tick of a kernel's clock. Where the file system cannot be asked for the time, a file
 # changed now can carry one that is older by so much.
 _TICK_NS: Final = 10_000_000
@@ -78,6 +81,9 @@ class StampFile:
     def __init__(self, path: Path, root_fd: int) -> None:
         self._path: Final = path
         self._clock: Final = FileSystemClock(root_fd)
+        self._watermark: Final = Watermark(root_fd)
+        #: The directory was put back to an older day since the run before.
+        self.is_put_back = False
         self._fd = -1
         # Both by the monotonic clock.
         self._renew_at_ns = 0
@@ -87,8 +93,8 @@ class StampFile:
     def load(self) -> Stamp | None:
         """The stamp that the run before has left.
 
-        None: there is none, or it cannot be read, or the clock is behind it. Then nothing is known
-        about what was changed.
+        None: there is none, or it cannot be read, or the clock is behind it, or the directory is.
+        Then nothing is known about what was changed.
 
         Raises:
             OSError: it cannot be looked at.
@@ -98,9 +104,14 @@ class StampFile:
         except FileNotFoundError:
             return None
         stamp = decode(raw)
-        if stamp is None or self._clock.now_ns() < stamp.noted_ns:
+        if stamp is None:
             return None
-        return stamp
+        self._watermark.noted_ns = stamp.marker_ns
+        if self._watermark.is_behind():
+            self.is_put_back = True
+            self._watermark.noted_ns = 0
+        is_late = self._clock.now_ns() < stamp.noted_ns
+        return None if is_late or self.is_put_back else stamp
 
     def begin(self) -> None:
         """From now on changes are our own. What was changed before is in the log, durably. Blocks.
@@ -137,6 +148,11 @@ class StampFile:
         if self._changed_ns > self._renew_at_ns - RENEW_NS:
             self._note()
 
+    def rise(self) -> None:
+        """Everything until now is on the disk: let the directory carry that as well. Blocks."""
+        if self._fd >= 0:
+            self._watermark.rise(self._clock.now_ns())
+
     def _note(self) -> None:
         if self._fd < 0:
             return
@@ -162,7 +178,7 @@ class StampFile:
             return
         last_ns = self._last_ns()
         with contextlib.suppress(OSError):
-            os.pwrite(self._fd, encode(Stamp(last_ns, last_ns)), 0)
+            os.pwrite(self._fd, encode(Stamp(last_ns, last_ns, self._watermark.noted_ns)), 0)
             os.fdatasync(self._fd)
 
     def close(self) -> None:
@@ -190,22 +206,23 @@ class StampFile:
 
     def _running(self) -> Stamp:
         now_ns = self._clock.now_ns()
-        return Stamp(now_ns, now_ns + AHEAD_NS)
+        return Stamp(now_ns, now_ns + AHEAD_NS, self._watermark.noted_ns)
 
 
 def encode(stamp: Stamp) -> bytes:
     """The content of the file."""
-    times = _TIMES.pack(_MAGIC, stamp.noted_ns, stamp.until_ns)
+    times = _TIMES.pack(_MAGIC, stamp.noted_ns, stamp.until_ns, stamp.marker_ns)
     return times + _SUM.pack(xxhash.xxh3_64_intdigest(times))
 
 
 def decode(raw: bytes) -> Stamp | None:
-    """The stamp in the file's content, None if that is damaged."""
-    if len(raw) != _TIMES.size + _SUM.size:
+    """The stamp in the file's content, None if that is damaged. An older node's is read, too."""
+    kinds = {_MAGIC: _TIMES, _MAGIC_OF_1: _TIMES_OF_1}
+    kind = kinds.get(raw[: len(_MAGIC)])
+    if kind is None or len(raw) != kind.size + _SUM.size:
         return None
-    times = raw[: _TIMES.size]
-    magic, noted_ns, until_ns = _TIMES.unpack(times)
-    (sum_,) = _SUM.unpack_from(raw, _TIMES.size)
-    if magic != _MAGIC or sum_ != xxhash.xxh3_64_intdigest(times):
+    times = raw[: kind.size]
+    (sum_,) = _SUM.unpack_from(raw, kind.size)
+    if sum_ != xxhash.xxh3_64_intdigest(times):
         return None
-    return Stamp(noted_ns, until_ns)
+    return Stamp(*kind.unpack(times)[1:])
