@@ -20,9 +20,9 @@ from mirrorha.config import ServiceConfig, VolumeConfig
 from mirrorha.core.orders import StopReason, Trouble
 from mirrorha.core.words import Ack, Role
 from mirrorha.errors import CommandRefusedError, StateError
+from mirrorha.mount_table import read_mount_table
 from mirrorha.testing.check_files import FILE_CASES
 from mirrorha.volume.fuse.mount_calls import MS_RDONLY, detach, mount_file_system
-from mirrorha.volume.fuse.mount_table import read_mount_table
 from mirrorha.volume.fuse.mounting import source_of
 from mirrorha.volume.fuse.obstacles import Machine
 from mirrorha.volume.local_disk.identity import MARKER_NAME

@@ -16,9 +16,9 @@ from typing import Any
 
 import attrs
 
+from mirrorha.mount_table import MountEntry, read_mount_table
 from mirrorha.volume.fuse import mount_calls
 from mirrorha.volume.fuse.connection import abort
-from mirrorha.volume.fuse.mount_table import MountEntry, read_mount_table
 
 WAIT_S = 20
 NOBODY = 65534

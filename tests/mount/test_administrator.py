@@ -8,9 +8,9 @@ import pytest
 import trio
 
 from mirrorha.core.words import Role
+from mirrorha.mount_table import MountEntry, read_mount_table
 from mirrorha.volume.fuse import mount_calls
 from mirrorha.volume.fuse.connection import abort
-from mirrorha.volume.fuse.mount_table import MountEntry, read_mount_table
 from tests.cluster.rig import open_pair, start_pair, wait_mirrored, wait_until
 from tests.cluster.test_mounted import READ, WRITE, at, python
 from tests.mount.mount_support import ground, write_into

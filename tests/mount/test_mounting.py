@@ -13,10 +13,10 @@ import attrs
 import pytest
 
 from mirrorha.errors import VolumeError
+from mirrorha.mount_table import read_mount_table
 from mirrorha.volume.fuse import kernel, mount_calls, mounting
 from mirrorha.volume.fuse.connection import abort
 from mirrorha.volume.fuse.device import negotiate
-from mirrorha.volume.fuse.mount_table import read_mount_table
 from mirrorha.volume.fuse.mounting import clean_up, mount, open_raw, unmount
 from tests.mount.mount_support import Ground, ground, run, see, write_into
 from tests.requirements import require_device, require_root

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from mirrorha.errors import VolumeError
+from mirrorha.mount_table import read_mount_table
 from mirrorha.volume.fuse import mount_calls
-from mirrorha.volume.fuse.mount_table import read_mount_table
 from mirrorha.volume.fuse.mounting import clean_up, mount, open_raw, unmount
 from mirrorha.volume.fuse.obstacles import (
     Machine,

@@ -17,9 +17,9 @@ from mirrorha.arbiters.witness_server import serve_witness
 from mirrorha.cli.demo.ledger import JOURNAL, read_journal
 from mirrorha.cli.demo.place import CLUSTER, NODES
 from mirrorha.cli.demo.process import Speaker
+from mirrorha.mount_table import read_mount_table
 from mirrorha.net.keys import load_keys
 from mirrorha.net.tls import witness_server_context
-from mirrorha.volume.fuse.mount_table import read_mount_table
 from mirrorha.volume.names import RESCUE_NAME
 from tests.pair import network
 from tests.pair.network import Way

@@ -14,9 +14,9 @@ import trio
 
 from mirrorha.core.orders import AnyReport, Follow, Replayed, ServeMirror
 from mirrorha.errors import PeerError, VolumeError
+from mirrorha.mount_table import read_mount_table
 from mirrorha.volume.driver import StreamSocket
 from mirrorha.volume.fuse.connection import abort
-from mirrorha.volume.fuse.mount_table import read_mount_table
 from mirrorha.volume.local_disk.identity import VolumeIdentity
 from mirrorha.volume.stream.pending import VolumeSettings
 from mirrorha.volume.worker.client import WorkerEngine

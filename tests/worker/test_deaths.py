@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from mirrorha.volume.fuse.mount_table import MountEntry, read_mount_table
+from mirrorha.mount_table import MountEntry, read_mount_table
 from mirrorha.volume.local_disk.identity import HIDDEN_NAMES
 from tests.requirements import require_device, require_root
 from tests.worker.process_pair import clean

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from mirrorha.errors import VolumeError
-from mirrorha.volume.fuse.mount_table import read_mount_table, real_path
+from mirrorha.mount_table import read_mount_table, real_path
 from mirrorha.volume.fuse.mounting import is_ours
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mirrorha.volume.fuse.mount_table import MountEntry, Spot
+    from mirrorha.mount_table import MountEntry, Spot
 
 _SYS: Final = Path("/sys")
 #: Those whose entries have the name of their device.

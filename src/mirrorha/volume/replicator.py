@@ -177,7 +177,7 @@ class _Mount:
         return self._found[1]
 
     def _open(self) -> MountedFiles:
-        from mirrorha.volume.fuse.mount_table import mount_id_of, read_mount_table  # noqa: PLC0415
+        from mirrorha.mount_table import mount_id_of, read_mount_table  # noqa: PLC0415
         from mirrorha.volume.fuse.mounting import is_ours  # noqa: PLC0415 - only where one is
 
         fd = os.open(self._path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Final, NoReturn, final
 import attrs
 
 from mirrorha.errors import VolumeError, ensure
+from mirrorha.mount_table import MountEntry, Spot, read_mount_table, real_path
 from mirrorha.volume.fuse import mount_calls
 from mirrorha.volume.fuse.connection import Standing, abort, ask, read_ahead
 from mirrorha.volume.fuse.fusermount import mount_by_program, unmount_by_program
-from mirrorha.volume.fuse.mount_table import MountEntry, Spot, read_mount_table, real_path
 from mirrorha.wire.limits import WRITE_BYTES_MAX
 
 if TYPE_CHECKING:

@@ -15,15 +15,15 @@ from typing import Final, final
 import attrs
 
 from mirrorha.errors import VolumeError
-from mirrorha.volume.fuse import mount_calls
-from mirrorha.volume.fuse.fusermount import PROGRAM, find_fusermount
-from mirrorha.volume.fuse.mount_table import (
+from mirrorha.mount_table import (
     MountEntry,
     MountTable,
     Spot,
     read_mount_table,
     real_path,
 )
+from mirrorha.volume.fuse import mount_calls
+from mirrorha.volume.fuse.fusermount import PROGRAM, find_fusermount
 from mirrorha.volume.fuse.mounting import DEVICE, Mounted, is_ours, source_of
 from mirrorha.volume.fuse.occupants import Place, find_occupants
 

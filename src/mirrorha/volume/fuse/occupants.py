@@ -15,7 +15,7 @@ from typing import Final, final
 import attrs
 
 from mirrorha.errors import VolumeError
-from mirrorha.volume.fuse.mount_table import (
+from mirrorha.mount_table import (
     MountEntry,
     MountTable,
     Spot,

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mirrorha.errors import VolumeError
-from mirrorha.volume.fuse.mount_table import parse_mount_table, read_mount_table, real_path
+from mirrorha.mount_table import parse_mount_table, read_mount_table, real_path
 
 ROOT = "21 1 8:1 / / rw - ext4 /dev/sda rw"
 
