@@ -9,6 +9,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
+import trio
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -88,9 +90,21 @@ class Check(ABC):
 
     kind: ClassVar[str]
 
+    #: How many failed attempts in a row make a failure, where the `Checker` does not say.
+    fall: ClassVar[int] = 2
+
     @abstractmethod
     async def check(self) -> None:
         """Return if well; raise with a text for the operator if not.
 
         A check that does not return within its timeout counts as failed.
         """
+
+    async def wait_unwell(self) -> None:
+        """Return once there is a sign that what was well is so no longer: it is checked at once.
+
+        For what need not be asked again and again, such as the end of a process. Begun after
+        `check` has returned, and cancelled before it is called again; so it must look itself
+        whether something happened in between. By default it never returns.
+        """
+        await trio.sleep_forever()

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 import pytest
@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from mirrorha.abc import Check
 from mirrorha.checks import Checker, CheckReport, CheckRunner, CheckState, Custom, Situation
 from mirrorha.checks.runner import Hysteresis
 from mirrorha.errors import CheckFailedError
@@ -150,6 +151,15 @@ async def test_one_that_hangs_has_failed_in_time(autojump_clock: MockClock) -> N
         assert patient.amounts_to(S.WELL)
 
 
+async def test_one_that_hangs_until_the_next_is_due(autojump_clock: MockClock) -> None:
+    """As long as it may by default: what was cancelled then has had no time to end."""
+    patient = Patient(behave=trio.sleep_forever)
+    async with running(patient):
+        await trio.sleep(21)
+        assert patient.amounts_to(S.FAILED)
+    assert [each.text for each in patient.reports[1:]] == ["no answer within 5 s"] * 3
+
+
 async def test_one_that_cannot_be_cancelled_fails_at_every_round(
     autojump_clock: MockClock,
 ) -> None:
@@ -161,7 +171,7 @@ async def test_one_that_cannot_be_cancelled_fails_at_every_round(
     async with running(patient, timeout_s=2, fall=3):
         await trio.sleep(15.5)
         assert patient.states == [S.UNKNOWN, S.UNKNOWN, S.UNKNOWN, S.FAILED]
-        assert "begun 10 s ago neither returns" in patient.last.text
+        assert "begun 10 s ago was interrupted, and has not ended" in patient.last.text
         assert len(patient.attempts_at) == 1, "and none is made beside it"
         patient.behave = trio.lowlevel.checkpoint
         await trio.sleep(5)
@@ -202,6 +212,119 @@ async def test_a_restart_between_two_looks_is_not_missed(autojump_clock: MockClo
         assert len(patient.attempts_at) == made, "the new life begins with a pause"
         await trio.sleep(0.2)
         assert len(patient.attempts_at) == made + 1
+
+
+async def test_what_failed_before_the_service_started_fails_again(
+    autojump_clock: MockClock,
+) -> None:
+    """Or nobody would act on what always applies, and never changes."""
+    patient = Patient(behave=ill)
+    async with running(patient, situation=Situation.SECOND, when="always", fall=1) as runner:
+        await trio.sleep(6)
+        assert (patient.last.state, patient.last.changed) == (S.FAILED, True)
+        await trio.sleep(5)
+        assert not patient.last.changed
+        runner.set_situation(Situation.NEITHER)
+        await wait_all_tasks_blocked()
+        assert patient.amounts_to(S.FAILED), "its life goes on"
+        runner.set_situation(Situation.SERVING)
+        await wait_all_tasks_blocked()
+        assert patient.amounts_to(S.UNKNOWN)
+        await trio.sleep(5.5)
+        assert (patient.last.state, patient.last.changed) == (S.FAILED, True)
+
+
+@attrs.define
+class Sentinel(Check):
+    """A check that is told of what it looks for; counts."""
+
+    kind: ClassVar[str] = "sentinel"
+    fall: ClassVar[int] = 1
+
+    is_well: bool = True
+    attempts_at: list[float] = attrs.field(factory=list)
+    waits: int = 0
+    running: int = 0
+    sign: trio.Event = attrs.field(factory=trio.Event)
+    behave: Callable[[], Awaitable[object]] | None = None
+
+    async def check(self) -> None:
+        assert not self.running, "never at once with a wait"
+        self.attempts_at.append(trio.current_time())
+        await trio.lowlevel.checkpoint()
+        if not self.is_well:
+            await ill()
+
+    async def wait_unwell(self) -> None:
+        self.waits += 1
+        self.running += 1
+        try:
+            await (self.sign.wait() if self.behave is None else self.behave())
+        finally:
+            self.running -= 1
+
+
+@asynccontextmanager
+async def guarded(sentinel: Sentinel) -> AsyncGenerator[list[CheckReport], None]:
+    reports: list[CheckReport] = []
+    runner = CheckRunner(Checker(sentinel), reports.append)
+    runner.set_situation(Situation.SERVING)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(runner.run)
+        yield reports
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_sign_that_it_is_not_well_is_followed_at_once(autojump_clock: MockClock) -> None:
+    sentinel, began = Sentinel(), trio.current_time()
+    sentinel.sign.set()  # of another life: nobody listens yet
+    async with guarded(sentinel) as reports:
+        await trio.sleep(4.9)
+        assert (sentinel.attempts_at, sentinel.waits) == ([], 0)
+        sentinel.sign = trio.Event()
+        await trio.sleep(2.1)
+        assert sentinel.waits == 1
+        sentinel.is_well = False
+        sentinel.sign.set()
+        await wait_all_tasks_blocked()
+        assert reports[-1].state is S.FAILED, "one certain failure is enough"
+        await trio.sleep(4.9)
+        assert sentinel.waits == 1, "nobody waits for what has happened"
+        sentinel.is_well, sentinel.sign = True, trio.Event()
+        await trio.sleep(5.3)
+        assert reports[-1].state is S.WELL
+    assert [at - began for at in sentinel.attempts_at] == [5, 7, 12, 17]
+
+
+async def test_false_alarms_cost_one_attempt_each_time(autojump_clock: MockClock) -> None:
+    sentinel = Sentinel(behave=trio.lowlevel.checkpoint)
+    async with guarded(sentinel) as reports:
+        await trio.sleep(26)
+    assert len(sentinel.attempts_at) == 10, "one beside each that was due"
+    assert reports[-1].state is S.WELL
+
+
+async def test_a_wait_that_raises_is_no_more_than_an_alarm(autojump_clock: MockClock) -> None:
+    sentinel = Sentinel(behave=ill)
+    async with guarded(sentinel) as reports:
+        await trio.sleep(26)
+    assert reports[-1].state is S.WELL
+    assert not [report for report in reports if report.text]
+
+
+async def test_a_wait_that_cannot_be_ended_is_seen(autojump_clock: MockClock) -> None:
+    async def ignore_everything() -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(30)
+
+    sentinel = Sentinel(behave=ignore_everything)
+    async with guarded(sentinel) as reports:
+        await trio.sleep(26)
+        assert reports[-1].state is S.FAILED
+        assert "was interrupted, and has not ended" in reports[-1].text
+        sentinel.behave = None
+        await trio.sleep(20)
+        assert reports[-1].state is S.WELL
 
 
 async def test_an_attempt_in_flight_at_a_pause_is_dropped(autojump_clock: MockClock) -> None:

@@ -192,6 +192,35 @@ async def test_a_service_that_fails_is_restarted_then_handed_over(tmp_path: Path
         assert first.cluster.role is Role.SECOND
 
 
+def may_hand_over(node: TestNode) -> bool:
+    """Whether `node` believes that its peer would serve."""
+    state = node.cluster._state
+    return state is not None and state.peer is not None and state.peer.promotable
+
+
+async def test_a_node_whose_check_fails_is_not_handed_the_service(tmp_path: Path) -> None:
+    async with open_pair(tmp_path) as pair:
+        well = {"lyon": True, "paris": True}
+        for node in pair:
+
+            async def check(name: str = node.name) -> bool:
+                await trio.lowlevel.checkpoint()
+                return well[name]
+
+            node.cluster.check(
+                Checker(Custom(check), every_s=0.1, fall=1, when="second", on_failure="hand_over")
+            )
+        first, second = await start_pair(pair)
+        well[second.name] = False
+        await wait_until(lambda: not may_hand_over(first))
+        with pytest.raises(CommandRefusedError):
+            await first.cluster.swap()
+        well[second.name] = True
+        await wait_until(lambda: may_hand_over(first))
+        await first.cluster.swap()
+        await wait_until(lambda: second.is_serving)
+
+
 async def test_a_restart_ends_when_the_service_is_started_again(tmp_path: Path) -> None:
     async with open_pair(tmp_path) as pair:
         first, second = await start_pair(pair)

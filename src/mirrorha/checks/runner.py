@@ -14,7 +14,10 @@ from mirrorha.containment import Raised, contain
 from mirrorha.errors import ConfigError, ensure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
+
+#: How long an attempt that was cancelled may take to end, before the next one fails for it.
+ENDING_S: Final = 0.2
 
 OnFailure = Literal["restart", "hand_over", "stop", "none"]
 When = Literal["serving", "second", "always"]
@@ -55,13 +58,16 @@ class Checker:
             moment the check begins to apply to the first, so that a service which says that it
             is started a moment early is not restarted for it.
         timeout_s: Seconds until an attempt that has not returned has failed; None: `every_s`.
-        fall: Failed attempts in a row until the check has failed. Two by default: one refused
-            connection under load must not cost a restart.
+        fall: Failed attempts in a row until the check has failed. By default two, for one refused
+            connection under load must not cost a restart; one where what is seen is certain, as
+            that a process has ended.
         rise: Good attempts in a row until it is well again.
-        on_failure: What is done then: "restart" the service in place, "hand_over" to the peer,
-            "stop", or "none" (it is only shown).
+        on_failure: What is done then, where the service runs: "restart" it in place, "hand_over"
+            to the peer, "stop", or "none" (it is only shown). A node that stands by does not take
+            over while a check of it has failed, unless that has "none".
         when: "serving": while the service is started; "second": on a node that stands by;
-            "always".
+            "always". Each start of the service begins anew, so that what had failed before it
+            fails again, and is acted on.
         name: How it is shown; by default what is checked.
 
     Raises:
@@ -71,11 +77,15 @@ class Checker:
     check: Check
     every_s: float = attrs.field(default=5.0, kw_only=True)
     timeout_s: float | None = attrs.field(default=None, kw_only=True)
-    fall: int = attrs.field(default=2, kw_only=True)
+    fall: int = attrs.field(kw_only=True)
     rise: int = attrs.field(default=1, kw_only=True)
     on_failure: OnFailure = attrs.field(default="restart", kw_only=True)
     when: When = attrs.field(default="serving", kw_only=True)
     name: str = attrs.field(default="", kw_only=True)
+
+    @fall.default
+    def _usual_fall(self) -> int:
+        return getattr(self.check, "fall", Check.fall)
 
     def __attrs_post_init__(self) -> None:
         problems = []
@@ -166,7 +176,7 @@ class CheckReport:
 class _Attempt:
     """One call of the check, in a task of its own."""
 
-    began: float
+    began: float = attrs.field(factory=trio.current_time)
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     is_over: bool = False
     text: str = ""  # what is wrong
@@ -187,18 +197,29 @@ class CheckRunner:
         )
         self._report: Final = report
         self._hysteresis: Final = Hysteresis(checker.fall, checker.rise)
-        self._applies = checker.applies(Situation.NEITHER)
-        self._life = 0  # counts how often it began or ceased to apply
-        self._attempt: _Attempt | None = None
+        self._situation = Situation.NEITHER
+        self._life = 0  # counts how often it began or ceased to apply, or the service started
+        self._attempt: _Attempt | None = None  # the latest; or the latest wait for a sign
+        self._can_watch = True
         self._stirred = trio.Event()
 
     def set_situation(self, situation: Situation) -> None:
-        """Say what the node does now. Where the check ceases to apply, its past is forgotten."""
-        applies = self.checker.applies(situation)
-        if applies is not self._applies:
-            self._applies = applies
+        """Say what the node does now.
+
+        Where the check ceases to apply, its past is forgotten; and where a service starts, which
+        has done nothing wrong yet, and is to be acted on if what failed before fails still.
+        """
+        former, self._situation = self._situation, situation
+        if former is situation:
+            return
+        is_start = situation is Situation.SERVING and self._applies
+        if is_start or self._applies is not self.checker.applies(former):
             self._life += 1
             self._stir()
+
+    @property
+    def _applies(self) -> bool:
+        return self.checker.applies(self._situation)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Check and report until cancelled."""
@@ -213,28 +234,53 @@ class CheckRunner:
 
     async def _run_life(self, life: int, attempts: trio.Nursery) -> None:
         """Make attempts until the check ceases to apply."""
-        next_at = trio.current_time()
+        due = trio.current_time()
+        self._can_watch = False  # nothing was seen well yet
         while True:
             # Not "every_s after the last", or a slow check would be made less often; but what
             # was missed while the whole program stood still is not made up for.
-            next_at = max(next_at + self.checker.every_s, trio.current_time())
-            if await self._wait_for(lambda: self._life != life, until=next_at):
+            due = max(due + self.checker.every_s, trio.current_time())
+            is_sign = await self._wait_turn(life, due, attempts)
+            if self._life != life:
                 return
+            due = min(due, trio.current_time())
             attempt = await self._try(life, attempts)
             if self._life != life:  # what was seen belongs to a life that is over
                 return
+            # No second sign before the next attempt is due: one that always cries would keep the
+            # node busy.
+            self._can_watch = not attempt.text and not is_sign
             self._hysteresis.observe(is_well=not attempt.text)
             self._publish(attempt)
+
+    async def _wait_turn(self, life: int, due: float, attempts: trio.Nursery) -> bool:
+        """Wait until it is time for an attempt, and return whether that is because of a sign."""
+        if not self._can_watch:
+            await self._wait_for(lambda: self._life != life, until=due)
+            return False
+        watch = self._attempt = _Attempt()
+        attempts.start_soon(self._make, watch, self.checker.check.wait_unwell)
+        is_sign = await self._wait_for(lambda: watch.is_over or self._life != life, until=due)
+        watch.scope.cancel()
+        # If it refuses to end, the attempt that is due says so.
+        await self._wait_for(
+            lambda: watch.is_over, until=trio.current_time() + self.checker.limit_s
+        )
+        return is_sign
+
+    async def _ends(self, attempt: _Attempt) -> bool:
+        """Whether what was cancelled has ended, after a moment at most."""
+        return await self._wait_for(lambda: attempt.is_over, until=trio.current_time() + ENDING_S)
 
     async def _try(self, life: int, attempts: trio.Nursery) -> _Attempt:
         """Make one attempt; whatever happens, it is judged after `limit_s` at the latest."""
         former = self._attempt
-        if former is not None and not former.is_over:
+        if former is not None and not await self._ends(former):
             stuck_s = round(trio.current_time() - former.began)
-            text = f"an attempt begun {stuck_s} s ago neither returns nor can be interrupted"
-            return _Attempt(began=trio.current_time(), text=text)
-        attempt = self._attempt = _Attempt(began=trio.current_time())
-        attempts.start_soon(self._make, attempt)
+            text = f"the attempt begun {stuck_s} s ago was interrupted, and has not ended yet"
+            return _Attempt(text=text)
+        attempt = self._attempt = _Attempt()
+        attempts.start_soon(self._make, attempt, self.checker.check.check)
         await self._wait_for(
             lambda: attempt.is_over or self._life != life,
             until=attempt.began + self.checker.limit_s,
@@ -244,9 +290,9 @@ class CheckRunner:
             attempt.text = f"no answer within {self.checker.limit_s:g} s"
         return attempt
 
-    async def _make(self, attempt: _Attempt) -> None:
+    async def _make(self, attempt: _Attempt, call: Callable[[], Awaitable[None]]) -> None:
         with attempt.scope:
-            outcome = await contain(self.checker.check.check)
+            outcome = await contain(call)
             if isinstance(outcome, Raised) and not attempt.text:
                 attempt.text = outcome.text
         attempt.is_over = True

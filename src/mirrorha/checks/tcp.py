@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar, final
 
 import attrs
@@ -20,7 +21,8 @@ class Tcp(Check):
     Args:
         port: The port.
         host: Where; by default this machine.
-        timeout_s: Seconds until a connection that is not made has failed.
+        timeout_s: Seconds until a connection that is not made has failed, if that is to be sooner
+            than what the `Checker` says.
 
     Raises:
         LocalUsageError: the port is none.
@@ -30,7 +32,7 @@ class Tcp(Check):
 
     port: int
     host: str = attrs.field(default="127.0.0.1", kw_only=True)
-    timeout_s: float = attrs.field(default=2.0, kw_only=True)
+    timeout_s: float = attrs.field(default=math.inf, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
         if not 0 < self.port < 2**16:

@@ -47,7 +47,8 @@ class Care:
         config: names and deadlines.
         phases: how the service is started and stopped.
         checkers: made while they apply.
-        can_promote: asked while this node is SECOND; all must say yes.
+        can_promote: asked while this node is SECOND; all must say yes. Nor may any check have
+            failed that has an action.
         give: takes events of the core.
     """
 
@@ -70,7 +71,9 @@ class Care:
         )
         self._runners: Final = tuple(CheckRunner(each, self._checked) for each in checkers)
         self._can_promote: Final = tuple(can_promote)
-        self._promotable = True
+        self._promotable = True  # as the core knows it
+        self._consents = True  # what `can_promote` said last
+        self._situation = Situation.NEITHER
         self._limiter: Final = trio.CapacityLimiter(1)
         self._token = 0  # of the latest start
         self._role = Role.STOP
@@ -127,8 +130,10 @@ class Care:
             situation = Situation.SERVING
         elif state.role is Role.SECOND:
             situation = Situation.SECOND
+        self._situation = situation
         for runner in self._runners:
             runner.set_situation(situation)
+        self._judge_promotable()
 
     # ---- what is told to load balancers ----
 
@@ -173,17 +178,25 @@ class Care:
         if report.changed and _counts(report):
             text = f"check {report.name}: {report.text}"
             self._give(ServiceFailed(token=self._token, text=text, action=report.on_failure))
+        self._judge_promotable()
+
+    def _judge_promotable(self) -> None:
+        """Whether this node may take over, or be handed the service, which would fail at once."""
+        now = self._situation
+        failed = (_counts(each.latest) for each in self._runners if each.checker.applies(now))
+        is_fit = now is Situation.SERVING or not any(failed)  # where it serves, there is an action
+        if self._promotable is not (self._consents and is_fit):
+            self._promotable = not self._promotable
+            self._give(PromotableChanged(promotable=self._promotable))
 
     async def _ask_promotable(self) -> None:
         while True:
             if self._role is Role.SECOND:
-                promotable = await self._is_promotable()
-                if promotable is not self._promotable:
-                    self._promotable = promotable
-                    self._give(PromotableChanged(promotable=promotable))
+                self._consents = await self._all_consent()
+                self._judge_promotable()
             await trio.sleep(PROMOTE_EVERY_S)
 
-    async def _is_promotable(self) -> bool:
+    async def _all_consent(self) -> bool:
         """Whether all callbacks say yes. One that raises, or says nothing in time, says no."""
         for function in self._can_promote:
             outcome: Returned[object] | Raised = Raised(ServiceError("no answer in time"))

@@ -72,7 +72,7 @@ def make_checker(config: CheckConfig) -> Checker:
         check,
         every_s=config.every_s,
         timeout_s=config.timeout_s,
-        fall=config.fall,
+        fall=check.fall if config.fall is None else config.fall,
         rise=config.rise,
         on_failure=config.on_failure,
         when=config.when,

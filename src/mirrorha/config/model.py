@@ -221,9 +221,10 @@ class CheckConfig:
         kind: What is looked at.
         every_s: Seconds from the start of one check to the start of the next.
         timeout_s: Seconds until an attempt that has not returned has failed; None: `every_s`.
-        fall: Failed attempts in a row until the check has failed.
+        fall: Failed attempts in a row until the check has failed; None: what suits the kind, two
+            or, where what is seen is certain, one.
         rise: Good attempts in a row until it is well again.
-        on_failure: What is done once it has failed.
+        on_failure: What is done once it has failed, as `Checker` has it.
         when: On which node it is made.
         name: How it is shown; None: what is checked.
         options: What the kind needs to know.
@@ -238,7 +239,7 @@ class CheckConfig:
         default="restart",
         metadata=in_toml("on_failure", forms.choice("restart", "hand_over", "stop", "none")),
     )
-    fall: int = attrs.field(default=2, metadata=in_toml("fall", forms.integer(1, 1000)))
+    fall: int | None = attrs.field(default=None, metadata=in_toml("fall", forms.integer(1, 1000)))
     rise: int = attrs.field(default=1, metadata=in_toml("rise", forms.integer(1, 1000)))
     when: When = attrs.field(
         default="serving", metadata=in_toml("when", forms.choice("serving", "second", "always"))
