@@ -11,7 +11,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, final
+from typing import Final, Literal, final
 
 import attrs
 import trio
@@ -123,6 +123,7 @@ async def run_command(
     environment: Mapping[str, str],
     output: OutputReader,
     term_grace_s: float = TERM_GRACE_S,
+    leftovers: Literal["leave", "kill"] = "leave",
 ) -> Ended:
     """Run a command until it exits, its standard input empty.
 
@@ -131,6 +132,8 @@ async def run_command(
 
     Args:
         environment: set beside what this program has.
+        leftovers: what becomes of processes of its group when it has exited. If they are killed,
+            `output` has got all that was written before this returns.
 
     Raises:
         OSError, ValueError: no process can be made, or `argv` cannot be passed to one.
@@ -148,10 +151,15 @@ async def run_command(
     try:
         tail = output.read(ours)
         await child.wait_exit()
+        drain_s = 0.0
+        if leftovers == "kill":
+            child.kill_group()
+            drain_s = KILL_WAIT_S  # now hardly anybody is left to hold its output open
         status = child.reap()
         if status != 0:  # its last words matter
-            with trio.move_on_after(DRAIN_S):
-                await tail.is_over.wait()
+            drain_s = max(drain_s, DRAIN_S)
+        with trio.move_on_after(drain_s):
+            await tail.is_over.wait()
         return Ended(status, tail.last_line)
     finally:
         if not child.is_reaped:
@@ -205,14 +213,17 @@ class _Child:
         self._signal_group(signal.SIGTERM)
         with trio.move_on_after(term_grace_s):
             await self.wait_exit()
-        # Also if it has exited, for the others. As it is not reaped, its number is its own still.
-        self._signal_group(signal.SIGKILL)
+        self.kill_group()
         with trio.move_on_after(KILL_WAIT_S) as scope:
             await self.wait_exit()
         if scope.cancelled_caught:
             _log.error("process %d cannot be killed: it sits in the kernel", self._popen.pid)
         else:
             self.reap()
+
+    def kill_group(self) -> None:
+        """Also if it has exited, for the others. As it is not reaped, its number is its own."""
+        self._signal_group(signal.SIGKILL)
 
     def close(self) -> None:
         if self._descriptor is not None:

@@ -101,6 +101,8 @@ def test_every_kind_has_an_example_that_is_accepted() -> None:
             CheckConfig(kind="http", options={"url": "http://127.0.0.1:80/x", "status": 204}),
             CheckConfig(kind="process", options={"program": "orders"}),
             CheckConfig(kind="process", options={"pid_file": "/run/orders.pid"}),
+            CheckConfig(kind="process", options={"command_line": "java -jar orders.jar"}),
+            CheckConfig(kind="process", options={"unit": "postgresql@15-main.service"}),
             CheckConfig(kind="command", options={"command": ["/bin/true"]}),
             CheckConfig(kind="disk", options={"path": "/srv/orders", "free_percent_min": 5}),
             CheckConfig(kind="interface", options={"interface": "eth0"}),
@@ -230,7 +232,30 @@ WRONG_TOGETHER: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a process found by nothing": (
         {"checks": [CheckConfig(kind="process")]},
-        "check[0]: a process is found by 'program' or by 'pid_file'; 0 of them are given",
+        "check[0]: a process is found by exactly one of pid_file, program, command_line and unit; "
+        "0 of them are given",
+    ),
+    "authorities of a server without a certificate": (
+        {"checks": [CheckConfig(kind="http", options={"url": "http://a/", "ca_file": "/a"})]},
+        "check[0]: ca_file is given, but http://a/ shows no certificate",
+    ),
+    "authorities to verify nothing by": (
+        {
+            "checks": [
+                CheckConfig(
+                    kind="http", options={"url": "https://a/", "ca_file": "/a", "verify": False}
+                )
+            ]
+        },
+        "check[0]: ca_file is given beside verify = false",
+    ),
+    "a mount of nothing": (
+        {"volumes": [VolumeConfig(path="/a", mount=False)], "checks": [CheckConfig(kind="mount")]},
+        "check[0]: expected a path, for there is no volume that is mounted",
+    ),
+    "a mount of a type, wherever": (
+        {"checks": [CheckConfig(kind="mount", options={"filesystem": "ext4"})]},
+        "check[0]: filesystem is given without the path",
     ),
     "plain without trust": (
         {"link": "plain"},

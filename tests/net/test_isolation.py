@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from mirrorha.errors import LocalUsageError
-from mirrorha.net import isolation
+from mirrorha.net import ping
 from mirrorha.net.isolation import answers
 from tests.requirements import lacking, require_netns
 
@@ -55,7 +55,7 @@ async def test_other_addresses_are_refused(address: str) -> None:
 
 
 IN_A_NETWORK_OF_ITS_OWN = """
-import ctypes, fcntl, logging, socket, struct, sys, trio
+import ctypes, encodings.idna, fcntl, logging, os, socket, struct, sys, trio
 libc = ctypes.CDLL(None, use_errno=True)
 assert libc.unshare(0x40000000) == 0, "unshare"
 with socket.socket() as sock:  # bring the loopback interface of this namespace up
@@ -64,8 +64,12 @@ from mirrorha.net.isolation import answers
 """
 
 WITHOUT_THE_RIGHT_TO_PING = """
+os.setuid(65534)
 logging.basicConfig(format="%(message)s")
 assert not trio.run(answers, "icmp://127.0.0.1", 1.0)
+"""
+
+AS_ROOT = """
 """
 
 WITH_THE_RIGHT_TO_PING = """
@@ -73,6 +77,10 @@ try:
     open("/proc/sys/net/ipv4/ping_group_range", "w").write("0 2147483647")
 except OSError:
     sys.exit(3)
+os.setuid(65534)
+"""
+
+ANSWERED = """
 for host in ("127.0.0.1", "[::1]"):
     assert trio.run(answers, f"icmp://{host}", 2.0), host
 assert not trio.run(answers, "icmp://192.0.2.1", 0.3)
@@ -97,8 +105,9 @@ def test_without_the_right_to_ping_there_is_no_answer_and_the_log_says_why() -> 
     assert "net.ipv4.ping_group_range" in run.stderr
 
 
-def test_a_ping_is_answered_in_a_network_of_its_own() -> None:
-    run = in_a_network_of_its_own(WITH_THE_RIGHT_TO_PING)
+@pytest.mark.parametrize("who", [AS_ROOT, WITH_THE_RIGHT_TO_PING], ids=["root", "by a group"])
+def test_a_ping_is_answered_in_a_network_of_its_own(who: str) -> None:
+    run = in_a_network_of_its_own(who + ANSWERED)
     if run.returncode == 3:
         lacking("to write /proc/sys/net", "run the tests where root may")
     assert run.returncode == 0, run.stderr
@@ -107,8 +116,8 @@ def test_a_ping_is_answered_in_a_network_of_its_own() -> None:
 def test_only_the_answer_to_this_request_counts() -> None:
     payload = b"0123456789abcdef"
     reply = b"\x00\x00\xab\xcd\x00\x01\x00\x07" + payload
-    assert isolation._is_reply(reply, kind=0, number=7, payload=payload)
-    assert not isolation._is_reply(reply, kind=0, number=8, payload=payload)
-    assert not isolation._is_reply(reply, kind=129, number=7, payload=payload)
-    assert not isolation._is_reply(reply[:-1] + b"x", kind=0, number=7, payload=payload)
-    assert not isolation._is_reply(reply[:7], kind=0, number=7, payload=payload)
+    assert ping._is_reply(reply, kind=0, number=7, payload=payload)
+    assert not ping._is_reply(reply, kind=0, number=8, payload=payload)
+    assert not ping._is_reply(reply, kind=129, number=7, payload=payload)
+    assert not ping._is_reply(reply[:-1] + b"x", kind=0, number=7, payload=payload)
+    assert not ping._is_reply(reply[:7], kind=0, number=7, payload=payload)

@@ -472,7 +472,7 @@ class Cluster:
             phases=making.make_phases(
                 config, start=self._start, stop=self._stop, serve=self._serve
             ),
-            checkers=(*map(making.make_checker, config.checks), *self._checkers),
+            checkers=(*making.make_checkers(config), *self._checkers),
             probe=self._probe or making.make_probe(config),
             can_promote=tuple(self._can_promote),
             on_role=tuple(self._on_role),

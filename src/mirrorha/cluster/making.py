@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import attrs
+
 from mirrorha import arbiters, checks
 from mirrorha.checks.runner import Checker
 from mirrorha.errors import LocalUsageError
@@ -12,9 +14,10 @@ from mirrorha.net.keys import load_keys
 from mirrorha.net.tls import witness_client_context
 from mirrorha.probe import HealthProbe
 from mirrorha.service import Callbacks, Commands, ServeTask
+from mirrorha.volume.fuse import mounting
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from mirrorha.abc import Arbiter, Check
     from mirrorha.config import CheckConfig, ClusterConfig
@@ -64,19 +67,38 @@ def arbiter_text(arbiter: Arbiter | None) -> str:
     return f"{arbiter.kind} {arbiter}" if is_described else arbiter.kind
 
 
-def make_checker(config: CheckConfig) -> Checker:
-    """A check that the configuration names. Raises as `make_arbiter`."""
-    cls = _named(checks, _CHECKS, config.kind, "check")
-    check: Check = cls(**config.options)
+def make_checkers(config: ClusterConfig) -> Iterator[Checker]:
+    """The checks that the configuration names. Raises as `make_arbiter`."""
+    for check in config.checks:
+        is_of_volumes = check.kind == "mount" and "path" not in check.options
+        if not is_of_volumes:
+            yield _make_checker(config, check)
+            continue
+        mounted = [volume.path for volume in config.volumes if volume.mount is not False]
+        if not mounted:
+            raise LocalUsageError("a check of the mounts names no path, and no volume is mounted")
+        for path in mounted:
+            options = {"path": path, "filesystem": mounting.KIND}
+            name = f"{check.name} {path}" if check.name else None
+            yield _make_checker(config, attrs.evolve(check, options=options, name=name))
+
+
+def _make_checker(config: ClusterConfig, chosen: CheckConfig) -> Checker:
+    cls = _named(checks, _CHECKS, chosen.kind, "check")
+    options = chosen.options
+    if chosen.kind == "command":
+        told = {"MIRRORHA_CLUSTER": config.name, "MIRRORHA_NODE": config.me.name}
+        options = {**options, "environment": told}
+    check: Check = cls(**options)
     return Checker(
         check,
-        every_s=config.every_s,
-        timeout_s=config.timeout_s,
-        fall=check.fall if config.fall is None else config.fall,
-        rise=config.rise,
-        on_failure=config.on_failure,
-        when=config.when,
-        name=config.name or "",
+        every_s=chosen.every_s,
+        timeout_s=chosen.timeout_s,
+        fall=check.fall if chosen.fall is None else chosen.fall,
+        rise=chosen.rise,
+        on_failure=chosen.on_failure,
+        when=chosen.when,
+        name=chosen.name or "",
     )
 
 

@@ -16,7 +16,7 @@ from mirrorha.config.durations import format_duration
 from mirrorha.config.findings import Finding, Where
 
 if TYPE_CHECKING:
-    from mirrorha.config.model import ClusterConfig, NodeConfig
+    from mirrorha.config.model import CheckConfig, ClusterConfig, NodeConfig
 
 # Two lost beats in a row are routine; three are news.
 BEATS_PER_TIMEOUT: Final = 3
@@ -232,12 +232,32 @@ def _checks(config: ClusterConfig) -> Iterator[Finding]:
                 f"'{format_duration(check.every_s)}': a check would still run when it is due again"
             )
             yield Finding((*where, "timeout"), text, ((*where, "every"),))
-        named = {"program", "pid_file"} & check.options.keys()
-        if check.kind == "process" and len(named) != 1:
-            text = (
-                f"a process is found by 'program' or by 'pid_file'; {len(named)} of them are given"
-            )
+        text = _option_problem(config, check)
+        if text:
             yield Finding(where, text)
+
+
+def _option_problem(config: ClusterConfig, check: CheckConfig) -> str:
+    """What the options of a check's kind cannot be together, or ""."""
+    given = check.options
+    if check.kind == "process":
+        ways = ("pid_file", "program", "command_line", "unit")
+        count = len(given.keys() & {*ways})
+        listed = f"{', '.join(ways[:-1])} and {ways[-1]}"
+        if count != 1:
+            return f"a process is found by exactly one of {listed}; {count} of them are given"
+    if check.kind == "http" and "ca_file" in given:
+        if not given["url"].startswith("https:"):
+            return f"ca_file is given, but {given['url']} shows no certificate"
+        if not given.get("verify", True):
+            return "ca_file is given beside verify = false, with which no certificate is verified"
+    if check.kind == "mount" and "path" not in given:
+        if "filesystem" in given:
+            return "filesystem is given without the path of what is of that type"
+        # A program may add volumes of its own to none.
+        if config.volumes and all(volume.mount is False for volume in config.volumes):
+            return "expected a path, for there is no volume that is mounted"
+    return ""
 
 
 # Authority and reachability --------------------------------------------------------------------

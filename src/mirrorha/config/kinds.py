@@ -80,13 +80,32 @@ CHECK_KINDS: Final[Kinds] = {
         "url": _must(forms.URL),
         "status": _may(forms.integer(100, 599)),
         "contains": _may(_TEXT),
+        "connect_to": _may(forms.HOST),
+        "ca_file": _may(forms.PATH),
+        "verify": _may(forms.BOOLEAN),
     },
-    "process": {"program": _may(_TEXT), "pid_file": _may(forms.PATH)},
+    "process": {
+        "pid_file": _may(forms.PATH),
+        "program": _may(_TEXT),
+        "command_line": _may(_TEXT),
+        "unit": _may(
+            forms.text("a unit, such as 'postgresql.service'", pattern=r"[A-Za-z0-9:_.@\\-]{1,255}")
+        ),
+    },
     "command": {"command": _must(forms.COMMAND)},
-    "disk": {"path": _must(forms.PATH), "free_percent_min": _may(forms.integer(0, 99))},
+    "disk": {
+        "path": _must(forms.PATH),
+        "free_percent_min": _may(forms.integer(0, 99)),
+        "write": _may(forms.BOOLEAN),
+    },
     "interface": {"interface": _must(forms.INTERFACE)},
     "ping": {"address": _must(forms.IP)},
-    "mount": {"path": _may(forms.PATH)},
+    "mount": {
+        "path": _may(forms.PATH),
+        "filesystem": _may(
+            forms.text("a file system's type, such as 'ext4'", pattern=r"[A-Za-z0-9_.-]{1,64}")
+        ),
+    },
 }
 
 SWITCH_KINDS: Final[Kinds] = {

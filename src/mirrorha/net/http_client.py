@@ -68,6 +68,7 @@ async def fetch(
     *,
     deadline_s: float,
     unix_path: str | None = None,
+    connect_to: str | None = None,
     headers: Sequence[tuple[str, str]] = (),
     body: bytes = b"",
     ssl_context: ssl.SSLContext | None = None,
@@ -80,6 +81,8 @@ async def fetch(
             asked for.
         deadline_s: seconds for everything, name resolution included.
         unix_path: connect to this Unix socket.
+        connect_to: connect to this host or address. Asked for, and looked for in a certificate,
+            is the URL's.
         ssl_context: for `https`; by default the system's authorities are trusted.
         body_bytes_max: of the answer.
 
@@ -87,7 +90,7 @@ async def fetch(
         HttpError: no whole answer in time; `sent` says whether the request may have arrived.
         LocalUsageError: the URL is none.
     """
-    exchange = _Exchange(method, url, headers, body)
+    exchange = _Exchange(method, url, headers, body, connect_to=connect_to)
     with exchange.translated():
         with trio.move_on_after(deadline_s):
             try:
@@ -203,12 +206,19 @@ class _Exchange:
     """One request and its answer on a connection of their own."""
 
     def __init__(
-        self, method: str, url: str, headers: Sequence[tuple[str, str]], body: bytes
+        self,
+        method: str,
+        url: str,
+        headers: Sequence[tuple[str, str]],
+        body: bytes,
+        *,
+        connect_to: str | None = None,
     ) -> None:
         self.status = 0
         self.headers: Mapping[str, str] = {}
         self._url: Final = url
         self._address: Final = _Address.parse(url)
+        self._host: Final = connect_to or self._address.host
         self._request: Final = _make_request(method, self._address, headers, body)
         self._body: Final = body
         self._http: Final = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEADER_BYTES_MAX)
@@ -280,7 +290,7 @@ class _Exchange:
     async def _connect(self, unix_path: str | None) -> trio.abc.Stream:
         if unix_path is not None:
             return await trio.open_unix_socket(unix_path)
-        return await dial.open_tcp_stream(self._address.host, self._address.port)
+        return await dial.open_tcp_stream(self._host, self._address.port)
 
     async def _next_event(self) -> object:
         if self._stream is None:
