@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 __version__: Final = "0.1.0.dev0"
 
 if TYPE_CHECKING:
-    from mirrorha import abc, arbiters, checks
+    from mirrorha import abc, arbiters, checks, switches
     from mirrorha.checks.runner import Checker
     from mirrorha.cluster.cluster import Cluster
     from mirrorha.cluster.feed import EventStream, Gap, NodeEvent
@@ -46,9 +46,11 @@ if TYPE_CHECKING:
         PathOutsideVolumeError,
         ServiceError,
         StateError,
+        SwitchError,
         VolumeError,
     )
     from mirrorha.probe import HealthProbe
+    from mirrorha.switches.keeper import SwitchRule
     from mirrorha.volume.replicator import Replicator
 
 __all__ = [
@@ -86,6 +88,8 @@ __all__ = [
     "ServiceError",
     "StateError",
     "SwitchConfig",
+    "SwitchError",
+    "SwitchRule",
     "TimingConfig",
     "VerifyConfig",
     "VolumeConfig",
@@ -94,9 +98,10 @@ __all__ = [
     "arbiters",
     "checks",
     "load_toml",
+    "switches",
 ]
 
-_MODULES: Final = frozenset({"abc", "arbiters", "checks"})
+_MODULES: Final = frozenset({"abc", "arbiters", "checks", "switches"})
 _HOMES: Final = {
     "Checker": "checks.runner",
     "Cluster": "cluster.cluster",
@@ -104,6 +109,7 @@ _HOMES: Final = {
     **dict.fromkeys(("Colour", "Data", "Mode", "Role"), "core.words"),
     "RoleChange": "core.change",
     "HealthProbe": "probe",
+    "SwitchRule": "switches.keeper",
     "Replicator": "volume.replicator",
 }
 

@@ -54,7 +54,8 @@ class Switch(ABC):
     """Moves clients to this node: a virtual IP, a route. Both methods must be idempotent.
 
     The cluster runs a reconcile loop ("who should hold it, who does"): a failure is shown and
-    tried again, and never changes a role.
+    tried again, and never changes a role. No two calls of one switch overlap; one that takes too
+    long, or is not wanted any more, is cancelled, and the next call finds whatever it left.
     """
 
     kind: ClassVar[str]
@@ -70,6 +71,9 @@ class Switch(ABC):
     @abstractmethod
     async def is_engaged(self) -> bool:
         """Whether clients reach this node now. Raises if that cannot be known."""
+
+    async def renew(self) -> None:  # noqa: B027 - most switches hold until they are told
+        """Keep what lapses by itself; called every few seconds while it is engaged."""
 
 
 class Fencer(ABC):

@@ -107,6 +107,10 @@ class ServiceError(MirrorHAError):
     """The application's start or stop failed or missed its deadline. Look at its own log."""
 
 
+class SwitchError(MirrorHAError):
+    """Clients cannot be moved to or from this node; the text says why. No role depends on it."""
+
+
 class CheckFailedError(MirrorHAError):
     """The service is not well; the text says what was seen. Raise it from a check of your own."""
 

@@ -168,6 +168,30 @@ async def run_command(
         child.close()
 
 
+async def run_alone(
+    argv: Sequence[str], *, environment: Mapping[str, str], on_line: Callable[[str], None]
+) -> Ended:
+    """Run a command that leaves nothing running: its output is read until it exits.
+
+    Cancelled, it ends as `run_command` does. What it leaves behind has lost its output.
+
+    Raises:
+        OSError, ValueError: as `run_command`.
+    """
+    found: Ended | Exception
+    async with trio.open_nursery() as nursery:
+        output = OutputReader(nursery, on_line)
+        try:
+            found = await run_command(argv, environment=environment, output=output)
+        except (OSError, ValueError) as error:
+            found = error  # to be raised outside, not in a group
+        finally:
+            output.close()
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
 def _spawn(argv: Sequence[str], environment: Mapping[str, str], output: int) -> _Child:
     # A shell execs the command, not we: a thread that spawns is stuck until its child has done
     # exec, out of any deadline's reach, and the program may lie on a volume that stands still.

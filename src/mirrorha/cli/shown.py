@@ -87,7 +87,7 @@ def _around(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for check in document.get("checks", ()):
         yield "check", _stated(check, check.get("name") or check.get("kind") or "")
     for switch in document.get("switches", ()):
-        yield "switch", _stated(switch, switch.get("kind") or "")
+        yield "switch", _stated(switch, switch.get("name") or switch.get("kind") or "")
     if arbiter := document.get("arbiter"):
         yield "arbiter", arbiter_text(arbiter)
 

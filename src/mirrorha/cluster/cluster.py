@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mirrorha.core.state import State
     from mirrorha.probe import HealthProbe
     from mirrorha.state.history import HistoryEvent
+    from mirrorha.switches.keeper import SwitchRule
     from mirrorha.volume.engine import Engine
     from mirrorha.volume.worker.client import WorkerEngine
 
@@ -70,6 +71,7 @@ class Cluster:
         self._added: list[VolumeConfig] = []
         self._replicators: dict[str, Replicator] = {}
         self._checkers: list[Checker] = []
+        self._switches: list[SwitchRule] = []
         self._probe: HealthProbe | None = None
         self._start: Callable[..., object] | None = None
         self._stop: Callable[..., object] | None = None
@@ -126,6 +128,11 @@ class Cluster:
         """Check the service so while this node serves. Before `run`."""
         self._check_idle()
         self._checkers.append(checker)
+
+    def switch(self, rule: SwitchRule) -> None:
+        """Send clients to the node that serves so. Before `run`."""
+        self._check_idle()
+        self._switches.append(rule)
 
     def probe(self, probe: HealthProbe) -> None:
         """Answer load balancers so. Before `run`, once.
@@ -473,6 +480,7 @@ class Cluster:
                 config, start=self._start, stop=self._stop, serve=self._serve
             ),
             checkers=(*making.make_checkers(config), *self._checkers),
+            switches=(*making.make_switches(config), *self._switches),
             probe=self._probe or making.make_probe(config),
             can_promote=tuple(self._can_promote),
             on_role=tuple(self._on_role),

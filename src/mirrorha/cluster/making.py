@@ -1,4 +1,4 @@
-"""What a configuration names, made: its arbiter, its checks, its probe, its service."""
+"""What a configuration names, made: its arbiter, checks, switches, probe and service."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from mirrorha import arbiters, checks
+from mirrorha import arbiters, checks, switches
 from mirrorha.checks.runner import Checker
 from mirrorha.errors import LocalUsageError
 from mirrorha.net.keys import load_keys
 from mirrorha.net.tls import witness_client_context
 from mirrorha.probe import HealthProbe
 from mirrorha.service import Callbacks, Commands, ServeTask
+from mirrorha.switches.keeper import SwitchRule
 from mirrorha.volume.fuse import mounting
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-    from mirrorha.abc import Arbiter, Check
+    from mirrorha.abc import Arbiter, Check, Switch
     from mirrorha.config import CheckConfig, ClusterConfig
     from mirrorha.service import Phases
 
@@ -38,6 +39,14 @@ _CHECKS: Final = {
     "interface": "Interface",
     "ping": "Ping",
     "mount": "Mount",
+}
+_SWITCHES: Final = {
+    "virtual_ip": "VirtualIp",
+    "command": "Command",
+    "aws_route": "AwsRoute",
+    "aws_address": "AwsAddress",
+    "aws_elastic_ip": "AwsElasticIp",
+    "aws_route53": "AwsRoute53",
 }
 
 
@@ -100,6 +109,24 @@ def _make_checker(config: ClusterConfig, chosen: CheckConfig) -> Checker:
         when=chosen.when,
         name=chosen.name or "",
     )
+
+
+def make_switches(config: ClusterConfig) -> tuple[SwitchRule, ...]:
+    """The switches that the configuration names. Raises as `make_arbiter`."""
+    made = []
+    for each in config.switches:
+        more: dict[str, Any] = {}
+        if each.kind == "command":
+            more["environment"] = _environment(config)
+        switch: Switch = _named(switches, _SWITCHES, each.kind, "switch")(**each.options, **more)
+        rule = SwitchRule(switch, when=each.when, every_s=each.every_s, timeout_s=each.timeout_s)
+        made.append(rule)
+    return tuple(made)
+
+
+def _environment(config: ClusterConfig) -> dict[str, str]:
+    """What a command is told that is run for no one change of role."""
+    return {"MIRRORHA_CLUSTER": config.name, "MIRRORHA_NODE": config.me.name}
 
 
 def make_probe(config: ClusterConfig) -> HealthProbe | None:

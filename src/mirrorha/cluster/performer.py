@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mirrorha.cluster.links import Links
     from mirrorha.cluster.loop import Loop
     from mirrorha.cluster.operations import Operations
+    from mirrorha.cluster.traffic import Traffic
     from mirrorha.cluster.volumes import Volumes
     from mirrorha.net.heartbeat import HeartbeatThread
     from mirrorha.net.paths import HeartbeatPath
@@ -53,6 +54,7 @@ class Performer:
         links: Links,
         volumes: Volumes,
         care: Care,
+        traffic: Traffic,
         beats: HeartbeatThread,
         operations: Operations,
         paths: Sequence[HeartbeatPath],
@@ -68,6 +70,7 @@ class Performer:
         self._clock_ms: Final = clock_ms
         self._told: Final = told
         self._care: Final = care
+        self._traffic: Final = traffic
         self._volumes: Final = volumes
         self._phase = 0  # the token of the service's latest start or stop
         start_soon = nursery.start_soon
@@ -105,13 +108,18 @@ class Performer:
 
     def _stop_service(self, effect: e.StopService) -> None:
         self._phase = effect.token
-        self._nursery.start_soon(self._care.stop, effect)
+        self._nursery.start_soon(self._stop_without_traffic, effect)
 
     async def _start_on_open_volumes(self, effect: e.StartService) -> None:
         """A worker hears of its orders a moment later: until then its mount is read-only."""
         await self._volumes.settle()
+        await self._traffic.wait_before_start()
         if self._phase == effect.token:  # else it is to be stopped meanwhile, and was not started
             await self._care.start(effect)
+
+    async def _stop_without_traffic(self, effect: e.StopService) -> None:
+        await self._traffic.wait_before_stop()
+        await self._care.stop(effect)
 
     async def _probe(self, effect: e.ProbePort) -> None:
         """Whether the peer's host says that nobody listens there any more."""

@@ -31,6 +31,7 @@ from mirrorha.cluster.state_room import RESERVE_NAME, StateRoom
 from mirrorha.cluster.status import View, VolumeView, document
 from mirrorha.cluster.store import MetaStore
 from mirrorha.cluster.stream_ends import stream_end_of
+from mirrorha.cluster.traffic import Traffic
 from mirrorha.cluster.verifying import Verifying
 from mirrorha.cluster.volumes import Volumes
 from mirrorha.cluster.workers import Workers
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
     from mirrorha.core.meta import Meta
     from mirrorha.core.state import State
     from mirrorha.service import Phases
+    from mirrorha.switches.keeper import SwitchRule
 
 _log: Final = logging.getLogger("mirrorha")
 
@@ -100,6 +102,7 @@ class Plan:
     arbiter_text: str
     phases: Phases
     checkers: Sequence[Checker]
+    switches: Sequence[SwitchRule]
     probe: HealthProbe | None
     can_promote: Sequence[Callable[[], object]]
     on_role: Sequence[Callable[[RoleChange], object]]
@@ -163,6 +166,7 @@ class Runtime:
             heartbeats=parts.beats.statistics(),
             service=parts.care.service,
             checks=parts.care.checks,
+            switches=parts.traffic.switches,
             link_trouble=parts.links.refusal,
             warnings=(
                 *parts.volumes.warnings,
@@ -237,6 +241,7 @@ class Runtime:
     ) -> None:
         nursery.start_soon(self._close_volumes_at_end, parts)
         await nursery.start(parts.care.run)
+        await nursery.start(parts.traffic.run)
         await nursery.start(parts.verifying.run)
         nursery.start_soon(parts.links.run, listeners)
         nursery.start_soon(self._take_beats, parts)
@@ -321,6 +326,7 @@ class Runtime:
         links = self._make_links(loop, volumes, security)
         authority = Authority(plan.arbiter, loop.give)
         operations = Operations(loop.give)
+        traffic = Traffic(plan.switches, self._note_or_alarm)
         performer = Performer(
             nursery,
             loop=loop,
@@ -328,6 +334,7 @@ class Runtime:
             links=links,
             volumes=volumes,
             care=care,
+            traffic=traffic,
             beats=beats,
             operations=operations,
             paths=self._paths,
@@ -340,6 +347,7 @@ class Runtime:
             volumes=volumes,
             links=links,
             care=care,
+            traffic=traffic,
             authority=authority,
             operations=operations,
             beats=beats,
@@ -501,6 +509,7 @@ class Runtime:
             parts.links.drop_all("this node goes on as a new incarnation")
         self._watch_link(parts, state, now_ms)
         parts.care.look(state)
+        parts.traffic.look(state, now_ms)
         self._changed()
 
     def _watch_link(self, parts: _Parts, state: State, now_ms: int) -> None:
@@ -573,6 +582,7 @@ class _Parts:
     volumes: Volumes
     links: Links
     care: Care
+    traffic: Traffic
     authority: Authority
     operations: Operations
     beats: HeartbeatThread

@@ -15,6 +15,7 @@ from mirrorha.core.messages import Standing
 from mirrorha.core.orders import Progress
 from mirrorha.core.register import Register
 from mirrorha.core.words import Colour, Mode, Role
+from mirrorha.switches.keeper import SwitchState
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from mirrorha.core.state import Decision, State
     from mirrorha.net.heartbeat import PathStatistics
     from mirrorha.service import ServiceStatus
+    from mirrorha.switches.keeper import SwitchReport
     from mirrorha.volume.driver import DriverStatus
 
 
@@ -61,6 +63,7 @@ class View:
     heartbeats: Sequence[PathStatistics]
     service: ServiceStatus
     checks: Sequence[CheckReport]
+    switches: Sequence[SwitchReport]
     link_trouble: str
     warnings: Sequence[str]
     differing: Sequence[str]
@@ -101,7 +104,7 @@ def document(view: View) -> Document:
         "peer": _peer(view),
         "volumes": [_volume(view, each) for each in view.volumes],
         "checks": [_check(each) for each in view.checks],
-        "switches": [],
+        "switches": [_switch(each) for each in view.switches],
         "arbiter": _arbiter(view),
         "paused": s.meta.paused,
         "rescued": [*_rescued(s.me, s.meta.rescued), *_rescued(s.other, s.peer_rescued)],
@@ -115,9 +118,10 @@ def document(view: View) -> Document:
 
 
 def _colour(view: View) -> Colour:
-    """A pair whose copies are known to differ is not protected as it seems."""
+    """A pair whose copies are known to differ, or that no client finds, is not well as it seems."""
     colour = colour_of(view.state)
-    return Colour.ORANGE if colour is Colour.GREEN and view.differing else colour
+    is_off = any(each.state is SwitchState.FAILED for each in view.switches)
+    return Colour.ORANGE if colour is Colour.GREEN and (view.differing or is_off) else colour
 
 
 def _override(s: State) -> Document:
@@ -290,6 +294,16 @@ def _check(report: CheckReport) -> Document:
         "on_failure": report.on_failure,
         "in_a_row": report.in_a_row,
         "duration_s": report.duration_ms / 1000,
+    }
+
+
+def _switch(report: SwitchReport) -> Document:
+    return {
+        "name": report.name,
+        "kind": report.kind,
+        "wanted": report.wanted,
+        "state": report.state.value,
+        "text": report.text,
     }
 
 

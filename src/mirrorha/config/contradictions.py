@@ -14,6 +14,7 @@ import attrs
 from mirrorha.config import forms
 from mirrorha.config.durations import format_duration
 from mirrorha.config.findings import Finding, Where
+from mirrorha.config.kinds import LAPSE_S
 
 if TYPE_CHECKING:
     from mirrorha.config.model import CheckConfig, ClusterConfig, NodeConfig
@@ -355,6 +356,15 @@ def _switches(config: ClusterConfig) -> Iterator[Finding]:
         if switch.kind in ("virtual_ip", "aws_address") and owner is not None:
             text = f"'{address}' is {owner}'s own address; clients need one that moves"
             yield Finding(("switch", index, "address"), text)
+        lapse_s = switch.options.get("lapse_s", LAPSE_S)
+        # So that one round that comes late, or fails, costs nothing.
+        if switch.kind == "virtual_ip" and 2 * switch.every_s > lapse_s:
+            text = (
+                f"an address that lapses in '{format_duration(lapse_s)}' and is renewed every "
+                f"'{format_duration(switch.every_s)}' would be lost with one late renewal; let it "
+                "last twice as long"
+            )
+            yield Finding(("switch", index, "lapse"), text, (("switch", index, "every"),))
 
 
 def _fencers(config: ClusterConfig) -> Iterator[Finding]:

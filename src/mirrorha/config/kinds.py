@@ -48,6 +48,10 @@ _TEXT: Final = forms.text()
 _REGION: Final = _may(forms.text("an AWS region, such as 'eu-west-3'", pattern=r"[a-z0-9-]{1,32}"))
 _ENDPOINT: Final = _may(forms.URL)
 
+#: A virtual IP lapses by itself so long, in seconds, after it was last renewed. A default that two
+#: places need: the class, and the check that it is renewed often enough.
+LAPSE_S: Final = 15.0
+
 ARBITER_KINDS: Final[Kinds] = {
     "witness": {"address": _must(forms.HOST_PORT)},
     "s3": {
@@ -112,6 +116,8 @@ SWITCH_KINDS: Final[Kinds] = {
     "virtual_ip": {
         "address": _must(forms.NETWORK_ADDRESS),
         "interface": _must(forms.INTERFACE),
+        "detect": _may(forms.duration(0, 10)),
+        "lapse": _may(forms.duration(2, 3600)),
     },
     "aws_route": {
         "route_tables": _must(

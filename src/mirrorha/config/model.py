@@ -45,6 +45,7 @@ def _as_options(values: Mapping[str, Any]) -> dict[str, Any]:
 
 OnFailure: TypeAlias = Literal["restart", "hand_over", "stop", "none"]
 When: TypeAlias = Literal["serving", "second", "always"]
+SwitchWhen: TypeAlias = Literal["before_start", "after_start"]
 
 
 @final
@@ -274,9 +275,26 @@ class ProbeConfig:
 @final
 @attrs.frozen(kw_only=True)
 class SwitchConfig:
-    """What moves clients. The options of each kind stand in `kinds.SWITCH_KINDS`."""
+    """What moves clients. The options of each kind stand in `kinds.SWITCH_KINDS`.
+
+    Args:
+        kind: What is moved.
+        when: "before_start": before the service starts, which may need it, and until it has
+            stopped; "after_start": only while it is started.
+        every_s: Seconds between two looks whether it is as it should be.
+        timeout_s: Seconds until an attempt that has not ended has failed.
+        options: What the kind needs to know.
+    """
 
     kind: str = attrs.field(metadata=in_toml("kind", forms.choice(*SWITCH_KINDS)))
+    when: SwitchWhen = attrs.field(
+        default="before_start",
+        metadata=in_toml("when", forms.choice("before_start", "after_start")),
+    )
+    every_s: float = attrs.field(default=3.0, metadata=in_toml("every", forms.duration(0.1, 3600)))
+    timeout_s: float = attrs.field(
+        default=10.0, metadata=in_toml("timeout", forms.duration(0.1, 600))
+    )
     options: Mapping[str, Any] = attrs.field(
         factory=dict, converter=_as_options, metadata=options(SWITCH_KINDS)
     )
