@@ -97,8 +97,9 @@ def stop(asked: Asked, waiting: Waiting) -> None:
 def restart(asked: Asked, waiting: Waiting) -> None:
     """Restart the service in place.
 
-    It waits until the service is started. No role changes and nothing fails over. Refused on a node
-    that does not serve.
+    It waits until the service is started. No role changes and nothing fails over. That it failed
+    here before is forgotten: it may be restarted restart_limit times again. On a node that does
+    not serve, that is all it does; where it did not fail either, it is refused.
 
     \b
     Example:

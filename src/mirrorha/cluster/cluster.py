@@ -286,11 +286,18 @@ class Cluster:
         return text
 
     async def restart(self) -> str:
-        """Restart the service in place, and return when it is started again."""
+        """Restart the service in place, and return when it is started again.
+
+        Where it failed before, that is forgotten: it may be restarted as often again. That holds
+        on a node, too, where it does not run now.
+        """
         state = self._running().loop.state
         # One that is not started yet is not started twice: its start is the answer.
         before = state.service_token if state.service is ServiceState.ON else None
+        was_here = state.role.serves
         text = await self._command(Verb.RESTART, NOTED_S)
+        if not was_here:
+            return text
         ended = await self._wait_some(
             lambda: (
                 self.role not in (Role.PRIM, Role.ALONE)

@@ -14,6 +14,7 @@ from mirrorha.core.health import colour_of, colour_of_peer, data_of, data_of_pee
 from mirrorha.core.messages import Standing
 from mirrorha.core.orders import Progress
 from mirrorha.core.register import Register
+from mirrorha.core.serving import failures
 from mirrorha.core.words import Colour, Mode, Role
 from mirrorha.switches.keeper import SwitchState
 
@@ -97,7 +98,7 @@ def document(view: View) -> Document:
         "service": {
             "state": s.service.value,
             "text": s.gave_up or view.service.text,
-            "restarts": len(s.restarts_ms),
+            "restarts": min(len(failures(s, view.now_ms)), s.settings.restart_limit),
             "restart_limit": s.settings.restart_limit,
         },
         "link": view.link,

@@ -64,10 +64,9 @@ def _start(turn: Turn, command: Command) -> None:
     s.told_number += 1
     s.standing = Standing.WAITING
     s.frozen = True
-    s.gave_up = ""
     s.unfilled = ""
     s.sick = ""  # the directories are opened anew; `unclean` tells of what may be gone
-    s.restarts_ms.clear()
+    serving.forget(s)
     s.mine.clear()
     s.since_ms = turn.now_ms
     s.unlinked_ms = turn.now_ms
@@ -101,7 +100,12 @@ def _stop(turn: Turn, command: Command) -> None:
 def _restart(turn: Turn, command: Command) -> None:
     s = turn.s
     if s.standing is not Standing.SOURCE:
-        _refuse(turn, command, f"the service does not run here: this node is {s.role.value}")
+        text = f"the service does not run here: this node is {s.role.value}"
+        if serving.failures(s, turn.now_ms):
+            serving.forget(s)
+            _done(turn, command, f"{text}; that it failed here is forgotten")
+        else:
+            _refuse(turn, command, text)
         return
     serving.restart(turn)
     _done(turn, command, "the service is being restarted in place")
@@ -139,6 +143,7 @@ def _pause(turn: Turn, command: Command) -> None:
 def _resume(turn: Turn, command: Command) -> None:
     turn.change(paused=False)
     turn.note("resumed", "service actions and takeover are on again")
+    serving.on_resumed(turn)
     _done(turn, command, "resumed")
 
 

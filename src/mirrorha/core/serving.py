@@ -6,7 +6,7 @@ from mirrorha.core import swap
 from mirrorha.core.effects import StartService, StopService
 from mirrorha.core.events import ServiceFailed, ServiceStarted, ServiceStopped
 from mirrorha.core.messages import Standing
-from mirrorha.core.state import ServiceState
+from mirrorha.core.state import ServiceState, State
 from mirrorha.core.turn import Turn
 from mirrorha.core.words import Role
 
@@ -86,37 +86,68 @@ def on_failed(turn: Turn, event: ServiceFailed) -> None:
         return
     turn.note("service-failed", event.text, alarm=True)
     if s.meta.paused:
-        return
-    since_ms = turn.now_ms - s.settings.restart_window_ms
-    s.restarts_ms = [at for at in s.restarts_ms if at > since_ms]
-    exhausted = len(s.restarts_ms) >= s.settings.restart_limit
+        s.failed_paused = event
+    else:
+        _act(turn, event)
+
+
+def on_resumed(turn: Turn) -> None:
+    """What failed during the maintenance is acted on now, unless it was restarted since."""
+    event, turn.s.failed_paused = turn.s.failed_paused, None
+    running = turn.s.service in (ServiceState.ON, ServiceState.STARTING)
+    if event is not None and event.token == turn.s.service_token and running:
+        _act(turn, event)
+
+
+def _act(turn: Turn, event: ServiceFailed) -> None:
+    s = turn.s
+    # Only whether there are more than the limit matters: older ones are not kept.
+    newest = -1 - s.settings.restart_limit
+    s.failures_ms = [*failures(s, turn.now_ms), turn.now_ms][newest:]
     if event.action == "stop":
         s.gave_up = event.text
-    elif event.action == "hand_over" or exhausted:
-        _hand_over(turn, event.text, exhausted=exhausted)
+    elif event.action == "hand_over" or not is_within_limit(turn):
+        _hand_over(turn, event.text)
     else:
-        s.restarts_ms.append(turn.now_ms)
         _stop(turn)
 
 
-def _hand_over(turn: Turn, text: str, *, exhausted: bool) -> None:
+def failures(s: State, now_ms: int) -> list[int]:
+    """When the service failed on this node, of late: one more than the limit at most."""
+    since_ms = now_ms - s.settings.restart_window_ms
+    return [at_ms for at_ms in s.failures_ms if at_ms > since_ms]
+
+
+def is_within_limit(turn: Turn) -> bool:
+    """Whether every failure of late may be met with a restart on this node.
+
+    One that is handed over counts too: otherwise two nodes would hand it to and fro for ever.
+    """
+    return len(failures(turn.s, turn.now_ms)) <= turn.s.settings.restart_limit
+
+
+def _hand_over(turn: Turn, text: str) -> None:
     """To an up-to-date peer that can still start it; with none, a restart in place, or the end."""
     s, peer = turn.s, turn.s.peer
     able = peer is not None and peer.can_restart
     if able and s.settings.failover and not swap.obstacle(turn):
         swap.begin(turn, operation="", why=f"hand-over: {text}")
-        return
-    if exhausted:
+    elif is_within_limit(turn):
+        _stop(turn)
+    else:
         s.gave_up = f"the restart limit is used up: {text}"
-        return
-    s.restarts_ms.append(turn.now_ms)
-    _stop(turn)
 
 
 def restart(turn: Turn) -> None:
     """An operator's restart in place: also forgets the failures counted so far."""
     s = turn.s
-    s.restarts_ms.clear()
-    s.gave_up = ""
+    forget(s)
     if s.service is ServiceState.ON:
         _stop(turn)
+
+
+def forget(s: State) -> None:
+    """Whatever failed so far, an operator has seen to it."""
+    s.failures_ms.clear()
+    s.failed_paused = None
+    s.gave_up = ""

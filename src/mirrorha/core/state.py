@@ -18,7 +18,7 @@ from mirrorha.core.words import Allow, Boot, Mode, Role
 if TYPE_CHECKING:
     import random
 
-    from mirrorha.core.events import Gone
+    from mirrorha.core.events import Gone, ServiceFailed
 
 
 class ServiceState(enum.Enum):
@@ -177,6 +177,8 @@ class State:
         watch: what was told of heartbeats.
         peer_rescued: what the peer said last that it has kept of its side of a split.
         stop_asked: operation and reason of a stop that begins once the arbiter has answered.
+        failures_ms: when the service failed here of late; see `serving`.
+        failed_paused: that the service failed during the maintenance that goes on.
         open_force: of an operator's force that has no outcome yet, or "".
         apart_told: what was told last of serving apart from the peer; see `forcing`.
         why_told, why_ms: the reason as it stood after the last step, and since when it has.
@@ -236,7 +238,8 @@ class State:
     service: ServiceState = ServiceState.OFF
     service_token: int = 0
     serve_after_ms: int = 0
-    restarts_ms: list[int] = attrs.Factory(list)
+    failures_ms: list[int] = attrs.Factory(list)
+    failed_paused: ServiceFailed | None = None
     gave_up: str = ""
     hold_service: bool = False
     open_swap: str = ""

@@ -315,7 +315,7 @@ def describe(turn: Turn) -> PeerState:
         role=s.role.value,
         frozen=s.frozen,
         initiated=s.initiated,
-        can_restart=not s.gave_up,
+        can_restart=not s.gave_up and serving.is_within_limit(turn),
         accepted=s.accepted,
         unusable=bool(s.problem),
         lost=bool(s.register_problem),

@@ -14,7 +14,7 @@ from typing import Any, Final
 import attrs
 import msgspec
 
-from mirrorha.core import acting, alone, authority, join, meeting, remaking, swap
+from mirrorha.core import acting, alone, authority, join, meeting, remaking, serving, swap
 from mirrorha.core import node as node_module
 from mirrorha.core.authority import Bar
 from mirrorha.core.effects import Cas, Give, SendPeer
@@ -449,6 +449,13 @@ BREAKAGES: Final[Mapping[str, Breakage]] = {
         "hand_over",
         answer(value=None),
         wide=True,
+    ),
+    "to-and-fro": Breakage(
+        "8 a service that can be started nowhere is tried for ever",
+        serving,
+        "is_within_limit",
+        answer(value=True),
+        directed="start_fails_on_both",
     ),
     **OF_FORCE,
     **OF_PAIR,
