@@ -14,7 +14,7 @@ import attrs
 import pytest
 import trio
 
-from mirrorha.process import LINE_BYTES_MAX, Ended, OutputReader, end_marked, run_command
+from mirrorha.process import LINE_BYTES_MAX, Ended, Marked, OutputReader, end_families, run_command
 
 
 @attrs.define
@@ -254,7 +254,7 @@ def marked(name: str = MARK) -> dict[str, str]:
 async def test_marked_processes_are_ended_and_no_others() -> None:
     with daemon(marked()) as ours, daemon(marked(MARK + "x")) as other, daemon({}) as third:
         began = trio.current_time()
-        assert await end_marked(MARK)
+        assert await end_families([Marked(MARK)])
         assert trio.current_time() - began < 2
         assert not is_alive(ours)
         assert is_alive(other)
@@ -265,11 +265,11 @@ async def test_marked_processes_that_ignore_term_are_killed(tmp_path: Path) -> N
     script = f'(trap "echo term >> {tmp_path}/asked" TERM; while :; do sleep 0.02; done)'
     with daemon(marked(), script=script) as stubborn:
         await trio.sleep(0.1)
-        assert await end_marked(MARK, term_grace_s=0.4)
+        assert await end_families([Marked(MARK)], term_grace_s=0.4)
         assert not is_alive(stubborn)
         assert (tmp_path / "asked").read_text() == "term\n", "asked once"
 
 
 async def test_no_marked_process_is_done_at_once() -> None:
     with trio.fail_after(2):
-        assert await end_marked(MARK + "-of-nobody")
+        assert await end_families([Marked(MARK + "-of-nobody")])

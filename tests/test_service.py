@@ -262,6 +262,8 @@ class LeftOver:
     def abandon(self) -> bool:
         return False
 
+    async def end_left_over(self) -> None: ...
+
     async def enforce_stop(self) -> None:
         self.enforced += 1
 

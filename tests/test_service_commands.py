@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import pwd
 import signal
-from collections.abc import AsyncGenerator, Callable
+import tempfile
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,8 @@ import trio
 from mirrorha.core.change import RoleChange
 from mirrorha.core.words import Role
 from mirrorha.errors import LocalUsageError, ServiceError
-from mirrorha.service import Commands, Service, ServiceState, StopReport
+from mirrorha.service import Commands, ControlGroup, Service, ServiceState, StopReport
+from tests.requirements import lacking, require_root
 
 WHY = RoleChange(
     cluster="orders",
@@ -217,3 +221,149 @@ async def test_a_missing_program_is_a_failed_start() -> None:
 def test_a_start_command_is_needed() -> None:
     with pytest.raises(LocalUsageError, match="at least a program"):
         Commands(start=())
+
+
+# ---- a group of its own ----
+
+
+@pytest.fixture
+def group(tmp_path: Path) -> Iterator[ControlGroup]:
+    """A control group that nobody else uses, empty and gone afterwards."""
+    made = ControlGroup.below_ours(f"mirrorha-test-{os.getpid()}-{tmp_path.name}")
+    if made is None:
+        lacking("a control group (cgroup v2)", "run the tests as root, on a machine that has them")
+    yield made
+    made.kill()
+    for _ in range(100):
+        made.remove()
+        if not made.path.exists():
+            break
+        time.sleep(0.02)
+
+
+#: As `DAEMON`, and nothing in its environment tells where it comes from.
+STRANGER = DAEMON.replace("setsid sh", "setsid env -i sh")
+
+
+async def test_a_daemon_that_hides_is_found_by_its_control_group(
+    place: Place, group: ControlGroup
+) -> None:
+    commands = Commands(start=place.script(STRANGER), stop=["/bin/true"], group=group)
+    async with caring(commands) as service:
+        await service.start(WHY)
+        await until(place.is_daemon_alive)
+        assert group.pids() == {place.pid()}
+        assert await service.stop(WHY) == StopReport()
+        assert not place.is_daemon_alive()
+        assert not group.path.exists()
+        (place.path / "pid").unlink()
+        await service.start(WHY)
+        assert group.pids() == {place.pid()}
+
+
+async def test_the_stop_command_is_no_part_of_what_is_ended(
+    place: Place, group: ControlGroup
+) -> None:
+    commands = Commands(
+        start=place.script(STRANGER),
+        stop=place.script(f"cat /proc/self/cgroup >> trace; cat {group.path}/cgroup.procs"),
+        group=group,
+    )
+    async with caring(commands) as service:
+        await service.start(WHY)
+        assert (await service.stop(WHY)).error == ""
+    assert group.path.name not in " ".join(place.trace)
+
+
+async def test_a_process_that_ignores_term_is_killed_at_the_deadline_of_the_stop(
+    place: Place, group: ControlGroup
+) -> None:
+    deaf = STRANGER.replace("exec sleep 60", "trap : TERM; while :; do sleep 1; done")
+    commands = Commands(start=place.script(deaf), stop=["/bin/true"], group=group, term_grace_s=0.1)
+    async with caring(commands, stop_timeout_s=0.5) as service:
+        await service.start(WHY)
+        report = await service.stop(WHY)
+        assert report == StopReport(
+            in_time=False, error="the stop command did not return within 0.5 s"
+        )
+        assert not place.is_daemon_alive()
+
+
+async def test_what_a_killed_program_left_is_ended_before_anything_else(
+    place: Place, group: ControlGroup, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with trio.open_nursery() as nursery:  # it never stops it
+        killed = Commands(start=place.script(STRANGER), group=group)
+        killed.attach(nursery, lambda _: None)
+        await killed.start(WHY)
+        nursery.cancel_scope.cancel()
+    assert place.is_daemon_alive()
+    async with caring(Commands(start=["/bin/true"], group=group)):
+        assert not place.is_daemon_alive()
+    assert "from before this program did" in caplog.text
+
+
+def test_no_control_group_where_none_can_be_made(tmp_path: Path) -> None:
+    """Version 1 only, a tree that is mounted from elsewhere than its root, or none at all."""
+    (tmp_path / "cgroup").write_text("4:memory:/a\n0::/own\n")
+    for mountinfo in (
+        "30 1 0:26 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n",
+        "30 1 0:26 /elsewhere /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n",
+        f"30 1 0:26 / {tmp_path}/none rw - cgroup2 cgroup2 rw\n",
+    ):
+        (tmp_path / "mountinfo").write_text(mountinfo)
+        assert ControlGroup.below_ours("x", proc=tmp_path) is None
+    (tmp_path / "a tree" / "own").mkdir(parents=True)
+    mountinfo = f"30 1 0:26 / {tmp_path}/a\\040tree rw shared:9 - cgroup2 cgroup2 rw\n"
+    (tmp_path / "mountinfo").write_text(mountinfo)
+    made = ControlGroup.below_ours("x", proc=tmp_path)
+    assert made is not None
+    assert made.path == tmp_path / "a tree" / "own" / "x"
+
+
+# ---- as whom and where ----
+
+
+async def test_they_are_run_where_and_with_what_is_configured(place: Place) -> None:
+    there = place.path / "a place"
+    there.mkdir()
+    tell = ["/bin/sh", "-c", "pwd >> ../trace; echo $LICENCE >> ../trace"]
+    commands = Commands(start=tell, stop=tell, variables={"LICENCE": "gold"}, directory=str(there))
+    async with caring(commands) as service:
+        await service.start(WHY)
+    assert (place.path / "trace").read_text() == f"{there}\ngold\n" * 3
+
+
+async def test_a_directory_that_is_not_there_is_a_failed_start(tmp_path: Path) -> None:
+    async with caring(Commands(start=["/bin/true"], directory=str(tmp_path / "no"))) as service:
+        with pytest.raises(ServiceError, match="can't cd to"):
+            await service.start(WHY)
+
+
+async def test_they_are_run_as_a_user(group: ControlGroup) -> None:
+    require_root()
+    with tempfile.TemporaryDirectory() as open_to_all:  # what is the test's own is root's alone
+        place = Place(Path(open_to_all))
+        place.path.chmod(0o777)
+        tell = place.script("id -un >> trace; id -Gn >> trace; echo $HOME >> trace")
+        commands = Commands(start=place.script(STRANGER), stop=tell, user="nobody", group=group)
+        async with caring(commands) as service:
+            await service.start(WHY)
+            assert group.pids() == {place.pid()}, "though only root may open the group's door"
+            assert os.stat(f"/proc/{place.pid()}").st_uid == pwd.getpwnam("nobody").pw_uid
+        assert place.trace[:3] == ["nobody", "nogroup", pwd.getpwnam("nobody").pw_dir]
+
+
+async def test_a_user_that_is_not_there_is_a_failed_start() -> None:
+    async with caring(Commands(start=["/bin/true"], user="nobody-here")) as service:
+        with pytest.raises(ServiceError, match="there is no user 'nobody-here' on this node"):
+            await service.start(WHY)
+
+
+async def test_the_service_does_not_speak_to_systemd_for_us(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", "/run/ours")
+    async with caring(Commands(start=place.script("env > told"))) as service:
+        await service.start(WHY)
+    assert "NOTIFY_SOCKET" not in (place.path / "told").read_text()

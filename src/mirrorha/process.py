@@ -1,5 +1,7 @@
 """Run commands: in a session of their own, their output read by line, ended for certain.
 
+Also what they leave running is found again, by whatever a `Family` goes by.
+
 What stands here is for Linux: it needs pidfds and /proc.
 """
 
@@ -10,11 +12,13 @@ import logging
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Literal, final
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Final, Literal, Protocol, TypedDict, final
 
 import attrs
 import trio
+
+from mirrorha.errors import ServiceError
 
 #: Between TERM and KILL, and between KILL and giving up on a process that sits in the kernel.
 TERM_GRACE_S: Final = 5
@@ -26,6 +30,16 @@ SCAN_EVERY_S: Final = 0.1
 
 LINE_BYTES_MAX: Final = 4096
 RECEIVE_BYTES: Final = 16 * 1024
+
+# A shell execs the command, not we: a thread that spawns is stuck until its child has done exec,
+# out of any deadline's reach, and the program may lie on a volume that stands still. So may the
+# directory. Its standard input is the door of its control group, or /dev/null: a 0 written there
+# has whoever wrote it enter.
+SCRIPT: Final = (
+    'echo 0 >&0 2>/dev/null; [ -z "$1" ] || cd "$1" || exit; shift; exec "$@" </dev/null'
+)
+#: What systemd tells this program alone. A service that heard it would speak in its name.
+OURS_ALONE: Final = frozenset({"NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"})
 
 _log: Final = logging.getLogger(__name__)
 
@@ -56,6 +70,31 @@ class Ended:
         else:
             how = f"ended with status {self.status}"
         return f"{how}: {self.last_line}" if self.last_line else how
+
+
+@final
+@attrs.frozen
+class Stand:
+    """As whom, where and in which control group a command is run.
+
+    Attributes:
+        user: the name of a user; empty: who runs this program.
+        directory: where it begins; empty: where this program did.
+        open_door: opens `cgroup.procs` of the control group that it enters, for writing.
+    """
+
+    user: str = ""
+    directory: str = ""
+    open_door: Callable[[], int] | None = None
+
+
+AS_WE_ARE: Final = Stand()
+
+
+class _Ids(TypedDict, total=False):
+    user: int
+    group: int
+    extra_groups: Collection[int]
 
 
 @attrs.define(eq=False)
@@ -122,6 +161,7 @@ async def run_command(
     *,
     environment: Mapping[str, str],
     output: OutputReader,
+    stand: Stand = AS_WE_ARE,
     term_grace_s: float = TERM_GRACE_S,
     leftovers: Literal["leave", "kill"] = "leave",
 ) -> Ended:
@@ -132,16 +172,18 @@ async def run_command(
 
     Args:
         environment: set beside what this program has.
+        stand: as whom and where it is run.
         leftovers: what becomes of processes of its group when it has exited. If they are killed,
             `output` has got all that was written before this returns.
 
     Raises:
         OSError, ValueError: no process can be made, or `argv` cannot be passed to one.
+        ServiceError: there is no such user here, or this program may not act for it.
     """
     ours, theirs = os.pipe()
     try:
         child = await trio.to_thread.run_sync(
-            _spawn, argv, {**os.environ, **environment}, theirs, limiter=trio.CapacityLimiter(1)
+            _spawn, argv, environment, theirs, stand, limiter=trio.CapacityLimiter(1)
         )
     except BaseException:
         os.close(ours)
@@ -192,19 +234,77 @@ async def run_alone(
     return found
 
 
-def _spawn(argv: Sequence[str], environment: Mapping[str, str], output: int) -> _Child:
-    # A shell execs the command, not we: a thread that spawns is stuck until its child has done
-    # exec, out of any deadline's reach, and the program may lie on a volume that stands still.
-    return _Child(
-        subprocess.Popen(  # noqa: S603 - the operator's own command; the shell only execs it
-            ["/bin/sh", "-c", 'exec "$@"', "sh", *argv],
-            stdin=subprocess.DEVNULL,
+def _spawn(
+    argv: Sequence[str], environment: Mapping[str, str], output: int, stand: Stand
+) -> _Child:
+    inherited = {name: text for name, text in os.environ.items() if name not in OURS_ALONE}
+    user = _User.find(stand.user)
+    door = _open(stand)
+    try:
+        popen = subprocess.Popen(  # noqa: S603 - the operator's own command
+            ["/bin/sh", "-c", SCRIPT, "sh", stand.directory, *argv],
+            stdin=subprocess.DEVNULL if door is None else door,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=environment,
+            env={**inherited, **user.environment, **environment},
             start_new_session=True,
+            **user.options,
         )
-    )
+    except PermissionError as error:
+        if not user.options:
+            raise
+        raise ServiceError(
+            f"a command cannot be run as {stand.user}: {error.strerror}; run this program as root"
+        ) from error
+    finally:
+        if door is not None:
+            os.close(door)
+    return _Child(popen)
+
+
+def _open(stand: Stand) -> int | None:
+    """The door of its control group. Without one a command is run all the same."""
+    try:
+        return stand.open_door() if stand.open_door is not None else None
+    except OSError as error:
+        _log.warning("a command is run outside of its control group: %s", error)
+        return None
+
+
+@final
+@attrs.frozen
+class _User:
+    """Whose a process will be: what `Popen` is told, and what its environment says."""
+
+    options: _Ids = attrs.field(factory=_Ids)
+    environment: Mapping[str, str] = attrs.field(factory=dict)
+
+    @classmethod
+    def find(cls, name: str) -> _User:
+        """Blocks: the names may be kept elsewhere.
+
+        Raises:
+            ServiceError: there is nobody of that name.
+        """
+        if not name:
+            return cls()
+        import pwd  # noqa: PLC0415 - there is none but on Unix
+
+        try:
+            entry = pwd.getpwnam(name)
+        except KeyError as error:
+            raise ServiceError(f"there is no user '{name}' on this node") from error
+        told = {
+            "HOME": entry.pw_dir,
+            "LOGNAME": name,
+            "SHELL": entry.pw_shell or "/bin/sh",
+            "USER": name,
+        }
+        if entry.pw_uid == os.geteuid():
+            return cls(environment=told)
+        groups = os.getgrouplist(name, entry.pw_gid)
+        ids = _Ids(user=entry.pw_uid, group=entry.pw_gid, extra_groups=groups)
+        return cls(options=ids, environment=told)
 
 
 @final
@@ -270,11 +370,50 @@ def _open_pidfd(pid: int) -> int | None:
         return None
 
 
-async def end_marked(mark: str, *, term_grace_s: float = TERM_GRACE_S) -> bool:
-    """End every process whose environment contains `mark` (`NAME=value`), wherever it went.
+class Family(Protocol):
+    """Processes that belong together, wherever they went."""
+
+    def pids(self) -> Collection[int]:
+        """All of them, now. Blocks."""
+
+    def has(self, pid: int) -> bool:
+        """Whether this one belongs to it, now. Blocks."""
+
+    def kill(self) -> None:
+        """Kill them all at once, where that can be done, so that none gets away by a fork."""
+
+
+@final
+@attrs.frozen
+class Marked:
+    """Every process whose environment contains `mark` (`NAME=value`).
 
     A process group does not do for that: daemons leave theirs, and its number may be another's
-    once its leader is reaped. Works in threads. Bounded by `term_grace_s` + `KILL_WAIT_S`.
+    once its leader is reaped. (Some programs write over their environment, and are not found.)
+    """
+
+    mark: str
+
+    def pids(self) -> Collection[int]:
+        return {int(each) for each in os.listdir("/proc") if each.isdigit() and self.has(int(each))}
+
+    def has(self, pid: int) -> bool:
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as stream:
+                return self.mark.encode() in stream.read().split(b"\0")
+        except OSError as exc:
+            if exc.errno not in (errno.ENOENT, errno.ESRCH, errno.EACCES, errno.EPERM):
+                _log.debug("cannot look into process %d: %s", pid, exc)
+            return False
+
+    def kill(self) -> None:
+        """They can only be killed one by one."""
+
+
+async def end_families(families: Sequence[Family], *, term_grace_s: float = TERM_GRACE_S) -> bool:
+    """End every process of these. Works in threads.
+
+    Bounded by `term_grace_s` + `KILL_WAIT_S`; with `math.inf`, by whoever cancels it.
 
     Returns:
         Whether none is left, as far as could be seen.
@@ -282,47 +421,44 @@ async def end_marked(mark: str, *, term_grace_s: float = TERM_GRACE_S) -> bool:
     for number, wait_s in ((signal.SIGTERM, term_grace_s), (signal.SIGKILL, KILL_WAIT_S)):
         signalled = set[int]()
         with trio.move_on_after(wait_s):
-            while await _signal_marked(mark, number, signalled):  # noqa: ASYNC110 - /proc is polled
+            while await _signal(families, number, signalled):  # noqa: ASYNC110 - /proc is polled
                 await trio.sleep(SCAN_EVERY_S)
             return True
     return False
 
 
-async def _signal_marked(mark: str, number: signal.Signals, signalled: set[int]) -> bool:
+async def _signal(families: Sequence[Family], number: signal.Signals, signalled: set[int]) -> bool:
     # /proc/…/environ of a process that hangs in a page fault can hang too: so it may be left.
     return await trio.to_thread.run_sync(
-        _scan,
-        mark.encode(),
-        number,
-        signalled,
-        abandon_on_cancel=True,
-        limiter=trio.CapacityLimiter(1),
+        _scan, families, number, signalled, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1)
     )
 
 
-def _scan(mark: bytes, number: signal.Signals, signalled: set[int]) -> bool:
-    """Signal once all that carry the mark, and return whether there are any."""
-    marked = [int(n) for n in os.listdir("/proc") if n.isdigit() and _carries(int(n), mark)]
-    for pid in set(marked) - signalled:
-        descriptor = _open_pidfd(pid)
-        if descriptor is None:
-            continue
-        try:
-            if _carries(pid, mark):  # still: its number was not given to another meanwhile
-                signal.pidfd_send_signal(descriptor, number)
+def _scan(families: Sequence[Family], number: signal.Signals, signalled: set[int]) -> bool:
+    """Signal each once, and return whether there are any."""
+    found = False
+    for family in families:
+        if number is signal.SIGKILL:
+            family.kill()
+        pids = family.pids()
+        found = found or bool(pids)
+        for pid in set(pids) - signalled:
+            if _signal_one(family, pid, number):
                 signalled.add(pid)
-        except OSError as exc:
-            _log.warning("process %d may not be sent %s: %s", pid, number.name, exc)
-        finally:
-            os.close(descriptor)
-    return bool(marked)
+    return found
 
 
-def _carries(pid: int, mark: bytes) -> bool:
-    try:
-        with open(f"/proc/{pid}/environ", "rb") as stream:
-            return mark in stream.read().split(b"\0")
-    except OSError as exc:
-        if exc.errno not in (errno.ENOENT, errno.ESRCH, errno.EACCES, errno.EPERM):
-            _log.debug("cannot look into process %d: %s", pid, exc)
+def _signal_one(family: Family, pid: int, number: signal.Signals) -> bool:
+    descriptor = _open_pidfd(pid)
+    if descriptor is None:
         return False
+    try:
+        if not family.has(pid):  # its number was given to another meanwhile
+            return False
+        signal.pidfd_send_signal(descriptor, number)
+    except OSError as exc:
+        _log.warning("process %d may not be sent %s: %s", pid, number.name, exc)
+        return False
+    finally:
+        os.close(descriptor)
+    return True

@@ -12,6 +12,7 @@ from mirrorha.config import (
     ClusterConfig,
     HeartbeatConfig,
     ResyncConfig,
+    ServiceConfig,
     TimingConfig,
     VerifyConfig,
     VolumeConfig,
@@ -132,6 +133,16 @@ def test_what_may_differ(change: dict[str, Any], named: set[str]) -> None:
     one = may_differ(cluster())
     other = may_differ(attrs.evolve(cluster(), **change))
     assert {key for key in one | other if one.get(key) != other.get(key)} == named
+
+
+def test_what_may_be_a_secret_is_compared_and_not_shown() -> None:
+    def told(password: str) -> str:
+        variables = [f"PASSWORD={password}"]
+        service = ServiceConfig(start=["/start"], stop=["/stop"], environment=variables)
+        return may_differ(cluster(service=service))["service.environment"]
+
+    assert told("gold") == told("gold") != told("tin")
+    assert "gold" not in told("gold")
 
 
 def test_every_value_is_compared_or_this_nodes_own() -> None:

@@ -277,6 +277,18 @@ WRONG_TOGETHER: dict[str, tuple[dict[str, Any], str]] = {
         {"service": ServiceConfig(stop=["/opt/stop"])},
         "service.start: expected a command, for stop has one",
     ),
+    "commands and a unit": (
+        {"service": ServiceConfig(start=["/opt/start"], stop=["/opt/stop"], systemd="orders")},
+        "service.systemd: 'orders' beside a start command: the service is one or the other",
+    ),
+    "a user of a unit": (
+        {"service": ServiceConfig(systemd="orders", user="orders")},
+        "service.user: only start and stop commands have one; its own unit says that",
+    ),
+    "an environment of nothing": (
+        {"service": ServiceConfig(environment=["A=b"])},
+        "service.environment: only start and stop commands have one; there are none",
+    ),
     "isolation by the peer": (
         {"isolation": ["icmp://10.0.3.1", "tcp://10.0.2.10:22"]},
         "cluster.isolation[1]: 'tcp://10.0.2.10:22' is an address of lyon",
@@ -440,6 +452,18 @@ WRONG_ALONE: dict[str, tuple[dict[str, Any], str]] = {
         "(did you mean 'newest'?)",
     ),
     "an empty command": ({"service": ServiceConfig(start=[""], stop=["/x"])}, "service.start: "),
+    "a variable of ours": (
+        {
+            "service": ServiceConfig(
+                start=["/start"], stop=["/stop"], environment=["A=b", "MIRRORHA_NODE=x"]
+            )
+        },
+        "service.environment[1]: expected 'NAME=value'",
+    ),
+    "an option for a unit": (
+        {"service": ServiceConfig(systemd="--force")},
+        "service.systemd: expected the name of a systemd unit, such as 'postgresql'",
+    ),
     "a kind": ({"checks": [CheckConfig(kind="udp")]}, "check[0].kind: expected one of 'tcp'"),
     "a class": ({"checks": [ProbeConfig(port=1)]}, "check[0]: expected CheckConfig, not Probe"),
     "no list at all": ({"nodes": 7}, "node: expected NodeConfig, not 7"),

@@ -424,6 +424,7 @@ LINES = st.text(
     st.lists(LINES, max_size=4), st.lists(st.text(max_size=8).map(lambda t: t.replace("\0", "")))
 )
 def test_any_text_is_written_and_read_back(patterns: list[str], arguments: list[str]) -> None:
+    variables = [f"A{index}={text}" for index, text in enumerate(arguments)]
     patterns = [f"x{text}y".translate({ord(each): "-" for each in "/\\[]{}"}) for text in patterns]
     made = ClusterConfig(
         name="orders",
@@ -432,7 +433,7 @@ def test_any_text_is_written_and_read_back(patterns: list[str], arguments: list[
         split_brain="consistent",
         nodes=NODES,
         volumes=[VolumeConfig(path="/srv", exclude=patterns)],
-        service=ServiceConfig(start=["/a", *arguments[:9]], stop=["/b"]),
+        service=ServiceConfig(start=["/a", *arguments[:9]], stop=["/b"], environment=variables),
     )
     assert read(to_toml(made), node="paris") == made
 

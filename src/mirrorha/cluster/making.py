@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,7 +14,7 @@ from mirrorha.errors import LocalUsageError
 from mirrorha.net.keys import load_keys
 from mirrorha.net.tls import witness_client_context
 from mirrorha.probe import HealthProbe
-from mirrorha.service import Callbacks, Commands, ServeTask
+from mirrorha.service import Callbacks, Commands, ControlGroup, ServeTask, SystemdUnit
 from mirrorha.switches.keeper import SwitchRule
 from mirrorha.volume.fuse import mounting
 
@@ -144,7 +145,9 @@ def make_phases(
     stop: Callable[..., object] | None,
     serve: Callable[..., Awaitable[object]] | None,
 ) -> Phases:
-    """How the service is started and stopped: by the program, or by commands.
+    """How the service is started and stopped: by the program, by commands, or as a systemd unit.
+
+    Blocks: a control group may be made for it.
 
     Raises:
         LocalUsageError: more than one way was given.
@@ -155,6 +158,7 @@ def make_phases(
             ("@cluster.serve", serve),
             ("@cluster.on_start or on_stop", start or stop),
             ("[service] start", config.service.start),
+            ("[service] systemd", config.service.systemd),
         )
         if given
     ]
@@ -162,9 +166,25 @@ def make_phases(
         raise LocalUsageError(f"the service is given in {len(ways)} ways: {' and '.join(ways)}")
     if serve is not None:
         return ServeTask(serve)
+    if config.service.systemd is not None:
+        return SystemdUnit(config.service.systemd)
     if config.service.start:
-        return Commands(start=config.service.start, stop=config.service.stop)
+        return _make_commands(config)
     return Callbacks(start=start, stop=stop)
+
+
+def _make_commands(config: ClusterConfig) -> Commands:
+    service = config.service
+    # One state directory is one node: of the same names there may be several on a machine.
+    digest = hashlib.sha256(config.me.state_dir.encode()).hexdigest()[:8]
+    return Commands(
+        start=service.start,
+        stop=service.stop,
+        variables=dict(each.split("=", 1) for each in service.environment),
+        user=service.user or "",
+        directory=service.working_directory or "",
+        group=ControlGroup.below_ours(f"mirrorha-{config.name}-{config.me.name}-{digest}"),
+    )
 
 
 def _named(module: Any, names: dict[str, str], kind: str, what: str) -> Any:

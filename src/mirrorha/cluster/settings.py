@@ -81,17 +81,17 @@ def volume_names(config: ClusterConfig) -> tuple[VolumeName, ...]:
             name=each.path if is_first else each.path_at_peer,
             path=each.path,
             ack=Ack(each.ack),
-            mount=_wish(each.mount, has_commands=bool(config.service.start)),
+            mount=_wish(each.mount, is_separate=config.service.is_separate),
             exclude=each.exclude,
         )
         for each in config.volumes
     )
 
 
-def _wish(mount: bool | None, *, has_commands: bool) -> Wish:
+def _wish(mount: bool | None, *, is_separate: bool) -> Wish:
     if mount is None:
-        # Commands can only write through a mount.
-        return Wish.ALWAYS if has_commands else Wish.IF_POSSIBLE
+        # Another program can only write through a mount.
+        return Wish.ALWAYS if is_separate else Wish.IF_POSSIBLE
     return Wish.ALWAYS if mount else Wish.NEVER
 
 

@@ -15,6 +15,8 @@ _AGREED_KEYS = frozenset(
     {("[cluster]", "name"), ("[cluster]", "split_brain"), ("[[volume]]", "path")}
     | {("[[volume]]", "ack"), ("[[volume]]", "exclude"), ("[cluster]", "link")}
 )
+# What may hold a secret: compared by its digest, and never shown.
+_HIDDEN = frozenset({("[service]", "environment")})
 _TEXT_CHARS_MAX: Final = 1024
 
 
@@ -64,9 +66,16 @@ def may_differ(config: ClusterConfig) -> dict[str, str]:
         if header in _AGREED_TABLES:
             continue
         for key, value in values.items():
+            text = toml_text(value)
+            if (header, key) in _HIDDEN:
+                text = f"what has the digest {_digest(text)}"
             if (header, key) not in _AGREED_KEYS:
-                flat[f"{name}.{key}"] = toml_text(value)
+                flat[f"{name}.{key}"] = text
     return flat
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _excluded_text(config: ClusterConfig) -> str:
@@ -81,7 +90,7 @@ def _excluded_text(config: ClusterConfig) -> str:
     )
     if len(text) <= _TEXT_CHARS_MAX:
         return text
-    return f"{text[:80]}… ({hashlib.sha256(text.encode()).hexdigest()[:16]})"
+    return f"{text[:80]}… ({_digest(text)})"
 
 
 def _quoted(pattern: str) -> str:

@@ -283,10 +283,24 @@ def _choices(config: ClusterConfig) -> Iterator[Finding]:
             "and never move by itself"
         )
         yield Finding(("cluster", "preferred"), text, (("cluster", "failover"),))
-    if bool(config.service.start) != bool(config.service.stop):
-        given, lacking = ("start", "stop") if config.service.start else ("stop", "start")
+
+
+def _service(config: ClusterConfig) -> Iterator[Finding]:
+    service = config.service
+    if bool(service.start) != bool(service.stop):
+        given, lacking = ("start", "stop") if service.start else ("stop", "start")
         text = f"expected a command, for {given} has one: what is started must be stopped"
         yield Finding(("service", lacking), text, (("service", given),))
+    if service.systemd is not None and (service.start or service.stop):
+        given = "start" if service.start else "stop"
+        text = f"'{service.systemd}' beside a {given} command: the service is one or the other"
+        yield Finding(("service", "systemd"), text, (("service", given),))
+    if service.start:
+        return
+    instead = "its own unit says that" if service.systemd else "there are none"
+    for key in ("user", "working_directory", "environment"):
+        if getattr(service, key):
+            yield Finding(("service", key), f"only start and stop commands have one; {instead}")
 
 
 def _node_ips(config: ClusterConfig) -> dict[object, str]:
@@ -444,6 +458,7 @@ _RULES: Final[tuple[Callable[[ClusterConfig], Iterator[Finding]], ...]] = (
     _times,
     _checks,
     _choices,
+    _service,
     _isolation,
     _arbiter,
     _switches,

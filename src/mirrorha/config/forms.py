@@ -290,6 +290,8 @@ def _pattern_hint(value: object) -> str:
     return f": {flaw}" if flaw else ""
 
 
+_VARIABLE: Final = re.compile(r"(?!MIRRORHA_)[A-Za-z_][A-Za-z0-9_]*=[^\0]*")
+
 PORT_MAX: Final = 65_535
 
 BOOLEAN: Final = Form(expected="true or false", types=(bool,), filler=False)
@@ -334,4 +336,13 @@ COMMAND: Final = attrs.evolve(
     items("", ARGUMENT),
     expected='a command as a list, such as ["/opt/orders/start", "--fast"]',
     accepts=lambda value: 0 < len(value) <= ITEMS_MAX and value[0] != "",
+)
+VARIABLE: Final = Form(
+    expected="'NAME=value', with a NAME of letters, digits and '_' that is not MIRRORHA_…",
+    accepts=lambda value: bool(_VARIABLE.fullmatch(value)) and len(value) <= TEXT_CHARS_MAX,
+)
+USER: Final = text("the name of a user, such as 'postgres'", pattern=r"[A-Za-z_][\w.-]{0,31}\$?")
+UNIT: Final = text(
+    "the name of a systemd unit, such as 'postgresql'",
+    pattern=r"[A-Za-z0-9:_.\\@][\w:.\\@-]{0,254}",
 )

@@ -171,11 +171,16 @@ class VolumeConfig:
 @final
 @attrs.frozen(kw_only=True)
 class ServiceConfig:
-    """How the application is started and stopped.
+    """How the application is started and stopped: by two commands, or as a systemd unit.
 
     Args:
         start: The command that starts it; empty if the program registers callbacks instead.
-        stop: The command that stops it.
+        stop: The command that stops it. What it leaves running gets TERM, then KILL.
+        user: As whom both are run; None: as whom this program is.
+        working_directory: Where both are run; None: where this program was.
+        environment: What both find in their environment, as "NAME=value", beside what this program
+            has in its own.
+        systemd: The unit that is the service, in place of commands. It must not be enabled.
         start_timeout_s: Seconds until a start that has not returned counts as failed.
         stop_timeout_s: Seconds until a stop that has not returned is killed.
         restart_limit: How many failures in `restart_window_s` are met with a restart.
@@ -188,6 +193,16 @@ class ServiceConfig:
     stop: tuple[str, ...] = attrs.field(
         default=(), converter=_as_tuple, metadata=in_toml("stop", forms.COMMAND)
     )
+    user: str | None = attrs.field(default=None, metadata=in_toml("user", forms.USER))
+    working_directory: str | None = attrs.field(
+        default=None, metadata=in_toml("working_directory", forms.PATH)
+    )
+    environment: tuple[str, ...] = attrs.field(
+        default=(),
+        converter=_as_tuple,
+        metadata=in_toml("environment", forms.items("a list of variables", forms.VARIABLE)),
+    )
+    systemd: str | None = attrs.field(default=None, metadata=in_toml("systemd", forms.UNIT))
     start_timeout_s: float = attrs.field(
         default=60.0, metadata=in_toml("start_timeout", forms.duration(0.1, DAY_S))
     )
@@ -200,6 +215,11 @@ class ServiceConfig:
     restart_window_s: float = attrs.field(
         default=DAY_S, metadata=in_toml("restart_window", forms.duration(1, 365 * DAY_S))
     )
+
+    @property
+    def is_separate(self) -> bool:
+        """Whether the service is a program of its own, and not part of this one."""
+        return bool(self.start) or self.systemd is not None
 
 
 @final

@@ -1,22 +1,17 @@
-"""How a service is started and stopped: by functions, by one task, or by commands."""
+"""How a service is started and stopped: by functions or by one task; what is asked of any way."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
-import secrets
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from typing import ClassVar, Final, Protocol, final
 
 import attrs
 import trio
 
-from mirrorha import process
 from mirrorha.containment import Raised, call, contain
 from mirrorha.core.change import RoleChange
-from mirrorha.errors import LocalUsageError, ServiceError, ensure
-
-_log: Final = logging.getLogger(__name__)
+from mirrorha.errors import LocalUsageError, ensure
 
 
 class Phases(Protocol):
@@ -33,6 +28,9 @@ class Phases(Protocol):
 
         It may be called at any time, also before `start` has returned and during a stop.
         """
+
+    async def end_left_over(self) -> None:
+        """End what a former incarnation of this program left running. Bounded."""
 
     def abandon(self) -> bool:
         """This program ends: wait no longer for what goes on in spite of being cancelled.
@@ -103,6 +101,9 @@ class Callbacks:
     def attach(self, nursery: trio.Nursery, on_end: Callable[[str], None]) -> None:
         """Nothing of ours outlives a phase."""
 
+    async def end_left_over(self) -> None:
+        """Functions end with their program."""
+
     def abandon(self) -> bool:
         return self._waits.abandon()
 
@@ -160,6 +161,9 @@ class ServeTask:
     def attach(self, nursery: trio.Nursery, on_end: Callable[[str], None]) -> None:
         self._nursery, self._on_end = nursery, on_end
 
+    async def end_left_over(self) -> None:
+        """A task ends with its program."""
+
     def abandon(self) -> bool:
         return self._waits.abandon()
 
@@ -191,74 +195,3 @@ class ServeTask:
             self._on_end(how + before)
         serving.is_settled.set()
         serving.is_over.set()
-
-
-@final
-class Commands:
-    """Two commands. The first starts the service and returns; the second stops it.
-
-    Without a second, stopping is TERM and then KILL to all that the first has started.
-    """
-
-    start_name: ClassVar[str] = "the start command"
-    stop_name: ClassVar[str] = "the stop command"
-    may_be_left_over: ClassVar[bool] = True
-
-    def __init__(
-        self,
-        *,
-        start: Sequence[str],
-        stop: Sequence[str] = (),
-        term_grace_s: float = process.TERM_GRACE_S,
-    ) -> None:
-        if not start:
-            raise LocalUsageError("a start command has at least a program")
-        self._start: Final = tuple(start)
-        self._stop: Final = tuple(stop)
-        self._term_grace_s: Final = term_grace_s
-        self._output: process.OutputReader | None = None
-        # What the start command leaves running carries this, wherever it moves to.
-        self._mark: Final = ("MIRRORHA_RUN", secrets.token_hex(8))
-
-    def attach(self, nursery: trio.Nursery, on_end: Callable[[str], None]) -> None:
-        self._output = process.OutputReader(nursery, lambda line: _log.info("service: %s", line))
-
-    def abandon(self) -> bool:
-        return False  # all our waits are bounded
-
-    async def start(self, why: RoleChange) -> None:
-        if self._output is not None:
-            self._output.close()
-        await self._run(self._start, {**environment(why), self._mark[0]: self._mark[1]})
-
-    async def stop(self, why: RoleChange) -> None:
-        if self._stop:
-            await self._run(self._stop, environment(why))
-        else:
-            await self.enforce_stop()
-
-    async def enforce_stop(self) -> None:
-        mark = "=".join(self._mark)
-        if not await process.end_marked(mark, term_grace_s=self._term_grace_s):
-            _log.error("some of the service's processes could not be killed")
-
-    async def _run(self, argv: Sequence[str], variables: dict[str, str]) -> None:
-        if self._output is None:
-            raise LocalUsageError("the service does not run; call Service.run first")
-        ended = await process.run_command(
-            argv, environment=variables, output=self._output, term_grace_s=self._term_grace_s
-        )
-        if not ended.is_good:
-            raise ServiceError(f"{argv[0]} {ended}")
-
-
-def environment(why: RoleChange) -> dict[str, str]:
-    """What a command is told of the change that it is run for."""
-    return {
-        "MIRRORHA_CLUSTER": why.cluster,
-        "MIRRORHA_NODE": why.node,
-        "MIRRORHA_EPOCH": str(why.epoch),
-        "MIRRORHA_FROM": why.from_role.value,
-        "MIRRORHA_TO": why.to_role.value,
-        "MIRRORHA_WHY": why.why.replace("\0", ""),
-    }

@@ -141,6 +141,7 @@ class Service:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Carry out `start` and `stop` until cancelled; then stop what is started.
 
+        First of all, what a former incarnation of this program left running is ended. Bounded.
         That last stop is shielded, and takes as long as `stop` may. A function that ignores both
         its deadline and cancellation can hold this up for ever (a thread cannot).
         """
@@ -149,6 +150,7 @@ class Service:
             self._nursery = nursery
             self._phases.attach(nursery, self._note_end)
             try:
+                await self._end_left_over()
                 task_status.started()
                 await trio.sleep_forever()
             finally:
@@ -156,6 +158,12 @@ class Service:
                     await self._stop_at_end()
                 self._has_abandoned = self._phases.abandon()
                 nursery.cancel_scope.cancel()
+
+    async def _end_left_over(self) -> None:
+        with trio.move_on_after(self._stop_timeout_s):
+            outcome = await contain(self._phases.end_left_over)
+            if isinstance(outcome, Raised):
+                _log.error("ending what is left over: %s", outcome.text)
 
     async def start(self, why: RoleChange) -> None:
         """Start the service, and return when it is started.
