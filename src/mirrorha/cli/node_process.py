@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, final
 import trio
 
 from mirrorha.api import ManagedNode, ManagementApi
+from mirrorha.cli.systemd import Systemd
 from mirrorha.errors import CommandRefusedError, LocalUsageError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
 #: A stop is refused while another one is under way.
@@ -38,13 +39,17 @@ async def run_node(node: RunnableNode, path: Path, stop_limit_s: float, label: L
     Raises:
         MirrorHAError: it cannot be started, or must not go on; the text says why.
     """
-    ending = Ending(node, stop_limit_s=stop_limit_s)
+    systemd = Systemd()
+    ending = Ending(node, stop_limit_s=stop_limit_s, told=systemd.tell_stopping)
     try:
         async with trio.open_nursery() as nursery:
             await nursery.start(ending.run, nursery.cancel_scope)
             nursery.start_soon(label.follow, node.events())
             await nursery.start(ManagementApi(node, path=path).serve)
             await nursery.start(node.run)
+            systemd.tell_ready()
+            nursery.start_soon(systemd.follow, node)
+            nursery.start_soon(systemd.keep_watchdog)
             _log.info("%s runs; it is asked at %s", label.node, path)
     except BaseExceptionGroup as group:
         raise plainest(group) from None
@@ -55,9 +60,15 @@ async def run_node(node: RunnableNode, path: Path, stop_limit_s: float, label: L
 class Ending:
     """Ends a node on a signal: in good order, and on a second one at once."""
 
-    def __init__(self, node: ManagedNode, *, stop_limit_s: float) -> None:
-        """Give the stop of `node` at most `stop_limit_s` seconds."""
+    def __init__(
+        self, node: ManagedNode, *, stop_limit_s: float, told: Callable[[float], None]
+    ) -> None:
+        """Give the stop of `node` at most `stop_limit_s` seconds.
+
+        `told` hears that it begins, and within how many seconds this process has ended.
+        """
         self._node: Final = node
+        self._told: Final = told
         self._stop_limit_s: Final = stop_limit_s
         self.in_order = False
 
@@ -72,6 +83,8 @@ class Ending:
             task_status.started()
             number = await anext(signals)
             _log.info("%s: stopping; once more ends at once", signal.Signals(number).name)
+            # A node that did not stop in time stops its service as it ends: as long again.
+            self._told(2 * self._stop_limit_s)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._stop, scope)
                 await anext(signals)

@@ -41,6 +41,9 @@ def run(asked: Asked, log_level: str) -> None:
     exit code 0: an up-to-date peer takes over at once. A second signal ends it without waiting,
     with exit code 1, and so does a stop that exceeds its deadlines.
 
+    As a systemd service of Type=notify (the unit mirrorha@.service comes with the package) it also
+    says when it is ready, how it is, and that it is alive.
+
     \b
     Example:
       mirrorha run -c /etc/mirrorha/orders.toml --node paris
