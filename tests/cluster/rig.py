@@ -161,6 +161,8 @@ class TestNode:
             exclude=self.exclude,
         )
         self.cluster = cluster
+        if config.service.is_separate:
+            return cluster
 
         @cluster.on_start
         async def start(why: RoleChange) -> None:
