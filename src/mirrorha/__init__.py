@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Final
 __version__: Final = "0.1.0.dev0"
 
 if TYPE_CHECKING:
-    from mirrorha import abc, arbiters, checks, switches
+    from mirrorha import abc, arbiters, checks, fencers, switches
     from mirrorha.checks.runner import Checker
     from mirrorha.cluster.cluster import Cluster
     from mirrorha.cluster.feed import EventStream, Gap, NodeEvent
+    from mirrorha.cluster.fencing import FencerRule
     from mirrorha.config import (
         ArbiterConfig,
         CheckConfig,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
         CheckFailedError,
         CommandRefusedError,
         ConfigError,
+        FencerError,
         InvariantViolation,
         LocalUsageError,
         MirrorHAError,
@@ -67,6 +69,8 @@ __all__ = [
     "Data",
     "EventStream",
     "FencerConfig",
+    "FencerError",
+    "FencerRule",
     "Gap",
     "HealthProbe",
     "HeartbeatConfig",
@@ -97,16 +101,18 @@ __all__ = [
     "abc",
     "arbiters",
     "checks",
+    "fencers",
     "load_toml",
     "switches",
 ]
 
-_MODULES: Final = frozenset({"abc", "arbiters", "checks", "switches"})
+_MODULES: Final = frozenset({"abc", "arbiters", "checks", "fencers", "switches"})
 _HOMES: Final = {
     "Checker": "checks.runner",
     "Cluster": "cluster.cluster",
     **dict.fromkeys(("EventStream", "Gap", "NodeEvent"), "cluster.feed"),
     **dict.fromkeys(("Colour", "Data", "Mode", "Role"), "core.words"),
+    "FencerRule": "cluster.fencing",
     "RoleChange": "core.change",
     "HealthProbe": "probe",
     "SwitchRule": "switches.keeper",

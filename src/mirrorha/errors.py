@@ -111,6 +111,10 @@ class SwitchError(MirrorHAError):
     """Clients cannot be moved to or from this node; the text says why. No role depends on it."""
 
 
+class FencerError(MirrorHAError):
+    """A fencer did not confirm that the peer is stopped: that is no answer, not a 'no'."""
+
+
 class CheckFailedError(MirrorHAError):
     """The service is not well; the text says what was seen. Raise it from a check of your own."""
 

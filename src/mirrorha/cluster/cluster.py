@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from mirrorha.abc import Arbiter
     from mirrorha.checks.runner import Checker
+    from mirrorha.cluster.fencing import FencerRule
     from mirrorha.cluster.runtime import Runtime, Seams, _Parts
     from mirrorha.core.change import RoleChange
     from mirrorha.core.state import State
@@ -72,6 +73,7 @@ class Cluster:
         self._replicators: dict[str, Replicator] = {}
         self._checkers: list[Checker] = []
         self._switches: list[SwitchRule] = []
+        self._fencers: list[FencerRule] = []
         self._probe: HealthProbe | None = None
         self._start: Callable[..., object] | None = None
         self._stop: Callable[..., object] | None = None
@@ -133,6 +135,11 @@ class Cluster:
         """Send clients to the node that serves so. Before `run`."""
         self._check_idle()
         self._switches.append(rule)
+
+    def fencer(self, rule: FencerRule) -> None:
+        """Ask this fencer, after those that were given before, for the end of a lost peer."""
+        self._check_idle()
+        self._fencers.append(rule)
 
     def probe(self, probe: HealthProbe) -> None:
         """Answer load balancers so. Before `run`, once.
@@ -475,7 +482,8 @@ class Cluster:
     def _assemble(self) -> Runtime:
         # Whoever only puts a node together does not pay for the parts of a running one.
         from mirrorha.cluster import making  # noqa: PLC0415
-        from mirrorha.cluster.runtime import Plan, Runtime, Seams  # noqa: PLC0415
+        from mirrorha.cluster.plan import Plan  # noqa: PLC0415
+        from mirrorha.cluster.runtime import Runtime, Seams  # noqa: PLC0415
 
         config = self.config
         arbiter = self._arbiter or making.make_arbiter(config)
@@ -488,6 +496,7 @@ class Cluster:
             ),
             checkers=(*making.make_checkers(config), *self._checkers),
             switches=(*making.make_switches(config), *self._switches),
+            fencers=(*making.make_fencers(config), *self._fencers),
             probe=self._probe or making.make_probe(config),
             can_promote=tuple(self._can_promote),
             on_role=tuple(self._on_role),

@@ -1,4 +1,4 @@
-"""What a configuration names, made: its arbiter, checks, switches, probe and service."""
+"""What a configuration names, made: its arbiter, checks, switches, fencers, probe, service."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from mirrorha import arbiters, checks, switches
+from mirrorha import arbiters, checks, fencers, switches
 from mirrorha.checks.runner import Checker
+from mirrorha.cluster.fencing import FencerRule
 from mirrorha.errors import LocalUsageError
 from mirrorha.net.keys import load_keys
 from mirrorha.net.tls import witness_client_context
@@ -21,7 +22,7 @@ from mirrorha.volume.fuse import mounting
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-    from mirrorha.abc import Arbiter, Check, Switch
+    from mirrorha.abc import Arbiter, Check, Fencer, Switch
     from mirrorha.config import CheckConfig, ClusterConfig
     from mirrorha.service import Phases
 
@@ -49,6 +50,7 @@ _SWITCHES: Final = {
     "aws_elastic_ip": "AwsElasticIp",
     "aws_route53": "AwsRoute53",
 }
+_FENCERS: Final = {"command": "Command", "aws": "Aws"}
 
 
 def make_arbiter(config: ClusterConfig) -> Arbiter | None:
@@ -122,6 +124,15 @@ def make_switches(config: ClusterConfig) -> tuple[SwitchRule, ...]:
         switch: Switch = _named(switches, _SWITCHES, each.kind, "switch")(**each.options, **more)
         rule = SwitchRule(switch, when=each.when, every_s=each.every_s, timeout_s=each.timeout_s)
         made.append(rule)
+    return tuple(made)
+
+
+def make_fencers(config: ClusterConfig) -> tuple[FencerRule, ...]:
+    """The fencers that the configuration names, in its order. Raises as `make_arbiter`."""
+    made = []
+    for each in config.fencers:
+        fencer: Fencer = _named(fencers, _FENCERS, each.kind, "fencer")(**each.options)
+        made.append(FencerRule(fencer, timeout_s=each.timeout_s))
     return tuple(made)
 
 

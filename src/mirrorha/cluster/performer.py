@@ -10,7 +10,7 @@ import trio
 
 from mirrorha.cluster.feed import NodeEvent
 from mirrorha.core import effects as e
-from mirrorha.core.events import FencerAnswered, IsolationChecked, PortRefused
+from mirrorha.core.events import IsolationChecked, PortRefused
 from mirrorha.net.death import probe_death
 from mirrorha.net.isolation import answers
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from mirrorha.cluster.authority import Authority
     from mirrorha.cluster.care import Care
+    from mirrorha.cluster.fencing import Fencing
     from mirrorha.cluster.links import Links
     from mirrorha.cluster.loop import Loop
     from mirrorha.cluster.operations import Operations
@@ -55,6 +56,7 @@ class Performer:
         volumes: Volumes,
         care: Care,
         traffic: Traffic,
+        fencing: Fencing,
         beats: HeartbeatThread,
         operations: Operations,
         paths: Sequence[HeartbeatPath],
@@ -90,8 +92,7 @@ class Performer:
             e.CommandDone: operations.done,
             e.Feed: lambda each: loop.give(each.event),
             e.RunIsolationChecks: lambda each: start_soon(self._check_isolation, each),
-            # No fencer is made by this version: nothing is ever confirmed.
-            e.AskFencer: lambda each: loop.give(FencerAnswered(token=each.token, stopped=False)),
+            e.AskFencer: lambda each: start_soon(fencing.ask, each),
         }
 
     def perform(self, effect: e.AnyEffect) -> None:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import logging
 import random
 import time
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, final
 
 import attrs
 import trio
 
+from mirrorha.cluster.announcing import tell_roles
 from mirrorha.cluster.authority import Authority
 from mirrorha.cluster.care import Care
 from mirrorha.cluster.disks import read_disks
-from mirrorha.cluster.feed import EventStream, Feed, NodeEvent
+from mirrorha.cluster.feed import Feed, NodeEvent
+from mirrorha.cluster.fencing import Fencing
 from mirrorha.cluster.links import Links
 from mirrorha.cluster.loop import Loop
 from mirrorha.cluster.operations import Operations
@@ -36,8 +37,7 @@ from mirrorha.cluster.verifying import Verifying
 from mirrorha.cluster.volumes import Volumes
 from mirrorha.cluster.workers import Workers
 from mirrorha.config import may_differ, must_agree, to_ms
-from mirrorha.containment import Raised, call, contain
-from mirrorha.core.change import RoleChange
+from mirrorha.containment import contain
 from mirrorha.core.events import BeatHeard, Command, Verb
 from mirrorha.core.meta import begin_incarnation
 from mirrorha.core.node import Node
@@ -45,7 +45,7 @@ from mirrorha.core.words import Role
 from mirrorha.errors import LocalUsageError
 from mirrorha.net.heartbeat import HeartbeatThread, monotonic_ms
 from mirrorha.net.session_server import open_listeners
-from mirrorha.probe import HealthProbe, ProbeServer, ProbeState
+from mirrorha.probe import ProbeServer, ProbeState
 from mirrorha.service import ServiceState
 from mirrorha.state.boot import read_boot_id
 from mirrorha.state.history import History, HistoryEvent, open_history
@@ -59,15 +59,11 @@ from mirrorha.wire.hello import MAGIC, VERSION_MAX, VERSION_MIN, Hello
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from mirrorha.abc import Arbiter
-    from mirrorha.checks.runner import Checker
     from mirrorha.cluster.at_rest import Document
-    from mirrorha.config import ClusterConfig
+    from mirrorha.cluster.plan import Plan
     from mirrorha.core.effects import AnyEffect
     from mirrorha.core.meta import Meta
     from mirrorha.core.state import State
-    from mirrorha.service import Phases
-    from mirrorha.switches.keeper import SwitchRule
 
 _log: Final = logging.getLogger("mirrorha")
 
@@ -86,26 +82,6 @@ class Seams:
     rng: random.Random = attrs.field(factory=random.SystemRandom)
     boot_id: Callable[[], str] = read_boot_id
     says_goodbye: bool = True
-
-
-@attrs.frozen(kw_only=True)
-class Plan:
-    """What a node is made of, as its program said.
-
-    Attributes:
-        arbiter: None: the two nodes keep the register between them.
-        arbiter_text: what the arbiter is, in one line that both nodes compare.
-    """
-
-    config: ClusterConfig
-    arbiter: Arbiter | None
-    arbiter_text: str
-    phases: Phases
-    checkers: Sequence[Checker]
-    switches: Sequence[SwitchRule]
-    probe: HealthProbe | None
-    can_promote: Sequence[Callable[[], object]]
-    on_role: Sequence[Callable[[RoleChange], object]]
 
 
 @final
@@ -172,6 +148,7 @@ class Runtime:
                 *parts.volumes.warnings,
                 *filter(None, [self._room.warning]),
                 *parts.links.warnings,
+                *self._plan.warnings,
             ),
             differing=parts.verifying.warnings,
             arbiter_kind=parts.authority.kind,
@@ -245,7 +222,7 @@ class Runtime:
         await nursery.start(parts.verifying.run)
         nursery.start_soon(parts.links.run, listeners)
         nursery.start_soon(self._take_beats, parts)
-        nursery.start_soon(self._announce, self._feed.open())
+        nursery.start_soon(tell_roles, self._config.name, self._feed.open(), self._plan.on_role)
         nursery.start_soon(self._room.run)
         if self._plan.probe is not None:
             server = ProbeServer(self._plan.probe, lambda: self._probe_state(parts))
@@ -275,7 +252,12 @@ class Runtime:
             found, boot_id=self._boot_id, disks=disks, at_least=to_ms(self._seams.wall_s())
         )
         node = Node(
-            core_settings(self._config, self._paths, has_arbiter=self._plan.arbiter is not None),
+            core_settings(
+                self._config,
+                self._paths,
+                has_arbiter=self._plan.arbiter is not None,
+                has_fencer=bool(self._plan.fencers),
+            ),
             meta,
             boot,
             rng=self._seams.rng,
@@ -335,6 +317,7 @@ class Runtime:
             volumes=volumes,
             care=care,
             traffic=traffic,
+            fencing=self._make_fencing(loop),
             beats=beats,
             operations=operations,
             paths=self._paths,
@@ -370,6 +353,15 @@ class Runtime:
             clock_ms=self._seams.clock_ms,
             rng=self._seams.rng,
             make_room=self._room.give_up,
+        )
+
+    def _make_fencing(self, loop: Loop) -> Fencing:
+        return Fencing(
+            self._plan.fencers,
+            cluster=self._config.name,
+            state=lambda: loop.state,
+            give=loop.give,
+            note=self._note_or_alarm,
         )
 
     def _make_verifying(self, loop: Loop, volumes: Volumes, authority: Authority) -> Verifying:
@@ -550,25 +542,6 @@ class Runtime:
             )
         if event.kind == "role" and event.role is Role.STOP and self._parts is not None:
             self._parts.volumes.close_for_now()
-
-    async def _announce(self, events: EventStream) -> None:
-        """Tell the program of changes of role, one after the other."""
-        limiter = trio.CapacityLimiter(1)
-        async for event in events:
-            if not isinstance(event, NodeEvent) or event.from_role is None:
-                continue
-            change = RoleChange(
-                cluster=self._config.name,
-                node=event.node,
-                epoch=event.epoch,
-                from_role=event.from_role,
-                to_role=event.role,
-                why=event.text,
-            )
-            for function in self._plan.on_role:
-                outcome = await contain(partial(call, function, change, limiter=limiter))
-                if isinstance(outcome, Raised):
-                    _log.warning("on_role: %s", outcome.text)
 
     def _probe_state(self, parts: _Parts) -> ProbeState:
         return parts.care.probe_state(parts.loop.state, now_ms=self._seams.clock_ms())

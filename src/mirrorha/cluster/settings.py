@@ -96,7 +96,7 @@ def _wish(mount: bool | None, *, is_separate: bool) -> Wish:
 
 
 def core_settings(
-    config: ClusterConfig, paths: Sequence[HeartbeatPath], *, has_arbiter: bool
+    config: ClusterConfig, paths: Sequence[HeartbeatPath], *, has_arbiter: bool, has_fencer: bool
 ) -> Settings:
     """What the core needs; everything that can be set is set."""
     volumes = volume_names(config)
@@ -121,6 +121,7 @@ def core_settings(
         restart_limit=config.service.restart_limit,
         restart_window_ms=to_ms(config.service.restart_window_s),
         arbiter=has_arbiter,
+        fencer=has_fencer,
         split_brain=config.split_brain,
         split_policy=config.split_policy,
     )
