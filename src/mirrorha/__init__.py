@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 __version__: Final = "0.1.0.dev0"
 
 if TYPE_CHECKING:
-    from mirrorha import abc, arbiters, checks, fencers, switches
+    from mirrorha import abc, arbiters, checks, fencers, notify, switches
     from mirrorha.checks.runner import Checker
     from mirrorha.cluster.cluster import Cluster
     from mirrorha.cluster.feed import EventStream, Gap, NodeEvent
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         FencerConfig,
         HeartbeatConfig,
         NodeConfig,
+        NotifyConfig,
         ProbeConfig,
         ResyncConfig,
         ServiceConfig,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
         InvariantViolation,
         LocalUsageError,
         MirrorHAError,
+        NotifyError,
         NotPrimaryError,
         OutcomeUnknownError,
         PathOutsideVolumeError,
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
         SwitchError,
         VolumeError,
     )
+    from mirrorha.notify.outbox import NotifyRule
     from mirrorha.probe import HealthProbe
     from mirrorha.switches.keeper import SwitchRule
     from mirrorha.volume.replicator import Replicator
@@ -81,6 +84,9 @@ __all__ = [
     "NodeConfig",
     "NodeEvent",
     "NotPrimaryError",
+    "NotifyConfig",
+    "NotifyError",
+    "NotifyRule",
     "OutcomeUnknownError",
     "PathOutsideVolumeError",
     "ProbeConfig",
@@ -103,16 +109,18 @@ __all__ = [
     "checks",
     "fencers",
     "load_toml",
+    "notify",
     "switches",
 ]
 
-_MODULES: Final = frozenset({"abc", "arbiters", "checks", "fencers", "switches"})
+_MODULES: Final = frozenset({"abc", "arbiters", "checks", "fencers", "notify", "switches"})
 _HOMES: Final = {
     "Checker": "checks.runner",
     "Cluster": "cluster.cluster",
     **dict.fromkeys(("EventStream", "Gap", "NodeEvent"), "cluster.feed"),
     **dict.fromkeys(("Colour", "Data", "Mode", "Role"), "core.words"),
     "FencerRule": "cluster.fencing",
+    "NotifyRule": "notify.outbox",
     "RoleChange": "core.change",
     "HealthProbe": "probe",
     "SwitchRule": "switches.keeper",

@@ -115,6 +115,10 @@ class FencerError(MirrorHAError):
     """A fencer did not confirm that the peer is stopped: that is no answer, not a 'no'."""
 
 
+class NotifyError(MirrorHAError):
+    """Somebody could not be told of something; the text says why. Nothing waits for it."""
+
+
 class CheckFailedError(MirrorHAError):
     """The service is not well; the text says what was seen. Raise it from a check of your own."""
 

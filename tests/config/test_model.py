@@ -16,6 +16,7 @@ from mirrorha.config import (
     FencerConfig,
     HeartbeatConfig,
     NodeConfig,
+    NotifyConfig,
     ProbeConfig,
     ServiceConfig,
     SwitchConfig,
@@ -130,6 +131,10 @@ def test_every_kind_has_an_example_that_is_accepted() -> None:
         fencers=[
             FencerConfig(kind="command", options={"command": ["/f"]}),
             FencerConfig(kind="aws", options={"instances": {"paris": "i-0a", "lyon": "i-0b"}}),
+        ],
+        notifications=[
+            NotifyConfig(kind="command", on=["role"], options={"command": ["/n"]}),
+            NotifyConfig(kind="webhook", options={"url": "https://a.example/", "token_file": "/t"}),
         ],
     )
     for arbiter, options in {

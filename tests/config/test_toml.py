@@ -17,6 +17,7 @@ from mirrorha.config import (
     ClusterConfig,
     FencerConfig,
     NodeConfig,
+    NotifyConfig,
     ProbeConfig,
     ServiceConfig,
     SwitchConfig,
@@ -98,6 +99,10 @@ def test_what_the_example_has_in_comments_is_right_too() -> None:
         "[[fencer]]",
         'kind = "command"',
         'command = ["/opt/orders/fence"]',
+        "[[notify]]",
+        'kind = "webhook"',
+        'url = "https://alerts.example/hook"',
+        'on = ["role", "split", "degraded", "check", "switch"]',
     ):
         assert f"# {line}" in text
         text = text.replace(f"# {line}", line)
@@ -110,6 +115,9 @@ def test_what_the_example_has_in_comments_is_right_too() -> None:
     assert made.isolation == ("tcp://10.0.3.1:443",)
     assert made.fencers == (
         FencerConfig(kind="command", options={"command": ["/opt/orders/fence"]}),
+    )
+    assert made.notifications == (
+        NotifyConfig(kind="webhook", options={"url": "https://alerts.example/hook"}),
     )
 
 
@@ -486,6 +494,7 @@ PLACES = [
         "timing": ["freeze_max"],
         "switch": ["kind", "address", "interface"],
         "fencer": ["kind", "instances", "timeout"],
+        "notify": ["kind", "url", "on", "timeout"],
     }.items()
     for key in [*keys, None]
 ]

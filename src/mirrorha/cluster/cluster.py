@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mirrorha.cluster.runtime import Runtime, Seams, _Parts
     from mirrorha.core.change import RoleChange
     from mirrorha.core.state import State
+    from mirrorha.notify import NotifyRule
     from mirrorha.probe import HealthProbe
     from mirrorha.state.history import HistoryEvent
     from mirrorha.switches.keeper import SwitchRule
@@ -74,6 +75,7 @@ class Cluster:
         self._checkers: list[Checker] = []
         self._switches: list[SwitchRule] = []
         self._fencers: list[FencerRule] = []
+        self._notified: list[NotifyRule] = []
         self._probe: HealthProbe | None = None
         self._start: Callable[..., object] | None = None
         self._stop: Callable[..., object] | None = None
@@ -140,6 +142,11 @@ class Cluster:
         """Ask this fencer, after those that were given before, for the end of a lost peer."""
         self._check_idle()
         self._fencers.append(rule)
+
+    def notify(self, rule: NotifyRule) -> None:
+        """Have this command or webhook told of what a person should know. Before `run`."""
+        self._check_idle()
+        self._notified.append(rule)
 
     def probe(self, probe: HealthProbe) -> None:
         """Answer load balancers so. Before `run`, once.
@@ -497,6 +504,7 @@ class Cluster:
             checkers=(*making.make_checkers(config), *self._checkers),
             switches=(*making.make_switches(config), *self._switches),
             fencers=(*making.make_fencers(config), *self._fencers),
+            notified=(*making.make_notified(config), *self._notified),
             probe=self._probe or making.make_probe(config),
             can_promote=tuple(self._can_promote),
             on_role=tuple(self._on_role),

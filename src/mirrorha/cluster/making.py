@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from mirrorha import arbiters, checks, fencers, switches
+from mirrorha import arbiters, checks, fencers, notify, switches
 from mirrorha.checks.runner import Checker
 from mirrorha.cluster.fencing import FencerRule
 from mirrorha.errors import LocalUsageError
 from mirrorha.net.keys import load_keys
 from mirrorha.net.tls import witness_client_context
+from mirrorha.notify import NotifyRule
 from mirrorha.probe import HealthProbe
 from mirrorha.service import Callbacks, Commands, ControlGroup, ServeTask, SystemdUnit
 from mirrorha.switches.keeper import SwitchRule
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from mirrorha.abc import Arbiter, Check, Fencer, Switch
     from mirrorha.config import CheckConfig, ClusterConfig
+    from mirrorha.notify import Notifier
     from mirrorha.service import Phases
 
 _ARBITERS: Final = {
@@ -51,6 +53,7 @@ _SWITCHES: Final = {
     "aws_route53": "AwsRoute53",
 }
 _FENCERS: Final = {"command": "Command", "aws": "Aws"}
+_NOTIFIERS: Final = {"command": "Command", "webhook": "Webhook"}
 
 
 def make_arbiter(config: ClusterConfig) -> Arbiter | None:
@@ -133,6 +136,15 @@ def make_fencers(config: ClusterConfig) -> tuple[FencerRule, ...]:
     for each in config.fencers:
         fencer: Fencer = _named(fencers, _FENCERS, each.kind, "fencer")(**each.options)
         made.append(FencerRule(fencer, timeout_s=each.timeout_s))
+    return tuple(made)
+
+
+def make_notified(config: ClusterConfig) -> tuple[NotifyRule, ...]:
+    """Who is told, as the configuration names them. Raises as `make_arbiter`."""
+    made = []
+    for each in config.notifications:
+        notifier: Notifier = _named(notify, _NOTIFIERS, each.kind, "notification")(**each.options)
+        made.append(NotifyRule(notifier, on=each.on, timeout_s=each.timeout_s))
     return tuple(made)
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mirrorha.cluster.fencing import FencerRule
     from mirrorha.config import ClusterConfig
     from mirrorha.core.change import RoleChange
+    from mirrorha.notify import NotifyRule
     from mirrorha.probe import HealthProbe
     from mirrorha.service import Phases
     from mirrorha.switches.keeper import SwitchRule
@@ -35,6 +36,7 @@ class Plan:
     checkers: Sequence[Checker]
     switches: Sequence[SwitchRule]
     fencers: Sequence[FencerRule]
+    notified: Sequence[NotifyRule]
     probe: HealthProbe | None
     can_promote: Sequence[Callable[[], object]]
     on_role: Sequence[Callable[[RoleChange], object]]

@@ -19,6 +19,7 @@ from mirrorha.cluster.feed import Feed, NodeEvent
 from mirrorha.cluster.fencing import Fencing
 from mirrorha.cluster.links import Links
 from mirrorha.cluster.loop import Loop
+from mirrorha.cluster.notifying import Notifying, sight_of
 from mirrorha.cluster.operations import Operations
 from mirrorha.cluster.performer import Performer
 from mirrorha.cluster.security import Security, load_security
@@ -224,6 +225,7 @@ class Runtime:
         nursery.start_soon(self._take_beats, parts)
         nursery.start_soon(tell_roles, self._config.name, self._feed.open(), self._plan.on_role)
         nursery.start_soon(self._room.run)
+        parts.notifying.start(nursery)
         if self._plan.probe is not None:
             server = ProbeServer(self._plan.probe, lambda: self._probe_state(parts))
             self.probe_port = await nursery.start(server.run)
@@ -331,6 +333,7 @@ class Runtime:
             links=links,
             care=care,
             traffic=traffic,
+            notifying=Notifying(plan.notified, cluster=config.name, wall_s=seams.wall_s),
             authority=authority,
             operations=operations,
             beats=beats,
@@ -502,6 +505,9 @@ class Runtime:
         self._watch_link(parts, state, now_ms)
         parts.care.look(state)
         parts.traffic.look(state, now_ms)
+        if parts.notifying.is_wanted:
+            checks, switches = parts.care.checks, parts.traffic.switches
+            parts.notifying.look(sight_of(state, checks=checks, switches=switches), now_ms)
         self._changed()
 
     def _watch_link(self, parts: _Parts, state: State, now_ms: int) -> None:
@@ -556,6 +562,7 @@ class _Parts:
     links: Links
     care: Care
     traffic: Traffic
+    notifying: Notifying
     authority: Authority
     operations: Operations
     beats: HeartbeatThread

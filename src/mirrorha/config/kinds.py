@@ -1,4 +1,4 @@
-"""The kinds of arbiter, check, switch and fencer, and the options that each takes.
+"""The kinds of arbiter, check, switch, fencer and notification, and the options that each takes.
 
 The options' names are the arguments of the classes that carry them out, so that
 `[[check]] kind = "tcp", port = 8080` is `mirrorha.checks.Tcp(port=8080)`. A duration's option
@@ -159,6 +159,11 @@ FENCER_KINDS: Final[Kinds] = {
         "region": _REGION,
         "endpoint": _ENDPOINT,
     },
+}
+
+NOTIFY_KINDS: Final[Kinds] = {
+    "command": {"command": _must(forms.COMMAND)},
+    "webhook": {"url": _must(forms.URL), "token_file": _may(forms.PATH)},
 }
 
 

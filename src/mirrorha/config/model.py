@@ -7,12 +7,18 @@ it is there (`table`, `tables`). `ClusterConfig` is where everything is checked.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, Literal, TypeAlias, TypeVar, final
+from typing import Any, Final, Literal, TypeAlias, TypeVar, final, get_args
 
 import attrs
 
 from mirrorha.config import forms
-from mirrorha.config.kinds import ARBITER_KINDS, CHECK_KINDS, FENCER_KINDS, SWITCH_KINDS
+from mirrorha.config.kinds import (
+    ARBITER_KINDS,
+    CHECK_KINDS,
+    FENCER_KINDS,
+    NOTIFY_KINDS,
+    SWITCH_KINDS,
+)
 from mirrorha.config.layout import in_toml, options, table, tables
 from mirrorha.config.validation import check_config
 from mirrorha.errors import LocalUsageError
@@ -45,6 +51,7 @@ def _as_options(values: Mapping[str, Any]) -> dict[str, Any]:
 
 OnFailure: TypeAlias = Literal["restart", "hand_over", "stop", "none"]
 When: TypeAlias = Literal["serving", "second", "always"]
+NotifyOn: TypeAlias = Literal["role", "split", "degraded", "check", "switch"]
 SwitchWhen: TypeAlias = Literal["before_start", "after_start"]
 
 
@@ -340,6 +347,40 @@ class FencerConfig:
 
 @final
 @attrs.frozen(kw_only=True)
+class NotifyConfig:
+    """Who is told of what a person should know. Options: `kinds.NOTIFY_KINDS`.
+
+    Args:
+        kind: How.
+        on: Of what: "role" (a node became another), "split", "degraded" (it serves unprotected,
+            or needs a person), "check" and "switch" (one fails). Of all by default.
+        timeout_s: Seconds until an attempt that has not ended has failed; it is made four times.
+        options: What the kind needs to know.
+    """
+
+    kind: str = attrs.field(metadata=in_toml("kind", forms.choice(*NOTIFY_KINDS)))
+    on: tuple[NotifyOn, ...] = attrs.field(
+        default=get_args(NotifyOn),
+        converter=_as_tuple,
+        metadata=in_toml(
+            "on",
+            forms.items(
+                "a list of what to tell, at least one",
+                forms.choice(*get_args(NotifyOn)),
+                at_least=1,
+            ),
+        ),
+    )
+    timeout_s: float = attrs.field(
+        default=10.0, metadata=in_toml("timeout", forms.duration(0.1, 600))
+    )
+    options: Mapping[str, Any] = attrs.field(
+        factory=dict, converter=_as_options, metadata=options(NOTIFY_KINDS)
+    )
+
+
+@final
+@attrs.frozen(kw_only=True)
 class VerifyConfig:
     """How the two copies are compared (`mirrorha verify`).
 
@@ -406,6 +447,8 @@ class ClusterConfig:
             `Cluster` instead.
         checks, probe, switches, fencers: See their classes.
         heartbeat, timing, verify, resync: See their classes.
+        checks, probe, switches, fencers, notifications: See their classes.
+        heartbeat, timing, verify: See their classes.
         differing: For what a file gives by node: place → node → value. This configuration has
             the value of `node`.
 
@@ -471,6 +514,9 @@ class ClusterConfig:
     )
     fencers: tuple[FencerConfig, ...] = attrs.field(
         default=(), converter=_as_tuple, metadata=tables("fencer", FencerConfig)
+    )
+    notifications: tuple[NotifyConfig, ...] = attrs.field(
+        default=(), converter=_as_tuple, metadata=tables("notify", NotifyConfig)
     )
     differing: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict, repr=False)
 
