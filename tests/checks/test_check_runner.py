@@ -151,13 +151,24 @@ async def test_one_that_hangs_has_failed_in_time(autojump_clock: MockClock) -> N
         assert patient.amounts_to(S.WELL)
 
 
-async def test_one_that_hangs_until_the_next_is_due(autojump_clock: MockClock) -> None:
-    """As long as it may by default: what was cancelled then has had no time to end."""
-    patient = Patient(behave=trio.sleep_forever)
-    async with running(patient):
-        await trio.sleep(21)
+@pytest.mark.parametrize("timeout_s", [None, 7])
+async def test_one_that_hangs_until_the_next_is_due(
+    timeout_s: float | None, autojump_clock: MockClock
+) -> None:
+    """What was cancelled then has had no time to end, which takes a moment."""
+
+    async def behave() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(0.1)
+
+    patient = Patient(behave=behave)
+    async with running(patient, timeout_s=timeout_s):
+        await trio.sleep(27)
         assert patient.amounts_to(S.FAILED)
-    assert [each.text for each in patient.reports[1:]] == ["no answer within 5 s"] * 3
+    assert {each.text for each in patient.reports[1:]} == {f"no answer within {timeout_s or 5} s"}
 
 
 async def test_one_that_cannot_be_cancelled_fails_at_every_round(
@@ -294,6 +305,14 @@ async def test_a_sign_that_it_is_not_well_is_followed_at_once(autojump_clock: Mo
         await trio.sleep(5.3)
         assert reports[-1].state is S.WELL
     assert [at - began for at in sentinel.attempts_at] == [5, 7, 12, 17]
+
+
+async def test_nobody_waits_for_a_sign_of_what_is_not_well(autojump_clock: MockClock) -> None:
+    sentinel = Sentinel(is_well=False)
+    async with guarded(sentinel) as reports:
+        await trio.sleep(16)
+        assert reports[-1].state is S.FAILED
+    assert (len(sentinel.attempts_at), sentinel.waits) == (3, 0)
 
 
 async def test_false_alarms_cost_one_attempt_each_time(autojump_clock: MockClock) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -145,6 +146,18 @@ async def test_a_pid_file_must_hold_a_number(content: str, tmp_path: Path) -> No
     pid_file.write_text(content)
     with pytest.raises(CheckFailedError, match="does not begin with the number"):
         await Process(pid_file=str(pid_file)).check()
+
+
+async def test_a_pid_file_that_is_being_written_anew(tmp_path: Path) -> None:
+    pid_file = tmp_path / "service.pid"
+    pid_file.touch()
+    with running(SLEEP, "300") as child:
+        writer = threading.Timer(0.1, lambda: pid_file.write_text(f"{child.pid}\n"))
+        writer.start()
+        try:
+            await Process(pid_file=str(pid_file)).check()
+        finally:
+            writer.join()
 
 
 async def test_no_pid_file_no_process(tmp_path: Path) -> None:

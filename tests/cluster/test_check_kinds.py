@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -22,7 +23,7 @@ from tests.shows.small_disks import memory_disk, run
 if TYPE_CHECKING:
     from mirrorha.abc import Check
 
-SERVER: Final = "python3 -m http.server --bind 127.0.0.1 {port}"
+SERVER: Final = (sys.executable, "-m", "http.server", "--bind", "127.0.0.1")
 
 
 @attrs.frozen
@@ -67,7 +68,7 @@ def _server(path: Path, make: Callable[[int], Check]) -> Generator[Subject]:
     (port,) = free_ports(1)
 
     def begin() -> None:
-        words = SERVER.format(port=port).split()
+        words = (*SERVER, str(port))
         children.append(subprocess.Popen(words, cwd=path, stderr=subprocess.DEVNULL))
 
     def end() -> None:

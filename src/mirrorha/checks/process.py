@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from typing import TYPE_CHECKING, ClassVar, Final, final
 
 import attrs
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from mirrorha.checks.process_table import Running
 
 PID_FILE_BYTES_MAX: Final = 64
+#: An empty one may be about to be written anew.
+EMPTY_LOOKS: Final = 5
+EMPTY_PAUSE_S: Final = 0.2
 #: Of many that are found, so many are watched between two looks.
 WATCHED_MAX: Final = 16
 _UNIT_STATES: Final = frozenset({"active", "reloading", "refreshing"})
@@ -108,11 +112,16 @@ class Process(Check):
 
 
 def _read_pid_file(path: str) -> Running:
-    try:
-        with open(path, "rb") as stream:
-            content = stream.read(PID_FILE_BYTES_MAX)
-    except OSError as error:
-        raise CheckFailedError(f"{path}: {error.strerror}") from error
+    content = b""
+    for _ in range(EMPTY_LOOKS):
+        try:
+            with open(path, "rb") as stream:
+                content = stream.read(PID_FILE_BYTES_MAX)
+        except OSError as error:
+            raise CheckFailedError(f"{path}: {error.strerror}") from error
+        if content:
+            break
+        time.sleep(EMPTY_PAUSE_S)
     first = content.split(b"\n", 1)[0].strip()
     if not first.isdigit() or int(first) == 0:
         raise CheckFailedError(f"{path} does not begin with the number of a process")

@@ -19,7 +19,6 @@ _ERROR: Final = struct.Struct("=i")
 _NLM_F_REQUEST: Final = 1
 _NLMSG_ERROR: Final = 2
 _RTM_NEWLINK: Final = 16
-_RTM_DELLINK: Final = 17
 _RTM_GETLINK: Final = 18
 _RTMGRP_LINK: Final = 1
 _IFF_UP: Final = 0x1
@@ -34,12 +33,10 @@ class Link:
     """An interface as the kernel has it.
 
     Attributes:
-        index: its number, for as long as it lives.
         is_up: an administrator has switched it on.
         is_running: it can carry packets: there is a carrier, or nobody can tell.
     """
 
-    index: int
     is_up: bool
     is_running: bool
 
@@ -63,12 +60,8 @@ async def read_link(name: str) -> Link:
                 (number,) = _ERROR.unpack_from(answer)
                 raise OSError(-number, os.strerror(-number))
             if kind == _RTM_NEWLINK:
-                _, _, index, flags, _ = _LINK.unpack_from(answer)
-                return Link(
-                    index=index,
-                    is_up=bool(flags & _IFF_UP),
-                    is_running=bool(flags & _IFF_RUNNING),
-                )
+                flags = _LINK.unpack_from(answer)[3]
+                return Link(is_up=bool(flags & _IFF_UP), is_running=bool(flags & _IFF_RUNNING))
     raise OSError(errno.EPROTO, "the kernel did not answer about the interface")
 
 
@@ -86,21 +79,16 @@ async def wait_link_lost(name: str) -> None:
                 return
             if not (link.is_up and link.is_running):
                 return
-            await _wait_told(sock, link.index)
+            await _wait_told(sock)
 
 
-async def _wait_told(sock: trio.socket.SocketType, index: int) -> None:
-    """Return once the kernel has told anything about one interface."""
-    while True:
-        try:
-            told = await sock.recv(_RECEIVE_BYTES)
-        except OSError as error:
-            if error.errno == errno.ENOBUFS:
-                return  # it has told more than the socket held: who knows about which
+async def _wait_told(sock: trio.socket.SocketType) -> None:
+    """Return once the kernel has told anything about any interface."""
+    try:
+        await sock.recv(_RECEIVE_BYTES)
+    except OSError as error:
+        if error.errno != errno.ENOBUFS:  # it has told more than the socket held
             raise
-        for kind, body in _messages(told):
-            if kind in (_RTM_NEWLINK, _RTM_DELLINK) and _LINK.unpack_from(body)[2] == index:
-                return
 
 
 async def _open_socket(*, groups: int) -> trio.socket.SocketType:
