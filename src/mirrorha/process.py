@@ -211,11 +211,19 @@ async def run_command(
 
 
 async def run_alone(
-    argv: Sequence[str], *, environment: Mapping[str, str], on_line: Callable[[str], None]
+    argv: Sequence[str],
+    *,
+    environment: Mapping[str, str],
+    on_line: Callable[[str], None],
+    term_grace_s: float = TERM_GRACE_S,
+    leftovers: Literal["leave", "kill"] = "leave",
 ) -> Ended:
     """Run a command that leaves nothing running: its output is read until it exits.
 
     Cancelled, it ends as `run_command` does. What it leaves behind has lost its output.
+
+    Args:
+        leftovers: as for `run_command`.
 
     Raises:
         OSError, ValueError: as `run_command`.
@@ -224,7 +232,13 @@ async def run_alone(
     async with trio.open_nursery() as nursery:
         output = OutputReader(nursery, on_line)
         try:
-            found = await run_command(argv, environment=environment, output=output)
+            found = await run_command(
+                argv,
+                environment=environment,
+                output=output,
+                term_grace_s=term_grace_s,
+                leftovers=leftovers,
+            )
         except (OSError, ValueError) as error:
             found = error  # to be raised outside, not in a group
         finally:

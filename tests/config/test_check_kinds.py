@@ -121,7 +121,7 @@ WRONG: Final[list[tuple[list[str], int, str]]] = [
     (
         ["kind = 'process'", "unit = '../x'"],
         2,
-        "unit: expected a unit, such as 'postgresql.service', not '../x'",
+        "unit: expected the name of a systemd unit, such as 'postgresql', not '../x'",
     ),
     (
         ["kind = 'command'", "command = '/a b'"],

@@ -8,11 +8,10 @@ from types import MappingProxyType
 from typing import ClassVar, Final, final
 
 import attrs
-import trio
 
 from mirrorha.abc import Check
 from mirrorha.errors import CheckFailedError, LocalUsageError, describe
-from mirrorha.process import Ended, OutputReader, run_command
+from mirrorha.process import Ended, run_alone
 
 LINES_MAX: Final = 200
 #: Between TERM and KILL for one that is out of time. Meanwhile no other is begun.
@@ -71,21 +70,14 @@ async def run_captured(
         CheckFailedError: it cannot be run at all.
     """
     lines = deque[str](maxlen=LINES_MAX)
-    failure: Exception | None = None
-    ended = Ended(None, "")
-    async with trio.open_nursery() as nursery:
-        output = OutputReader(nursery, lines.append)
-        try:
-            ended = await run_command(
-                command,
-                environment=environment,
-                output=output,
-                term_grace_s=TERM_GRACE_S,
-                leftovers="kill",
-            )
-        except (OSError, ValueError) as error:
-            failure = error
-        output.close()
-    if failure is not None:
-        raise CheckFailedError(f"{command[0]} cannot be run: {describe(failure)}") from failure
+    try:
+        ended = await run_alone(
+            command,
+            environment=environment,
+            on_line=lines.append,
+            term_grace_s=TERM_GRACE_S,
+            leftovers="kill",
+        )
+    except (OSError, ValueError) as error:
+        raise CheckFailedError(f"{command[0]} cannot be run: {describe(error)}") from error
     return ended, tuple(lines)

@@ -92,9 +92,7 @@ CHECK_KINDS: Final[Kinds] = {
         "pid_file": _may(forms.PATH),
         "program": _may(_TEXT),
         "command_line": _may(_TEXT),
-        "unit": _may(
-            forms.text("a unit, such as 'postgresql.service'", pattern=r"[A-Za-z0-9:_.@\\-]{1,255}")
-        ),
+        "unit": _may(forms.UNIT),
     },
     "command": {"command": _must(forms.COMMAND)},
     "disk": {
