@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final, final
 
@@ -28,6 +28,9 @@ SLEEP: Final = "/bin/sleep"
 def running(*command: str) -> Iterator[subprocess.Popen[bytes]]:
     child = subprocess.Popen(command)
     try:
+        until = time.monotonic() + 30
+        while not process_table.words_of(child.pid) and time.monotonic() < until:
+            time.sleep(0.01)  # it is about to become the program
         yield child
     finally:
         child.kill()
@@ -110,6 +113,21 @@ async def test_by_program_and_by_its_path(tmp_path: Path) -> None:
             await placed.is_well()
         await named.fails()
         await placed.fails()
+
+
+async def test_one_that_becomes_another_program_is_looked_for_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It has that program by the time of the second look."""
+    number = mark()
+    with ExitStack() as stack:
+
+        def pause(_: float) -> None:
+            monkeypatch.undo()
+            stack.enter_context(running(SLEEP, number))
+
+        monkeypatch.setattr("mirrorha.checks.process.time.sleep", pause)
+        await Process(command_line=number).check()
 
 
 async def test_of_a_server_with_workers_the_server_is_watched() -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 PID_FILE_BYTES_MAX: Final = 64
 #: An empty one may be about to be written anew.
 EMPTY_LOOKS: Final = 5
-EMPTY_PAUSE_S: Final = 0.2
+PAUSE_S: Final = 0.2
 #: Of many that are found, so many are watched between two looks.
 WATCHED_MAX: Final = 16
 _UNIT_STATES: Final = frozenset({"active", "reloading", "refreshing"})
@@ -96,12 +96,16 @@ class Process(Check):
         if self.pid_file is not None:
             return [_read_pid_file(self.pid_file)]
         if self.program is not None:
-            found = process_table.find(process_table.runs_program(self.program))
+            fits = process_table.runs_program(self.program)
             text = f"no process runs the program {self.program}"
         else:
             wanted = self.command_line or ""
-            found = process_table.find(process_table.has_in_command_line(wanted))
+            fits = process_table.has_in_command_line(wanted)
             text = f"no process has {wanted!r} in its command line"
+        found = process_table.find(fits)
+        if not found:  # while one becomes another program, it has no command line
+            time.sleep(PAUSE_S)
+            found = process_table.find(fits)
         if not found:
             raise CheckFailedError(text)
         return found
@@ -121,7 +125,7 @@ def _read_pid_file(path: str) -> Running:
             raise CheckFailedError(f"{path}: {error.strerror}") from error
         if content:
             break
-        time.sleep(EMPTY_PAUSE_S)
+        time.sleep(PAUSE_S)
     first = content.split(b"\n", 1)[0].strip()
     if not first.isdigit() or int(first) == 0:
         raise CheckFailedError(f"{path} does not begin with the number of a process")
