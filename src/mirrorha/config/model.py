@@ -445,10 +445,8 @@ class ClusterConfig:
         service: How the application is started and stopped.
         arbiter: Where the register is kept, if a file says so; a program gives its own to
             `Cluster` instead.
-        checks, probe, switches, fencers: See their classes.
-        heartbeat, timing, verify, resync: See their classes.
         checks, probe, switches, fencers, notifications: See their classes.
-        heartbeat, timing, verify: See their classes.
+        heartbeat, timing, verify, resync: See their classes.
         differing: For what a file gives by node: place → node → value. This configuration has
             the value of `node`.
 
