@@ -285,7 +285,7 @@ async def test_a_cover_over_what_cannot_be_opened_is_told_of(tmp_path: Path) -> 
                     )
                 )
                 why = node.cluster.status()["why"]
-                assert "the id of another volume" in why
+                assert "carries the id of a volume" in why
                 assert "EROFS" in why
                 assert mounts_below(tmp_path / node.name) == ["tmpfs"]
         finally:
