@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,11 @@ def test_a_notice_is_a_line_and_a_document() -> None:
     }
 
 
-async def test_a_command_finds_it_in_its_environment(tmp_path: Path) -> None:
+async def test_a_command_finds_it_in_its_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("MIRRORHA_")]:
+        monkeypatch.delenv(name)  # a command gets this process's environment too
     written = tmp_path / "told"
     await Command(["sh", "-c", f'env | grep MIRRORHA_ > "{written}"']).tell(NOTICE)
     told = dict(line.partition("=")[::2] for line in written.read_text().splitlines())

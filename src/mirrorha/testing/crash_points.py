@@ -241,6 +241,7 @@ REAL_STEPS: Final = (
 )
 #: Functions (module, name) that make something durable, and not for a node that runs.
 OTHERS: Final[dict[tuple[str, str], str]] = {
+    ("checks.disk", "_probe"): "a check's file, which nobody reads",
     ("net.keys", "_write_new"): "keys, by a command of an operator",
     ("net.keys", "_sync_directory"): "keys, by a command of an operator",
     ("state.atomic", "make_durable"): "a register, by a witness or a local arbiter",
