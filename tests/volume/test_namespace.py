@@ -170,7 +170,7 @@ def test_what_is_unknown_and_not_told_is_asked_for_once() -> None:
     assert target.asked == [([fid(1), fid(2), fid(3)], [])]
     # The third has vanished from the source meanwhile: the next pass will say what became of it.
     assert target.tree() == {"a": fid(1), "b": fid(2), "d": fid(1)}
-    assert jobs[0] == Job(attributes(1), None)
+    assert jobs[0] == Job(attributes(1), None, is_new=True)
 
 
 def test_a_name_whose_new_file_vanished_is_left_alone() -> None:
