@@ -321,6 +321,15 @@ class _User:
         return cls(options=ids, environment=told)
 
 
+def check_user(name: str) -> None:
+    """Blocks: the names may be kept elsewhere.
+
+    Raises:
+        ServiceError: there is nobody of that name.
+    """
+    _User.find(name)
+
+
 @final
 class _Child:
     """A process that leads a group, from its birth until it is reaped."""

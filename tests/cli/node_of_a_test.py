@@ -1,4 +1,4 @@
-"""`mirrorha run` with a fake node, as a process: `python node_of_a_test.py STATE_DIR BEHAVIOUR`.
+"""`mirrorha run` with a fake node: `python node_of_a_test.py STATE_DIR BEHAVIOUR [LOG-FORMAT]`.
 
 BEHAVIOUR: "well"; "slow": its stop never ends; "busy": it refuses to stop, twice; "broken": it
 must not go on; "impatient": as slow, with a deadline for the stop that is soon over.
@@ -13,7 +13,8 @@ import trio
 import trio.testing
 
 from mirrorha.api import socket_path
-from mirrorha.cli.node_process import Label, run_node, set_up_logging
+from mirrorha.cli.log import Label, NodeLog
+from mirrorha.cli.node_process import run_node
 from mirrorha.core.words import Role
 from mirrorha.errors import CommandRefusedError, VolumeError
 from tests.api.fake_node import FakeEvent, FakeNode
@@ -44,12 +45,12 @@ class Node(FakeNode):
 
 
 def main() -> None:
-    directory, behaviour = sys.argv[1:]
-    label = Label("paris")
-    set_up_logging(label, level="INFO")
+    directory, behaviour, *form = sys.argv[1:]
+    log = NodeLog(Label("paris"), fixed_format=form[0] if form else None)
+    log.configure(level="info", format_="text")
     limit_s = 0.2 if behaviour == "impatient" else 30
     path = socket_path(Path(directory))
-    in_order = trio.run(run_node, Node(behaviour), path, limit_s, label)
+    in_order = trio.run(run_node, Node(behaviour), path, limit_s, log)
     print("in order" if in_order else "not in order")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
@@ -17,10 +18,11 @@ from tests.cli.cli_support import ENVIRONMENT, ROOT
 class Process:
     """A node's process; `end` returns its exit code, its output and its log."""
 
-    def __init__(self, directory: Path, behaviour: str) -> None:
+    def __init__(self, directory: Path, behaviour: str, *log_format: str) -> None:
         self.directory = directory
+        words = ("-m", "tests.cli.node_of_a_test", str(directory), behaviour, *log_format)
         self.inner = subprocess.Popen(
-            [sys.executable, "-m", "tests.cli.node_of_a_test", str(directory), behaviour],
+            [sys.executable, *words],
             cwd=ROOT,
             env={**ENVIRONMENT, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"},
             stdout=subprocess.PIPE,
@@ -96,3 +98,17 @@ def test_a_line_of_the_log_says_when_where_epoch_and_role(tmp_path: Path) -> Non
     process.end(signal.SIGTERM)
     stamp = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
     assert re.fullmatch(rf"{stamp} INFO paris e9 ALONE: paris runs; .*\n", line), line
+
+
+def test_a_line_of_the_log_can_be_a_document(tmp_path: Path) -> None:
+    process = Process(tmp_path, "well", "json")
+    process.wait_log("runs; it is asked at")
+    _, _, log = process.end(signal.SIGTERM)
+    found = [json.loads(line) for line in log.splitlines()]
+    assert found
+    for each in found:
+        assert (each["node"], each["epoch"], each["role"]) == ("paris", 9, "ALONE")
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", each["at"])
+        assert each["level"] == "info"
+        assert set(each) >= {"rule", "text", "from_role", "logger", "traceback"}
+    assert any(each["text"] == "stopped: lyon takes over" for each in found)

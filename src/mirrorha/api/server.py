@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, final
@@ -84,9 +84,15 @@ def socket_path(state_dir: str | Path) -> Path:
 class ManagementApi:
     """Answers `/api/v1/…` about one node, to its own user and to root."""
 
-    def __init__(self, node: ManagedNode, *, path: Path) -> None:
-        """Answer about `node` on the Unix socket `path`, once `serve` runs."""
+    def __init__(
+        self, node: ManagedNode, *, path: Path, log: Callable[[], Sequence[str]] = tuple
+    ) -> None:
+        """Answer about `node` on the Unix socket `path`, once `serve` runs.
+
+        `log`: the latest lines of its log.
+        """
         self.path: Final = path
+        self._log: Final = log
         self._node: Final = node
         self._operations: Final = Operations()
         self._allowed: Final = frozenset({0, os.geteuid()})
@@ -94,6 +100,7 @@ class ManagementApi:
             f"{PREFIX}/status": self._status,
             f"{PREFIX}/events": self._events,
             f"{PREFIX}/history": self._history,
+            f"{PREFIX}/log": self._latest_log,
         }
         self._commands: Final[Mapping[str, Callable[[Request], _Call]]] = {
             "start": self._plain(node.start),
@@ -173,6 +180,9 @@ class ManagementApi:
             hint = "ask again once the node runs; its log says more"
             raise Problem(409, str(error), hint=hint) from error
         return answer({"schema": SCHEMA, "events": [event_document(each) for each in events]})
+
+    async def _latest_log(self, request: Request) -> Response:
+        return answer({"schema": SCHEMA, "lines": self._log()})
 
     async def _operation(self, operation_id: str, request: Request) -> Response:
         operation = self._operations.get(operation_id)

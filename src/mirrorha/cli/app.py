@@ -35,6 +35,7 @@ COMMANDS: Final = {
     "keys": "mirrorha.cli.keys_commands:keys",
     "witness": "mirrorha.cli.witness:witness",
     "config": "mirrorha.cli.config_commands:config",
+    "completion": "mirrorha.cli.completing:completion",
     "demo": "mirrorha.cli.demo_command:demo",
 }
 

@@ -26,6 +26,8 @@ WAIT_STEP_S: Final = 20.0
 #: A stream says something every few seconds.
 SILENCE_S: Final = 15.0
 TRY_AGAIN_S: Final = 0.02
+#: The name of what `stream` yields once it is connected, if that is asked for.
+OPENED: Final = "opened"
 RECEIVE_BYTES: Final = 64 * 1024
 ANSWER_BYTES_MAX: Final = 64 * 1024 * 1024
 
@@ -83,8 +85,10 @@ def command(
     return document
 
 
-def stream(place: Place, path: str) -> Iterator[tuple[str, Any]]:
+def stream(place: Place, path: str, *, says_opened: bool = False) -> Iterator[tuple[str, Any]]:
     """Yield the name and the document of each server-sent event, until the node ends.
+
+    `says_opened`: first of all yield `OPENED`, with None: what happens from then on is told.
 
     Raises:
         CommandError: the node does not run, or fell silent.
@@ -98,6 +102,8 @@ def stream(place: Place, path: str) -> Iterator[tuple[str, Any]]:
                     pass  # headers, none of which matters
                 if status != 200:
                     raise _refusal(status, _decoded(reader.read()))
+                if says_opened:
+                    yield OPENED, None
                 yield from _events(reader)
         except OSError as error:
             raise _failure(place, error) from error

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from mirrorha.cli import client, shown
+from mirrorha.cli import client, following, past, shown
 from mirrorha.cli.command import Asked, command
 from mirrorha.cli.durations import DURATION
 from mirrorha.cli.exits import (
@@ -137,20 +137,29 @@ def is_primary(asked: Asked) -> None:
 
 @command
 @click.option("--count", type=click.IntRange(1), metavar="N", help="End after N events.")
-def events(asked: Asked, count: int | None) -> None:
+@click.option(
+    "--follow",
+    is_flag=True,
+    help="Go on when the node ends: wait for its next start, and show what happened meanwhile too.",
+)
+def events(asked: Asked, count: int | None, follow: bool) -> None:
     """Show what happens on this node from now on.
 
     Changes of role, decisions, alarms. Each line says when, which node, the epoch, the role, the
     name of the rule that fired, and why. With --json, one document a line. Ends with the node, or
-    with Ctrl-C.
+    with Ctrl-C; with --follow only with that, and the node need not run yet. What happened before
+    is in `mirrorha history`.
 
     \b
-    Example:
+    Examples:
       mirrorha events --json -c orders.toml --node paris | jq -r .rule
+      mirrorha events --follow -c orders.toml --node paris
     """
     seen = 0
+    place = asked.place()
     with contextlib.suppress(KeyboardInterrupt):
-        for _, event in client.stream(asked.place(), "/events?only=event"):
+        found = following.follow(place) if follow else following.until_the_end(place)
+        for event in found:
             asked.answer(event, shown.event_text(event))
             seen += 1
             if seen == count:
@@ -169,14 +178,15 @@ def events(asked: Asked, count: int | None) -> None:
 def history(asked: Asked, limit: int) -> None:
     """Show the latest events of this node, oldest first.
 
-    They are kept across restarts and crashes. The same lines as `mirrorha events`: when, which
-    node, the epoch, the role, the name of the rule that fired, and why.
+    They are kept across restarts and crashes, the latest 10000, and are also shown of a node that
+    does not run. The same lines as `mirrorha events`: when, which node, the epoch, the role, the
+    name of the rule that fired, and why.
 
     \b
     Example:
       mirrorha history --limit 20 -c orders.toml --node paris
     """
-    document = client.get(asked.place(), f"/history?limit={limit}")
+    document = past.history(asked.place(), limit=limit)
     lines = [shown.event_text(event) for event in document["events"]]
     asked.answer(document, "\n".join(lines) or "nothing has happened yet")
 

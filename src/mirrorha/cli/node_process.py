@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import signal
-import sys
-import time
 from typing import TYPE_CHECKING, Any, Final, Protocol, final
 
 import trio
@@ -15,8 +13,10 @@ from mirrorha.cli.systemd import Systemd
 from mirrorha.errors import CommandRefusedError, LocalUsageError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
     from pathlib import Path
+
+    from mirrorha.cli.log import NodeLog
 
 #: A stop is refused while another one is under way.
 ASK_AGAIN_S: Final = 0.5
@@ -31,7 +31,7 @@ class RunnableNode(ManagedNode, Protocol):
         """Be the node until cancelled."""
 
 
-async def run_node(node: RunnableNode, path: Path, stop_limit_s: float, label: Label) -> bool:
+async def run_node(node: RunnableNode, path: Path, stop_limit_s: float, log: NodeLog) -> bool:
     """Run `node` with its API at `path` until SIGTERM or SIGINT. Needs the main thread.
 
     Returns whether it had stopped in good order.
@@ -44,13 +44,13 @@ async def run_node(node: RunnableNode, path: Path, stop_limit_s: float, label: L
     try:
         async with trio.open_nursery() as nursery:
             await nursery.start(ending.run, nursery.cancel_scope)
-            nursery.start_soon(label.follow, node.events())
-            await nursery.start(ManagementApi(node, path=path).serve)
+            nursery.start_soon(log.label.follow, node.events())
+            await nursery.start(ManagementApi(node, path=path, log=log.lines).serve)
             await nursery.start(node.run)
             systemd.tell_ready()
             nursery.start_soon(systemd.follow, node)
             nursery.start_soon(systemd.keep_watchdog)
-            _log.info("%s runs; it is asked at %s", label.node, path)
+            _log.info("%s runs; it is asked at %s", log.label.node, path)
     except BaseExceptionGroup as group:
         raise plainest(group) from None
     return ending.in_order
@@ -111,48 +111,6 @@ class Ending:
             else:
                 _log.info("stopped: %s", text)
                 return True
-
-
-@final
-class Label:
-    """What every line of the log begins with: which node, its epoch and its role now."""
-
-    def __init__(self, node: str) -> None:
-        """Of a node that has not begun."""
-        self.node: Final = node
-        self.text = f"{node} e0 STOP"
-
-    async def follow(self, events: AsyncIterator[Any]) -> None:
-        """Keep up with what happens."""
-        async for event in events:
-            if hasattr(event, "role"):
-                self.text = f"{self.node} e{event.epoch} {event.role.value}"
-
-
-@final
-class _Format(logging.Formatter):
-    """`time LEVEL node eEPOCH ROLE: message`; what names its node itself is not told twice."""
-
-    converter = staticmethod(time.gmtime)
-    default_time_format = "%Y-%m-%dT%H:%M:%S"
-    default_msec_format = "%s.%03dZ"
-
-    def __init__(self, label: Label) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(where)s%(message)s")
-        self._label: Final = label
-
-    def format(self, record: logging.LogRecord) -> str:
-        told = record.getMessage().startswith(f"{self._label.node} e")
-        record.where = "" if told else f"{self._label.text}: "
-        return super().format(record)
-
-
-def set_up_logging(label: Label, *, level: str) -> None:
-    """Log everything of mirrorha to standard error, and what others warn of."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Format(label))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    logging.getLogger("mirrorha").setLevel(level)
 
 
 def plainest(group: BaseExceptionGroup[Any]) -> BaseException:

@@ -15,7 +15,6 @@ from mirrorha.errors import LocalUsageError
 if TYPE_CHECKING:
     from mirrorha.config import ClusterConfig
 
-LEVELS: Final = ("debug", "info", "warning", "error")
 #: What an orderly stop may take beyond the service's own deadline: a decision at the arbiter and
 #: a last sync of the disks.
 SLACK_S: Final = 30.0
@@ -24,18 +23,22 @@ SLACK_S: Final = 30.0
 @command
 @click.option(
     "--log-level",
-    type=click.Choice(LEVELS),
-    default="info",
-    show_default=True,
-    help="What is logged, to standard error.",
+    type=click.Choice(("debug", "info", "warning", "error")),
+    help="What is logged, to standard error. Else what [log] level says: info.",
 )
-def run(asked: Asked, log_level: str) -> None:
+@click.option(
+    "--log-format",
+    type=click.Choice(("text", "json")),
+    help="A line for people, or a JSON document a line. Else what [log] format says: text.",
+)
+def run(asked: Asked, log_level: str | None, log_format: str | None) -> None:
     """Be this node, until told to end.
 
     It replicates its directories, watches the peer, and starts and stops the service as its role
     says. It needs the cluster's TOML file, its keys (unless the link is plain) and an arbiter.
     Every other command asks it over the socket mirrorha.sock in its state_dir. It logs to standard
-    error.
+    error; each line has the node, its epoch and its role, and with --log-format json the name of
+    the rule that fired.
 
     SIGTERM and SIGINT stop the node in good order, as `mirrorha stop` does, and then end it with
     exit code 0: an up-to-date peer takes over at once. A second signal ends it without waiting,
@@ -54,18 +57,22 @@ def run(asked: Asked, log_level: str) -> None:
     if not asked.node:
         names = " or ".join(f"--node {each.name}" for each in config.nodes)
         raise CommandError(USAGE, "the command does not say which node", hint=f"add {names}")
-    in_order = _run_configured(config, level=log_level.upper())
+    in_order = _run_configured(config, level=log_level, format_=log_format)
     if not in_order:
         raise CommandError(FAILED, f"{asked.node} was ended before it had stopped in good order")
 
 
-def _run_configured(config: ClusterConfig, *, level: str) -> bool:
-    """Run the node of a configuration until a signal ends it; return whether in good order."""
+def _run_configured(config: ClusterConfig, *, level: str | None, format_: str | None) -> bool:
+    """Run the node of a configuration until a signal ends it; return whether in good order.
+
+    `level`, `format_`: of the log, whatever the configuration says.
+    """
     import trio
 
     from mirrorha import Cluster
     from mirrorha.api import socket_path
     from mirrorha.cli import node_process
+    from mirrorha.cli.log import Label, NodeLog
 
     state_dir = Path(config.me.state_dir)
     path = socket_path(state_dir)
@@ -80,7 +87,7 @@ def _run_configured(config: ClusterConfig, *, level: str) -> bool:
             f"the state directory {state_dir} cannot be made: {error.strerror}; make it, for the "
             "user that runs the node"
         ) from error
-    label = node_process.Label(config.me.name)
-    node_process.set_up_logging(label, level=level)
+    log = NodeLog(Label(config.me.name), fixed_level=level, fixed_format=format_)
+    log.configure(level=config.log.level, format_=config.log.format)
     limit_s = config.service.stop_timeout_s + SLACK_S
-    return trio.run(node_process.run_node, Cluster(config), path, limit_s, label)
+    return trio.run(node_process.run_node, Cluster(config), path, limit_s, log)

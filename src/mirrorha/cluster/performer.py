@@ -158,6 +158,13 @@ class Performer:
             effect.to_role.value,
             effect.rule,
             effect.why,
+            extra={
+                "epoch": effect.epoch,
+                "role": effect.to_role.value,
+                "from_role": effect.from_role.value,
+                "rule": effect.rule,
+                "why": effect.why,
+            },
         )
         self._tell(
             kind="role",
@@ -171,7 +178,9 @@ class Performer:
     def _note(self, effect: e.Note) -> None:
         s = self._loop.state
         level = logging.WARNING if effect.alarm else logging.INFO
-        _log.log(level, "%s e%d %s (%s): %s", s.me, s.epoch, s.role.value, effect.rule, effect.text)
+        role, rule, text = s.role.value, effect.rule, effect.text
+        facts = {"epoch": s.epoch, "role": role, "rule": rule, "why": text}
+        _log.log(level, "%s e%d %s (%s): %s", s.me, s.epoch, role, rule, text, extra=facts)
         kind = "alarm" if effect.alarm else "note"
         self._tell(kind=kind, epoch=s.epoch, role=s.role, rule=effect.rule, text=effect.text)
 

@@ -49,7 +49,7 @@ from mirrorha.net.session_server import open_listeners
 from mirrorha.probe import ProbeServer, ProbeState
 from mirrorha.service import ServiceState
 from mirrorha.state.boot import read_boot_id
-from mirrorha.state.history import History, HistoryEvent, open_history
+from mirrorha.state.history import HISTORY_NAME, History, HistoryEvent, open_history
 from mirrorha.state.lock import StateLock
 from mirrorha.state.meta import META_NAME
 from mirrorha.volume.local_disk.identity import layout_problems
@@ -70,7 +70,6 @@ _log: Final = logging.getLogger("mirrorha")
 
 #: How long the end of a node waits for its goodbye to leave, and for the arbiter to be released.
 GOODBYE_MS: Final = 200
-HISTORY_NAME: Final = "history.sqlite"
 RELEASE_S: Final = 1.0
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from mirrorha.config.agreement import may_differ, must_agree
 from mirrorha.config.contradictions import is_loopback, on_one_machine
 from mirrorha.config.durations import format_duration, parse_duration, to_ms
+from mirrorha.config.findings import ConfigFileError, Mistake
 from mirrorha.config.forms import parse_host_port, parse_isolation
+from mirrorha.config.logs import LogConfig
 from mirrorha.config.model import (
     ArbiterConfig,
     CheckConfig,
@@ -23,7 +25,7 @@ from mirrorha.config.model import (
     VolumeConfig,
 )
 from mirrorha.config.rates import format_rate, parse_rate
-from mirrorha.config.reader import load_toml, parse_toml
+from mirrorha.config.reader import load_toml, locate, parse_toml, read_text
 from mirrorha.config.validation import check_authority
 from mirrorha.config.writer import to_toml
 
@@ -31,8 +33,11 @@ __all__ = [
     "ArbiterConfig",
     "CheckConfig",
     "ClusterConfig",
+    "ConfigFileError",
     "FencerConfig",
     "HeartbeatConfig",
+    "LogConfig",
+    "Mistake",
     "NodeConfig",
     "NotifyConfig",
     "ProbeConfig",
@@ -47,6 +52,7 @@ __all__ = [
     "format_rate",
     "is_loopback",
     "load_toml",
+    "locate",
     "may_differ",
     "must_agree",
     "on_one_machine",
@@ -55,6 +61,7 @@ __all__ = [
     "parse_isolation",
     "parse_rate",
     "parse_toml",
+    "read_text",
     "to_ms",
     "to_toml",
 ]

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Final
+from collections.abc import Iterator
+from typing import Any, Final, final
 
+import attrs
+
+from mirrorha.config.hiding import hide_value
 from mirrorha.config.model import ClusterConfig, VolumeConfig
 from mirrorha.config.writer import document, toml_text
 
@@ -15,8 +19,6 @@ _AGREED_KEYS = frozenset(
     {("[cluster]", "name"), ("[cluster]", "split_brain"), ("[[volume]]", "path")}
     | {("[[volume]]", "ack"), ("[[volume]]", "exclude"), ("[cluster]", "link")}
 )
-# What may hold a secret: compared by its digest, and never shown.
-_HIDDEN = frozenset({("[service]", "environment")})
 _TEXT_CHARS_MAX: Final = 1024
 
 
@@ -55,23 +57,51 @@ def may_differ(config: ClusterConfig) -> dict[str, str]:
     What a file gives by node is one value here, the table, and so does not differ. A place that
     only one node has counts as a difference.
     """
+    return {each.place: each.text for each in entries(config) if not each.is_agreed}
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Entry:
+    """One value of a configuration.
+
+    Attributes:
+        place: such as `check[0].every`.
+        table: the table's name, such as "check".
+        text: as it stands in a file; in place of a secret that it is hidden, and its digest.
+        is_agreed: `must_agree` covers it, or it is one node's alone.
+    """
+
+    place: str
+    table: str
+    key: str
+    text: str
+    is_agreed: bool
+
+
+def entries(config: ClusterConfig) -> Iterator[Entry]:
+    """Every value, defaults included, in the order of a file."""
     counts: dict[str, int] = {}
-    flat: dict[str, str] = {}
     for header, values in document(config, with_defaults=True):
-        name = header.strip("[]")
+        table = place = header.strip("[]")
         if header.startswith("[["):
-            index = counts.get(name, 0)
-            counts[name] = index + 1
-            name = f"{name}[{index}]"
-        if header in _AGREED_TABLES:
-            continue
+            index = counts.get(table, 0)
+            counts[table] = index + 1
+            place = f"{table}[{index}]"
         for key, value in values.items():
-            text = toml_text(value)
-            if (header, key) in _HIDDEN:
-                text = f"what has the digest {_digest(text)}"
-            if (header, key) not in _AGREED_KEYS:
-                flat[f"{name}.{key}"] = text
-    return flat
+            yield Entry(
+                place=f"{place}.{key}",
+                table=table,
+                key=key,
+                text=_shown(table, key, value),
+                is_agreed=header in _AGREED_TABLES or (header, key) in _AGREED_KEYS,
+            )
+
+
+def _shown(table: str, key: str, value: Any) -> str:
+    """What may hold a secret is compared by its digest, and never shown."""
+    text, shown = toml_text(value), toml_text(hide_value(table, key, value))
+    return text if text == shown else f"{shown}, digest {_digest(text)}"
 
 
 def _digest(text: str) -> str:
@@ -113,5 +143,10 @@ def _volume_text(config: ClusterConfig, volume: VolumeConfig) -> str:
 def _arbiter_text(config: ClusterConfig) -> str:
     for header, values in document(config, with_defaults=True):
         if header == "[arbiter]":
-            return ", ".join(f"{key} {value}" for key, value in values.items())
+            return ", ".join(
+                f"{key} {value}"
+                if hide_value("arbiter", key, value) == value
+                else f"{key} {_shown('arbiter', key, value)}"
+                for key, value in values.items()
+            )
     return ""

@@ -225,8 +225,13 @@ def isolation_row_s(pulse_s: float) -> float:
 
 
 def _checks(config: ClusterConfig) -> Iterator[Finding]:
+    named: dict[str, int] = {}
     for index, check in enumerate(config.checks):
         where = ("check", index)
+        if check.name is not None and named.setdefault(check.name, index) != index:
+            other = ("check", named[check.name], "name")
+            text = f"'{check.name}' is the name of another check, too"
+            yield Finding((*where, "name"), text, (other,))
         if check.timeout_s is not None and check.timeout_s > check.every_s:
             text = (
                 f"'{format_duration(check.timeout_s)}' is more than every = "

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final, TypeAlias, final
+from typing import TYPE_CHECKING, Final, TypeAlias, final
 
 import attrs
 
 from mirrorha.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mirrorha.config.model import ClusterConfig
 
 #: A place in the document: table, index in an array, key. `("node", 1, "addresses")`.
 Where: TypeAlias = tuple[str | int, ...]
@@ -49,8 +52,42 @@ class Finding:
 
 @final
 class InvalidConfigError(ConfigError):
-    """A `ConfigError` that still knows the places; the TOML reader turns them into lines."""
+    """A `ConfigError` that still knows the places; the TOML reader turns them into lines.
 
-    def __init__(self, findings: Iterable[Finding]) -> None:
+    `config`: the wrong configuration, for whoever looks for more that is wrong with it.
+    """
+
+    def __init__(self, findings: Iterable[Finding], config: ClusterConfig | None = None) -> None:
         self.findings: Final = tuple(findings)
+        self.config: Final = config
         super().__init__(tuple(str(finding) for finding in self.findings))
+
+
+@final
+@attrs.frozen
+class Mistake:
+    """One thing that is wrong in a file.
+
+    Attributes:
+        line: from 1; None if it is no line's, as of a table that is missing.
+        place: table, index and key, such as `node[1].port`; "" if it is the whole file's.
+        text: what was expected, and what is there.
+    """
+
+    file: str
+    line: int | None
+    place: str
+    text: str
+
+    def __str__(self) -> str:
+        where = self.file if self.line is None else f"{self.file}:{self.line}"
+        return f"{where}: {self.place}: {self.text}" if self.place else f"{where}: {self.text}"
+
+
+@final
+class ConfigFileError(ConfigError):
+    """A `ConfigError` of a file: `mistakes` has the parts of each of its problems."""
+
+    def __init__(self, mistakes: Iterable[Mistake]) -> None:
+        self.mistakes: Final = tuple(dict.fromkeys(mistakes))
+        super().__init__(tuple(str(mistake) for mistake in self.mistakes))

@@ -20,6 +20,7 @@ from mirrorha.config.kinds import (
     SWITCH_KINDS,
 )
 from mirrorha.config.layout import in_toml, options, table, tables
+from mirrorha.config.logs import LogConfig
 from mirrorha.config.validation import check_config
 from mirrorha.errors import LocalUsageError
 
@@ -446,7 +447,7 @@ class ClusterConfig:
         arbiter: Where the register is kept, if a file says so; a program gives its own to
             `Cluster` instead.
         checks, probe, switches, fencers, notifications: See their classes.
-        heartbeat, timing, verify, resync: See their classes.
+        heartbeat, timing, verify, resync, log: See their classes.
         differing: For what a file gives by node: place → node → value. This configuration has
             the value of `node`.
 
@@ -507,6 +508,7 @@ class ClusterConfig:
     timing: TimingConfig = attrs.field(factory=TimingConfig, metadata=table("timing", TimingConfig))
     verify: VerifyConfig = attrs.field(factory=VerifyConfig, metadata=table("verify", VerifyConfig))
     resync: ResyncConfig = attrs.field(factory=ResyncConfig, metadata=table("resync", ResyncConfig))
+    log: LogConfig = attrs.field(factory=LogConfig, metadata=table("log", LogConfig))
     switches: tuple[SwitchConfig, ...] = attrs.field(
         default=(), converter=_as_tuple, metadata=tables("switch", SwitchConfig)
     )

@@ -3,29 +3,40 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeAlias, final
 
 import attrs
 
 from mirrorha.config import contradictions, forms
-from mirrorha.config.findings import Finding, InvalidConfigError, Where, label
+from mirrorha.config.findings import (
+    ConfigFileError,
+    Finding,
+    InvalidConfigError,
+    Mistake,
+    Where,
+    label,
+)
 from mirrorha.config.forms import UNFIT, Form
 from mirrorha.config.kinds import Kinds, Option, python_name
 from mirrorha.config.layout import OPTIONS, SETTING, TABLE, Setting, Table
 from mirrorha.config.model import ClusterConfig
 from mirrorha.config.positions import key_lines, line_of
 from mirrorha.config.validation import missing, unknown_option
-from mirrorha.errors import ConfigError
 
 FILE_BYTES_MAX: Final = 1_048_576
 
 Document: TypeAlias = Mapping[str, Any]
+Look: TypeAlias = Callable[[ClusterConfig], Iterable[Finding]]
 
 
 def load_toml(
-    path: str | Path, *, node: str | None = None, has_own_arbiter: bool = False
+    path: str | Path,
+    *,
+    node: str | None = None,
+    has_own_arbiter: bool = False,
+    look: Look | None = None,
 ) -> ClusterConfig:
     """Read a configuration file. Blocks on the disk.
 
@@ -33,37 +44,54 @@ def load_toml(
         path: The file.
         node: Which of its nodes this is; None only to look at it.
         has_own_arbiter: The program gives an arbiter to `Cluster`, so the file must not.
+        look: Finds more that is wrong with what `node` was read to have; with mistakes in it, too.
 
     Raises:
-        ConfigError: the file cannot be read, or has mistakes; `problems` has all of them, each
-            as `file:line: path: what was expected`.
+        ConfigFileError: the file cannot be read, or has mistakes; `problems` has all of them, each
+            as `file:line: path: what was expected`, and `mistakes` their parts.
+    """
+    text = read_text(path)
+    return parse_toml(text, name=str(path), node=node, has_own_arbiter=has_own_arbiter, look=look)
+
+
+def read_text(path: str | Path) -> str:
+    """Read the text of a configuration file, of bounded length. Blocks on the disk.
+
+    Raises:
+        ConfigFileError: it cannot be read, or is no text.
     """
     name = str(path)
     try:
         with open(path, "rb") as stream:
             raw = stream.read(FILE_BYTES_MAX + 1)
     except OSError as error:
-        raise ConfigError((f"{name}: cannot be read: {error.strerror}",)) from error
+        text = f"cannot be read: {error.strerror}"
+        raise ConfigFileError([Mistake(name, None, "", text)]) from error
     if len(raw) > FILE_BYTES_MAX:
-        raise ConfigError((f"{name}: is longer than {FILE_BYTES_MAX} bytes",))
+        text = f"is longer than {FILE_BYTES_MAX} bytes"
+        raise ConfigFileError([Mistake(name, None, "", text)])
     try:
-        text = raw.decode("utf-8")
+        return raw.decode("utf-8")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        raise ConfigError((f"{name}:{line}: is not UTF-8 text",)) from error
-    return parse_toml(text, name=name, node=node, has_own_arbiter=has_own_arbiter)
+        raise ConfigFileError([Mistake(name, line, "", "is not UTF-8 text")]) from error
 
 
 def parse_toml(
-    text: str, *, name: str, node: str | None = None, has_own_arbiter: bool = False
+    text: str,
+    *,
+    name: str,
+    node: str | None = None,
+    has_own_arbiter: bool = False,
+    look: Look | None = None,
 ) -> ClusterConfig:
     """Like `load_toml`, of a text; `name` stands for the file in messages."""
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError((_syntax_problem(name, text, str(error)),)) from error
+        raise ConfigFileError([_syntax_mistake(name, text, str(error))]) from error
     except RecursionError as error:
-        raise ConfigError((f"{name}: is nested too deeply",)) from error
+        raise ConfigFileError([Mistake(name, None, "", "is nested too deeply")]) from error
     names = _names_of(document)
     findings: dict[Finding, None] = {}
     seen: dict[str | None, ClusterConfig] = {}
@@ -75,33 +103,53 @@ def parse_toml(
         findings[unknown] = None
     views = (node, *names) if node in (None, *names) else names or (None,)
     for view in dict.fromkeys(views):
-        config = _view(document, view, names, has_own_arbiter, findings)
+        seen_by = look if view == node and node in names else None
+        config = _view(
+            document,
+            view,
+            names,
+            has_own_arbiter=has_own_arbiter,
+            findings=findings,
+            look=seen_by,
+        )
         if config is not None:
             seen[view] = config
     if findings:
-        lines = key_lines(text)
-        ordered = sorted(findings, key=lambda finding: line_of(finding.where, lines) or 0)
-        raise ConfigError(tuple(dict.fromkeys(_problem(name, one, lines) for one in ordered)))
+        raise ConfigFileError(locate(findings, text, name=name))
     return seen[node]
+
+
+def locate(findings: Iterable[Finding], text: str, *, name: str) -> list[Mistake]:
+    """Findings about the file `name`, which holds `text`, in the order of their lines."""
+    lines = key_lines(text)
+    found = [
+        Mistake(name, line_of(each.where, lines), label(each.where), each.text) for each in findings
+    ]
+    return sorted(found, key=lambda each: each.line or 0)
 
 
 def _view(
     document: Document,
     node: str | None,
     names: tuple[str, ...],
+    *,
     has_own_arbiter: bool,
     findings: dict[Finding, None],
+    look: Look | None,
 ) -> ClusterConfig | None:
     """The configuration as `node` sees it, or None; adds to `findings`."""
     reader = _Reader(node or next(iter(names), ""), names)
     values = reader.document(document)
     has_arbiter = has_own_arbiter or "arbiter" in document
     found = list(contradictions.authority(values.get("split_brain"), has_arbiter=has_arbiter))
-    config = None
+    config = read = None
     try:
-        config = ClusterConfig(node=node, **values)
+        config = read = ClusterConfig(node=node, **values)
     except InvalidConfigError as error:
         found += error.findings
+        read = error.config
+    if look is not None and read is not None:
+        found += look(read)
     reader.findings += [one for one in found if not one.rests_on(reader.bad)]
     if has_own_arbiter and "arbiter" in document:
         text = "the program brings its own arbiter, so the file must not name one"
@@ -119,20 +167,14 @@ def _names_of(document: Document) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in names if isinstance(name, str)))
 
 
-def _syntax_problem(name: str, text: str, error: str) -> str:
+def _syntax_mistake(name: str, text: str, error: str) -> Mistake:
     """The parser's message, with its position moved to the front."""
     message, _, position = error.rpartition(" (at ")
     words = position.replace(",", "").rstrip(")").split()
     if message and len(words) == 4 and words[0] == "line":
-        return f"{name}:{words[1]}: {message[0].lower()}{message[1:]} (column {words[3]})"
-    line = text.count("\n") + 1
-    return f"{name}:{line}: {message or error} (at the end of the file)"
-
-
-def _problem(name: str, finding: Finding, lines: Mapping[Where, int]) -> str:
-    line = line_of(finding.where, lines)
-    place = name if line is None else f"{name}:{line}"
-    return f"{place}: {finding}"
+        said = f"{message[0].lower()}{message[1:]} (column {words[3]})"
+        return Mistake(name, int(words[1]), "", said)
+    return Mistake(name, text.count("\n") + 1, "", f"{message or error} (at the end of the file)")
 
 
 @final

@@ -31,7 +31,7 @@ def check_config(config: ClusterConfig) -> None:
             finding for finding in contradictions.find(config) if not finding.rests_on(bad)
         ]
     if findings:
-        raise InvalidConfigError(findings)
+        raise InvalidConfigError(findings, config)
 
 
 def check_authority(config: ClusterConfig, has_arbiter: bool) -> None:

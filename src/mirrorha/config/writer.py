@@ -23,7 +23,7 @@ def to_toml(config: ClusterConfig, *, with_defaults: bool = False) -> str:
     lines: list[str] = []
     for header, values in document(config, with_defaults=with_defaults):
         lines += ["", header] if lines else [header]
-        lines += [f"{_key(key)} = {toml_text(value)}" for key, value in values.items()]
+        lines += [f"{key_text(key)} = {toml_text(value)}" for key, value in values.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -99,7 +99,8 @@ class _Writer:
         return node == (self._config.node or self._config.nodes[0].name)
 
 
-def _key(key: str) -> str:
+def key_text(key: str) -> str:
+    """A key as it stands in a file."""
     return (
         key if key.replace("_", "").replace("-", "").isalnum() and key.isascii() else toml_text(key)
     )
@@ -113,7 +114,7 @@ def toml_text(value: Any) -> str:
         # JSON's escapes are TOML's, but TOML wants DEL escaped too.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, Mapping):
-        pairs = ", ".join(f"{_key(key)} = {toml_text(each)}" for key, each in value.items())
+        pairs = ", ".join(f"{key_text(key)} = {toml_text(each)}" for key, each in value.items())
         return f"{{ {pairs} }}" if pairs else "{}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(toml_text(each) for each in value) + "]"

@@ -31,6 +31,8 @@ CLOSE_S: Final = 5.0
 _BUSY_S: Final = 1.0
 # A megabyte, and not four: a full disk has to do with a reserve.
 _WAL_PAGES: Final = 256
+#: In the state directory.
+HISTORY_NAME: Final = "history.sqlite"
 OVERFLOW_RULE: Final = "history-overflow"
 
 _SCHEMA: Final = """
@@ -144,17 +146,9 @@ class History:
         return (await self._in_thread(_NEWEST, (limit,)))[::-1]
 
     async def _in_thread(self, query: str, values: tuple[int, ...]) -> list[HistoryEvent]:
-        return await trio.to_thread.run_sync(self._select, query, values, limiter=self._limiter)
-
-    def _select(self, query: str, values: tuple[int, ...]) -> list[HistoryEvent]:
-        try:
-            connection = sqlite3.connect(f"{self._path.absolute().as_uri()}?mode=ro", uri=True)
-            with contextlib.closing(connection):
-                rows = connection.execute(query, values).fetchall()
-        except sqlite3.Error as error:
-            raise HistoryError(f"{self._path}: cannot be read: {error}") from error
-        events = ((seq, _decoded(raw)) for seq, raw in rows)
-        return [msgspec.structs.replace(event, seq=seq) for seq, event in events if event]
+        return await trio.to_thread.run_sync(
+            _select, self._path, query, values, limiter=self._limiter
+        )
 
     # The writer's thread.
 
@@ -288,6 +282,28 @@ async def open_history(
         history._end()
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(thread.join, CLOSE_S, limiter=history._limiter)
+
+
+def read_newest(path: Path, *, limit: int) -> list[HistoryEvent]:
+    """The last `limit` events in the file of a node that need not run, oldest first. Blocks.
+
+    Raises:
+        HistoryError: there is no such file, or it cannot be read.
+    """
+    return _select(path, _NEWEST, (limit,))[::-1]
+
+
+def _select(path: Path, query: str, values: tuple[int, ...]) -> list[HistoryEvent]:
+    try:
+        connection = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY_S
+        )
+        with contextlib.closing(connection):
+            rows = connection.execute(query, values).fetchall()
+    except sqlite3.Error as error:
+        raise HistoryError(f"{path}: cannot be read: {error}") from error
+    events = ((seq, _decoded(raw)) for seq, raw in rows)
+    return [msgspec.structs.replace(event, seq=seq) for seq, event in events if event]
 
 
 @final
