@@ -90,8 +90,8 @@ def _keeps_nothing(_real: Fn) -> Fn:
 
 
 def _counts_pauses(_real: Fn) -> Fn:
-    def listened_ms(_s: State, hole_ms: int) -> int:
-        return hole_ms
+    def listened_ms(_s: State, hole_ms: int, deaf_ms: int) -> int:
+        return max(hole_ms, deaf_ms)
 
     return listened_ms
 
