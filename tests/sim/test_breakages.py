@@ -42,7 +42,7 @@ CAUGHT: Final = {
     "nobody-gives-way": 0,
     "rescue-forgotten": 103,
     "rescue-late": 85,
-    "rescue-content": 12,
+    "rescue-content": 36,
     "rescue-deleted": 93,
     "rotate": 26,
     "rotate-unresolved": 128,
