@@ -16,7 +16,7 @@ VARIABLE: Final = "_MIRRORHA_COMPLETE"
 @command
 @click.argument("shell", type=click.Choice(SHELLS))
 def completion(asked: Asked, shell: str) -> None:
-    """Print what makes a shell complete mirrorha's commands and options.
+    """Print what has a shell complete commands.
 
     For the shell to read, at each start of it. With --json, as the field `script`.
 
