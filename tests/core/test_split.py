@@ -14,6 +14,9 @@ SWAPPED = Record("c", 6, "lyon", (("lyon", "3"), ("paris", "4")))
 LYON = Record("c", 8, "lyon", (("lyon", "5"),))
 LYON_LATER = Record("c", 10, "lyon", (("lyon", "6"),))
 PARIS = Record("c", 7, "paris", (("paris", "7"),))
+# As the same epochs were made by another life of the node, whose disk is an old image.
+BOTH_AGAIN = Record("c", 4, "lyon", (("lyon", "9"), ("paris", "10")))
+LYON_AGAIN = Record("c", 8, "lyon", (("lyon", "11"),))
 FOREIGN = Record("d", 8, "paris", (("paris", "8"),))
 
 
@@ -45,9 +48,9 @@ def judged(lyon: RegisterCopy, paris: RegisterCopy, policy: str = "former_prim")
 @pytest.mark.parametrize("policy", ["former_prim", "newest", "refuse"])
 def test_both_sides_always_agree(policy: str) -> None:
     """The mirror of every verdict, over everything that two halves can be."""
-    copies = [None, BOTH, SWAPPED, LYON, LYON_LATER, PARIS, FOREIGN]
+    copies = [None, BOTH, BOTH_AGAIN, SWAPPED, LYON, LYON_AGAIN, LYON_LATER, PARIS, FOREIGN]
     chains = [(), ("g",), ("g", "l"), ("g", "p"), ("g", "l", "m")]
-    parted = [None, BOTH, SWAPPED]
+    parted = [None, BOTH, BOTH_AGAIN]
     halves = [
         half(copy, *chain, outdated=outdated, parted=last)
         for copy, chain, outdated, last in itertools.product(copies, chains, (False, True), parted)
@@ -63,6 +66,15 @@ def test_who_has_a_copy_tells_who_has_none() -> None:
 def test_the_higher_epoch_stands_unless_both_went_alone() -> None:
     assert judged(half(BOTH, "g"), half(PARIS, "g", "p")) == Verdict(Stands.THEIRS, Rule.HIGHER)
     assert judged(half(SWAPPED, "g"), half(BOTH, "g")) == Verdict(Stands.MINE, Rule.HIGHER)
+
+
+def test_of_one_epoch_made_twice_the_copy_of_who_did_not_give_up_stands() -> None:
+    lyon, paris = half(LYON_AGAIN, "g", "l"), half(LYON, "g", outdated=True)
+    assert judged(lyon, paris) == Verdict(Stands.MINE, Rule.ONE_GAVE_UP)
+    paris = half(LYON, "g")
+    assert judged(lyon, paris) == Verdict(Stands.MINE, Rule.NOT_APART)
+    paris = half(LYON, "g", "p")
+    assert judged(lyon, paris, "refuse") == Verdict(Stands.NEITHER, Rule.SPLIT)
 
 
 def test_after_a_split_the_former_prim_stands_whatever_the_epochs() -> None:

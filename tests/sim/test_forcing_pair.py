@@ -184,3 +184,43 @@ def test_a_force_settles_what_is_in_doubt_from_above() -> None:
     assert copies["paris"].epoch > copies["lyon"].epoch
     play.heal()
     play.until_mirrored()
+
+
+def restored_and_forced_while_it_filled_the_peer() -> tuple[Play, int]:
+    """lyon makes an epoch that a former life of it has made, of which only paris knows."""
+    play = Play(mode="consistent", production=True)
+    play.write(play.lyon)
+    play.run(30_000)
+    play.lyon.take_image()
+    play.command(play.paris, Verb.STOP)
+    play.until(lambda: alone(play, play.lyon))
+    play.run(2_000)
+    value = play.write(play.lyon)
+    play.run(1_000)
+    play.command(play.paris, Verb.START)
+    play.until(lambda: value in play.paris.durable.platters["a"].cache)
+    for node in (play.lyon, play.paris):
+        node.crash(power=False)
+    assert play.paris.durable.meta.inconsistent
+    play.lyon.restore_image()
+    play.start(play.lyon)
+    play.run(3_000)
+    play.force(play.lyon, PRIMARY)
+    play.until(lambda: alone(play, play.lyon))
+    copies = [node.durable.meta.copy for node in (play.lyon, play.paris)]
+    assert copies[0] is not None
+    assert copies[1] is not None
+    assert copies[0].epoch == copies[1].epoch
+    assert copies[0] != copies[1]
+    play.start(play.paris)
+    play.until_mirrored(at_most_ms=30_000)
+    return play, value
+
+
+def test_an_epoch_that_two_lives_of_a_node_made_does_not_stop_the_two() -> None:
+    play, value = restored_and_forced_while_it_filled_the_peer()
+    assert play.role(play.lyon) == "PRIM"
+    assert value not in play.lyon.durable.platters["a"].cache
+    assert value in play.paris.durable.platters["a"].rescued
+    with broken("an-epoch-is-made-once"), pytest.raises(InvariantViolation):
+        restored_and_forced_while_it_filled_the_peer()

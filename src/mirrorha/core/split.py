@@ -57,7 +57,10 @@ def compare(
         return _pick(mine.copy is not None, Rule.ONE_IS_NEW)
     if mine.copy.cluster_id != theirs.copy.cluster_id:
         return Verdict(Stands.NEITHER, Rule.OTHER_CLUSTER)
-    if not (_is_alone(mine.copy, me) and _is_alone(theirs.copy, other)):
+    are_apart = _is_alone(mine.copy, me) and _is_alone(theirs.copy, other)
+    # Two of the same epoch are of two lives of one node: its disk is an old image. No number says
+    # which of them came later.
+    if not are_apart and mine.copy.epoch != theirs.copy.epoch:
         return _pick(mine.copy.epoch > theirs.copy.epoch, Rule.HIGHER)
     if mine.outdated != theirs.outdated:
         return _pick(theirs.outdated, Rule.ONE_GAVE_UP)
@@ -110,4 +113,4 @@ def _preferred(
     parted = [each for each in (mine.parted, theirs.parted) if each is not None]
     if not parted:
         return first
-    return max(parted, key=lambda record: record.epoch).primary
+    return max(parted, key=lambda record: (record.epoch, record.primary)).primary

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from mirrorha.core import evidence, goodbye, lineage, pairwise, rescue
+from mirrorha.core import evidence, goodbye, lineage, pairwise, rescue, split
 from mirrorha.core.detector import Proof as DeathProof
 from mirrorha.core.evidence import Proof
 from mirrorha.core.messages import RegisterCopy, Standing
+from mirrorha.core.split import Rule, Stands, Verdict
 from mirrorha.core.state import State
 from mirrorha.core.turn import Turn
 from mirrorha.testing.memory_rescue import MemoryRescue
@@ -54,6 +55,17 @@ def _grants_both(_real: Fn) -> Fn:
             s.pair.grants = s.peer.incarnation
 
     return on_heard
+
+
+def _higher_or_theirs(real: Fn) -> Fn:
+    def compare(mine: RegisterCopy, theirs: RegisterCopy, **kwargs: str) -> Verdict:
+        verdict: Verdict = real(mine, theirs, **kwargs)
+        if verdict.rule is Rule.SAME or mine.copy is None or theirs.copy is None:
+            return verdict
+        is_tie = mine.copy.epoch == theirs.copy.epoch
+        return Verdict(Stands.THEIRS, Rule.HIGHER) if is_tie else verdict
+
+    return compare
 
 
 def _not_rotated(real: Fn) -> Fn:
@@ -175,6 +187,14 @@ OF_PAIR: Final[Mapping[str, Breakage]] = {
         "_raise_epoch",
         answer(value=None),
         mode="available",
+    ),
+    "an-epoch-is-made-once": Breakage(
+        "5.4 of one epoch made by two lives of a node neither copy stands",
+        split,
+        "compare",
+        _higher_or_theirs,
+        mode="consistent",
+        directed="restored_and_forced_while_it_filled_the_peer",
     ),
     "first-answer-counts": Breakage(
         "5.4 an isolation check that answers needs no more silence",
