@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sqlite3
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -141,3 +142,20 @@ def test_what_an_older_node_has_written_goes_on(path: Path) -> None:
     with contextlib.closing(TouchedStore(path)) as store:
         store.confirm(epoch=4, seq=1, is_filled=True)
     assert load(path) == TouchedState(KEYS[:1], (4, 1), (3, 8), filled=(4, 1))
+
+
+def test_changes_of_several_threads_are_counted_one_by_one(path: Path) -> None:
+    """Else the count would be ahead of the file, and a whole log pass for one that lacks some."""
+    with contextlib.closing(begun(path)) as store:
+        together = threading.Barrier(4)
+
+        def record(part: int) -> None:
+            together.wait()
+            store.record([(7, part)])
+
+        threads = [threading.Thread(target=record, args=(part,)) for part in range(4)]
+        for each in threads:
+            each.start()
+        for each in threads:
+            each.join()
+    assert not load(path).damaged

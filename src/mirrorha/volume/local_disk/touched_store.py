@@ -182,8 +182,8 @@ class TouchedStore:
                 self._count_fd = -1
 
     def _perform(self, *changes: _Change) -> None:
-        counted: _Change = ("UPDATE checkpoints SET changes = ?", [(self._changes + 1,)])
         with self._lock, self._translated("written"):
+            counted: _Change = ("UPDATE checkpoints SET changes = ?", [(self._changes + 1,)])
             work = partial(self._commit, (*changes, counted))
             perform_with_room(self._connection, work, self._make_room)
             self._changes += 1
