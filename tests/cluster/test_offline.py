@@ -11,7 +11,8 @@ import pytest
 
 from mirrorha.core.words import Role
 from mirrorha.volume.local_disk.missing import MissingNote
-from mirrorha.volume.local_disk.stamp import decode
+from mirrorha.volume.local_disk.stamp import decode, encode
+from mirrorha.volume.offline import Stamp
 from mirrorha.volume.ops import ROOT_FID
 from mirrorha.volume.touched import NAMES, tail
 from tests.cluster.rig import TestNode, open_pair, start_pair, wait_mirrored, wait_until
@@ -195,3 +196,36 @@ async def test_what_is_edited_as_soon_as_stop_has_returned_travels(
         await wait_mirrored(pair)
     assert first.files()["changed"].startswith(b"CONT")
     assert second.files() == first.files()
+
+
+def put_back(node: TestNode) -> None:
+    """As if the volume's disk were of a day before: by the stamp its marker was later once."""
+    path = volume_state(node) / "stamp"
+    left = decode(path.read_bytes())
+    assert left is not None
+    assert left.marker_ns
+    path.write_bytes(encode(Stamp(left.noted_ns, left.until_ns, left.marker_ns + 3_600 * 10**9)))
+
+
+@pytest.mark.parametrize("mount", [False, True], ids=["unmounted", "mounted"])
+async def test_a_volume_that_was_put_back_does_not_serve_unasked(
+    tmp_path: Path, mount: bool
+) -> None:
+    if mount:
+        needed()
+    async with open_pair(tmp_path, mount=mount) as pair:
+        first, second = await filled(pair)
+        await wait_until(lambda: (volume_state(first) / "stamp").stat().st_size)
+        await second.cluster.stop()
+        await first.cluster.wait_role(Role.ALONE)
+        await first.cluster.stop()
+        put_back(first)
+        await first.cluster.start()
+        await wait_until(lambda: "old disk image" in first.cluster.status()["why"])
+        status = first.cluster.status()
+        assert (status["role"], status["data"], status["colour"]) == ("WAIT", "outdated", "red")
+        await first.cluster.force_primary()
+        await first.cluster.wait_role(Role.ALONE)
+        await second.cluster.start()
+        assert await wait_mirrored(pair) == (first, second)
+    assert first.files() == second.files()

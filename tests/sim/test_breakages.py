@@ -62,6 +62,7 @@ DIRECTED_IN: Final = (
     "test_forcing_pair.py",
     "test_forcing_again.py",
     "test_filled.py",
+    "test_put_back.py",
     "test_service_limit.py",
     "test_isolation.py",
 )

@@ -26,10 +26,16 @@ class Node:
         self._rng: Final = random.Random(seed)
         self._open: OpenVolume | None = None
 
-    def open(self, *exclude: str) -> OpenVolume:
+    def open(self, *exclude: str, is_put_back_known: bool = False) -> OpenVolume:
         """Open it, with these patterns of what stays here; one that was open is stopped first."""
         self.stop()
-        self._open = open_volume(self.root, self.state, rng=self._rng, exclude=exclude)
+        self._open = open_volume(
+            self.root,
+            self.state,
+            rng=self._rng,
+            exclude=exclude,
+            is_put_back_known=is_put_back_known,
+        )
         return self._open
 
     def open_whatever_is_gone(self) -> OpenVolume:

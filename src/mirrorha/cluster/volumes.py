@@ -31,7 +31,7 @@ from mirrorha.core.orders import (
 )
 from mirrorha.core.state import ServiceState
 from mirrorha.errors import VolumeError
-from mirrorha.volume.disk import DiskError, Mark, WritesLostError
+from mirrorha.volume.disk import DiskError, Mark, PutBackError, WritesLostError
 from mirrorha.volume.driver import DriverStatus
 from mirrorha.volume.engine import Engine
 from mirrorha.volume.fuse.mounting import clean_up
@@ -139,7 +139,9 @@ class Volumes:
         #: Takes what a volume tells of the comparison of its copies. Never blocks.
         self.compared: Callable[[str, AnyVerifyReport], None] = _ignore
         self.is_closed = False
-        self._lost = False  # the latest attempt to open found that writes are
+        # The latest attempt to open found that writes are lost, or a directory put back; and the
+        # one before did.
+        self._lost = self._is_put_back = self._is_put_back_known = False
         self.is_stuck = False  # a thread hangs in the kernel, and has a directory open
 
     # ---- for the loop; never blocking ----
@@ -276,13 +278,21 @@ class Volumes:
         """Open all; one that cannot be used is told of, and looked at again."""
         told = ""
         while True:
+            # The attempt before has said so, and the core noted it since.
+            self._is_put_back_known, self._is_put_back = self._is_put_back, False
             self._lost = False
             problem = HUNG if self.is_stuck else await self._run_attempt()
             if problem != told:
                 told = problem
                 _log.warning("%s", problem)
                 self._give(
-                    VolumesInspected(has_files=False, ours=False, problem=problem, lost=self._lost)
+                    VolumesInspected(
+                        has_files=False,
+                        ours=False,
+                        problem=problem,
+                        lost=self._lost,
+                        put_back=self._is_put_back,
+                    )
                 )
             await trio.sleep(LOOK_AGAIN_S)
 
@@ -296,6 +306,7 @@ class Volumes:
                 except (VolumeError, DiskError) as error:
                     problem = str(error)
                     self._lost = isinstance(error, WritesLostError)
+                    self._is_put_back = isinstance(error, PutBackError)
                     nursery.cancel_scope.cancel()
                 else:
                     self._nursery = nursery
@@ -352,6 +363,7 @@ class Volumes:
             self._directory(name),
             judge=partial(self._judge, name),
             report=partial(self._report, name.name),
+            is_put_back_known=self._is_put_back_known,
         )
         await nursery.start(self._drive, worker)
         worker.order(SetResyncRate(self._resync_rate_bytes_per_s))
@@ -468,6 +480,7 @@ class Volumes:
             rng=self._rng,
             make_room=self._make_room,
             exclude=name.exclude,
+            is_put_back_known=self._is_put_back_known,
         )
 
     def _directory(self, name: VolumeName) -> Path:

@@ -48,12 +48,14 @@ class Workers:
         *,
         judge: Callable[[VolumeIdentity], Judgement],
         report: Callable[[AnyReport], None],
+        is_put_back_known: bool,
     ) -> tuple[WorkerEngine, Callable[[], Judgement]]:
         """A worker that was not started, and what was made of its directory once it is open.
 
         Args:
             state_dir: of this volume.
             judge: given what stands in the directory, before anything is done to it.
+            is_put_back_known: see `open_volume`.
         """
         judgements: list[Judgement] = []
 
@@ -71,6 +73,7 @@ class Workers:
             freeze_max_ms=to_ms(self._config.timing.freeze_max_s),
             keys=self._keys,
             mount=MountWish(exclude=name.exclude, allow_other=is_for_all()),
+            is_put_back_known=is_put_back_known,
         )
         return WorkerEngine(opening, report=report, judge=problem), lambda: judgements[-1]
 

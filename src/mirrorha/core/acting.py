@@ -260,6 +260,20 @@ def remember_failure(turn: Turn) -> None:
     turn.change(unclean=True)
 
 
+def forget_admission(turn: Turn) -> None:
+    """A directory was put back to an older day: so what this node holds is, whatever it was then.
+
+    As where the whole disk was put back: the nonces by which it is known are of later days.
+    """
+    s = turn.s
+    text = (
+        f"the disk of a volume of {s.me} was put back to an older day: this copy lacks what was "
+        "acknowledged since, and is outdated"
+    )
+    turn.change(unclean=True, voided=s.meta.every_nonce(), unconfirmed=None, forcing="")
+    turn.note("disk-put-back", text, alarm=True)
+
+
 def primary_now(turn: Turn) -> str | None:
     """Who may write now, as far as this node knows."""
     s = turn.s

@@ -11,7 +11,7 @@ from mirrorha.core.events import CasOutcome, Gone
 from mirrorha.core.messages import Standing
 from mirrorha.core.orders import Sync
 from mirrorha.core.register import Register
-from mirrorha.core.state import Decision, Kind, Stage
+from mirrorha.core.state import Decision, Kind, Stage, State
 from mirrorha.core.turn import Turn
 
 
@@ -141,7 +141,7 @@ def explain(turn: Turn, found: Register, why: Bar) -> str:
         Bar.NOT_MEMBER: f"{where}: this copy is outdated; it is brought up to date by the peer",
         Bar.NO_NONCE: (
             f"{where} with a nonce that this node does not hold (an old disk image?): "
-            "it is brought up to date by the peer"
+            f"{_cure(s, found)}"
         ),
         Bar.INCONSISTENT: _why_unfilled(turn),
         Bar.GAVE_UP: why_gave_up(turn),
@@ -154,6 +154,12 @@ def explain(turn: Turn, found: Register, why: Bar) -> str:
         Bar.NO_VOLUME: s.problem,
     }
     return texts.get(why, f"{where}; waiting for {s.other}")
+
+
+def _cure(s: State, found: Register) -> str:
+    if found.is_alone(s.me):
+        return "what it acknowledged since is not here, nor known to be anywhere"
+    return "it is brought up to date by the peer"
 
 
 def _why_unfilled(turn: Turn) -> str:

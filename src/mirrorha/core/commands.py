@@ -37,6 +37,8 @@ def on_inspected(turn: Turn, event: VolumesInspected) -> None:
     s.problem = event.problem
     if event.lost:
         acting.remember_failure(turn)
+    if event.put_back:
+        acting.forget_admission(turn)
     if event.anew and s.sick:
         s.sick = ""
         if s.standing is Standing.WAITING:

@@ -167,6 +167,7 @@ class VolumesInspected:
         anew: what drove one of them had failed, and all were closed and opened again since: that
             failure is over.
         lost: what was in the page cache of one could not be written back.
+        put_back: one is of an older day than this node's own state.
     """
 
     has_files: bool
@@ -174,6 +175,7 @@ class VolumesInspected:
     problem: str = ""
     anew: bool = False
     lost: bool = False
+    put_back: bool = False
 
 
 @attrs.frozen

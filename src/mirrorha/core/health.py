@@ -120,5 +120,7 @@ def _needs_person(s: State) -> bool:
     if s.seen.cluster_id != s.meta.cluster_id:
         return True  # the arbiter keeps another cluster's register
     barred = authority.bar(s, s.seen)
+    if barred is Bar.NO_NONCE and s.seen.is_alone(s.me):
+        return True  # an old image of the only node that was up to date
     waited = s.now_ms - max(s.since_ms, s.unlinked_ms) >= s.settings.wait_peer_ms
     return barred is Bar.UNCLEAN and not s.link and waited

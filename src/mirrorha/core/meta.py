@@ -53,6 +53,7 @@ class Meta:
         rescue: the generation whose writes a resync into this node has to keep, or "". Until it
             is admitted, whatever happens.
         rescued: what was kept so, and no person has acknowledged yet.
+        voided: admission nonces that count no more: a volume's disk was put back to an older day.
     """
 
     node: str
@@ -85,13 +86,17 @@ class Meta:
     given_up: tuple[str, ...] = ()
     rescue: str = ""
     rescued: tuple[RescueNote, ...] = ()
+    voided: tuple[str, ...] = ()
 
     def nonces(self) -> frozenset[str]:
         """The admission nonces that this node holds or intends."""
+        return frozenset(self.every_nonce()).difference(self.voided)
+
+    def every_nonce(self) -> tuple[str, ...]:
+        """Those that count no more as well."""
         records = self.intended if self.held is None else (*self.intended, self.held)
-        return frozenset(
-            nonce for record in records if (nonce := record.nonce_of(self.node)) is not None
-        )
+        found = (record.nonce_of(self.node) for record in records)
+        return tuple(nonce for nonce in found if nonce is not None)
 
     def with_intended(self, record: Register) -> Meta:
         """Durably prepared to find `record` landed."""

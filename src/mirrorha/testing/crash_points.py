@@ -99,6 +99,7 @@ STATE_STEPS: Final = (
     StateStep("stood down", ("stood_down",), _begins("stood_down")),
     StateStep("standing taken again", ("stood_down",), _ends("stood_down")),
     StateStep("side given up", ("given_up",), _changes("given_up")),
+    StateStep("admission voided", ("voided",), _changes("voided")),
     StateStep("rescue begun", ("rescue",), _begins("rescue")),
     StateStep("rescue ended", ("rescue",), _ends("rescue")),
     StateStep("rescue noted", ("rescued",), _changes("rescued")),

@@ -28,10 +28,16 @@ class DiskError(MirrorHAError):
 
 
 class WritesLostError(DiskError):
-    """What a process before this one wrote is not there: what it left in the page cache could not
-    be written back, or the directory was put back to an older day.
+    """What a process before this one left in the page cache could not be written back.
 
     It is said once: whoever opens the directory after that finds a disk that answers.
+    """
+
+
+class PutBackError(DiskError):
+    """The directory was put back to an older day: what was made durable since is not there.
+
+    It is said until whoever opens the directory says that it is known.
     """
 
 

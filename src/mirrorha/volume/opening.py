@@ -49,6 +49,7 @@ def open_volume(
     make_room: Callable[[], bool] | None = None,
     raw: int | None = None,
     exclude: Sequence[str] = (),
+    is_put_back_known: bool = False,
 ) -> OpenVolume:
     """Open a directory and what this node knows of it. Blocks while every name is looked at.
 
@@ -59,10 +60,12 @@ def open_volume(
         make_room: called when the disk of `state_dir` is full; True: try once more.
         raw: a descriptor of the directory, where its path leads to what is mounted over it.
         exclude: patterns of what stays on this node.
+        is_put_back_known: whoever asks has been told of it by a `PutBackError`, and noted that.
 
     Raises:
         VolumeError: it, or its state, cannot be used; or so much of it is gone that a person is
             asked first, and nothing was done.
+        PutBackError: the directory is an older one than that of the time before.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -75,7 +78,13 @@ def open_volume(
             stack.callback(touched.close)
         except OSError as error:
             raise VolumeError(f"{state_dir} cannot be used: {error}") from error
-        offline = OfflineChanges(state_dir / "stamp", touched, missing, gone_max=may_be_gone)
+        offline = OfflineChanges(
+            state_dir / "stamp",
+            touched,
+            missing,
+            gone_max=may_be_gone,
+            is_put_back_known=is_put_back_known,
+        )
         disk = RealDisk(
             root,
             ids,

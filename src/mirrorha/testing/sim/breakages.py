@@ -123,6 +123,10 @@ def _release_early(_real: Fn) -> Fn:
 # ---- what a record is worth ----
 
 
+def _as_after_a_crash(_real: Fn) -> Fn:
+    return acting.remember_failure
+
+
 def _bar_without(*forgiven: Bar) -> Callable[[Fn], Fn]:
     def make(real: Fn) -> Fn:
         def bar(s: State, record: Register, *, chosen: bool = False) -> Bar:
@@ -456,6 +460,13 @@ BREAKAGES: Final[Mapping[str, Breakage]] = {
         "is_within_limit",
         answer(value=True),
         directed="start_fails_on_both",
+    ),
+    "put-back-is-a-crash": Breakage(
+        "5.0 a node whose volume was put back to an older day is one whose system crashed",
+        acting,
+        "forget_admission",
+        _as_after_a_crash,
+        directed="both_lose_power_and_the_primarys_disk_is_put_back",
     ),
     **OF_FORCE,
     **OF_PAIR,

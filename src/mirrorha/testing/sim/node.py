@@ -81,6 +81,7 @@ class SimNode:
         self._busy = False
         self.fail_service = 0.0
         self._has_lost = False  # its disk, what no process has been told of
+        self._is_put_back = False  # the volumes are of an older day, and no process was told
         self.kill_stop = 0.0  # how often a stop of the service misses its deadline
         self.heard: dict[str, tuple[int, int]] = {}  # by path: incarnation, sequence of a beat
         self.image: Durable | None = None
@@ -151,9 +152,15 @@ class SimNode:
         has_files = any(platter.cache for platter in self.durable.platters.values())
         # The system tells whoever opens a directory next of what it could not write back.
         lost, self._has_lost = self._has_lost, False
+        is_put_back, self._is_put_back = self._is_put_back, False
         self.give(
             v.VolumesInspected(
-                has_files=has_files, ours=True, problem=self.problem, lost=lost, anew=anew
+                has_files=has_files,
+                ours=True,
+                problem=self.problem,
+                lost=lost,
+                anew=anew,
+                put_back=is_put_back,
             )
         )
 
@@ -228,6 +235,14 @@ class SimNode:
         self.hub.restored(self.name)
         self.world.count("image restored")
         self.world.say(f"{self.name} is restored from an image")
+
+    def put_volumes_back(self) -> None:
+        """As `restore_image`, of the volumes' disks alone: what the node knows of itself stays."""
+        if self.image is None:
+            raise ValueError("an image is restored after it was taken")
+        self.image = Durable(meta=self.durable.meta, platters=self.image.platters)
+        self.restore_image()
+        self._is_put_back = True
 
     def replace_disk(self, durable: Durable) -> None:
         """Put another disk in. The process must be down; the old one is kept by somebody."""

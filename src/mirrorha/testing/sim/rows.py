@@ -29,6 +29,7 @@ NOTES: Final = (
     "cas-unknown",
     "data-given-up",
     "different-cas",
+    "disk-put-back",
     "fenced",
     "force-asked",
     "forced-apart",
@@ -235,6 +236,9 @@ _OF_CHECKS: Final = (
     "isolation checks answered: True",
 )
 
+_PUT_BACK_WHOLE: Final = Impossible(
+    "disks are put back whole; see the directed scenarios for that of a volume alone"
+)
 IMPOSSIBLE: Final[Mapping[str, Impossible]] = {
     **dict.fromkeys(_OF_ARBITER, _NO_ARBITER),
     **dict.fromkeys(_OF_IMAGES, _COPIES_ROLL_BACK),
@@ -246,6 +250,8 @@ IMPOSSIBLE: Final[Mapping[str, Impossible]] = {
         row("op applied here alone", moment): Impossible("nothing is excluded in a simulation")
         for moment in Moment
     },
+    **{row("admission voided", moment): _PUT_BACK_WHOLE for moment in Moment},
+    "rule disk-put-back": _PUT_BACK_WHOLE,
     **{
         row("volume marked", moment): Impossible("a simulated directory is what it is taken for")
         for moment in Moment

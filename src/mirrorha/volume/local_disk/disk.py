@@ -33,6 +33,7 @@ from mirrorha.volume.disk import (
     Outcome,
     Place,
     PunchHole,
+    PutBackError,
     ReadAnew,
     ReadAttributes,
     ReadBytes,
@@ -148,6 +149,7 @@ class RealDisk:
     Raises:
         VolumeError: the directory cannot be opened or read.
         WritesLostError: what a process before us wrote is not on the disk.
+        PutBackError: the directory is of an older day, and `offline` does not say that it is known.
         DiskError: the table of ids cannot be written.
     """
 
@@ -306,10 +308,10 @@ class RealDisk:
             # Else a log that is new was lost: the directory was a volume before.
             self._touched.begin()
         if offline is not None:
+            if offline.is_put_back and not offline.is_put_back_known:
+                # The log is distrusted, durably. The stamp stays as it is: so this is said again.
+                raise PutBackError(f"{self._root}: {PUT_BACK}")
             offline.begin()
-            if offline.is_put_back:
-                # Said once, as by a disk that has lost what was written. The log is distrusted.
-                raise WritesLostError(f"{self._root}: {PUT_BACK}")
         return found
 
     def _performers(self) -> dict[type, Callable[..., object]]:

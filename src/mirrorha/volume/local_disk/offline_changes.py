@@ -62,15 +62,23 @@ class OfflineChanges:
         touched: The volume's touched log.
         missing: Where a person is asked.
         gone_max: So many files may be gone, however many that are of all; a person said so.
+        is_put_back_known: If the directory was put back to an older day, the node knows that.
     """
 
     def __init__(
-        self, path: Path, touched: TouchedStore, missing: MissingNote, *, gone_max: int = 0
+        self,
+        path: Path,
+        touched: TouchedStore,
+        missing: MissingNote,
+        *,
+        gone_max: int = 0,
+        is_put_back_known: bool = False,
     ) -> None:
         self._path: Final = path
         self._touched: Final = touched
         self._missing: Final = missing
         self._gone_max: Final = gone_max
+        self.is_put_back_known: Final = is_put_back_known
         self._before: Stamp | None = None
         self.stamp: StampFile | None = None  # since `load`: to be told of every change
 

@@ -85,9 +85,10 @@ class StampFile:
         #: The directory was put back to an older day since the run before.
         self.is_put_back = False
         self._fd = -1
-        # Both by the monotonic clock.
+        # All by the monotonic clock.
         self._renew_at_ns = 0
         self._changed_ns = 0
+        self._risen_ns = 0
         self._is_unsynced = False
 
     def load(self) -> Stamp | None:
@@ -107,9 +108,7 @@ class StampFile:
         if stamp is None:
             return None
         self._watermark.noted_ns = stamp.marker_ns
-        if self._watermark.is_behind():
-            self.is_put_back = True
-            self._watermark.noted_ns = 0
+        self.is_put_back = self._watermark.is_behind()
         is_late = self._clock.now_ns() < stamp.noted_ns
         return None if is_late or self.is_put_back else stamp
 
@@ -119,6 +118,8 @@ class StampFile:
         Raises:
             OSError: the stamp cannot be written.
         """
+        if self.is_put_back:
+            self._watermark.noted_ns = 0  # what was noted is of days that this directory never saw
         remove_leftovers(self._path)
         raw = encode(self._running())
         try:
@@ -149,8 +150,9 @@ class StampFile:
             self._note()
 
     def rise(self) -> None:
-        """Everything until now is on the disk: let the directory carry that as well. Blocks."""
-        if self._fd >= 0:
+        """All changes until now are on the disk: let the directory carry that as well. Blocks."""
+        if self._fd >= 0 and self._changed_ns >= self._risen_ns:
+            self._risen_ns = time.monotonic_ns()
             self._watermark.rise(self._clock.now_ns())
 
     def _note(self) -> None:

@@ -17,10 +17,9 @@ from mirrorha.volume.names import MARKER_NAME
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Some file systems keep a ctime more coarsely than they first tell it.
-_SLACK_NS: Final = 2_000_000_000
-# It costs a sync: not with each checkpoint of those that come one upon the other.
-_RISE_NS: Final = 1_000_000_000
+# Some file systems keep whole seconds of a ctime, or every other, and first tell it more finely.
+_SECOND_NS: Final = 1_000_000_000
+_SLACK_NS: Final = 2 * _SECOND_NS
 
 
 @final
@@ -39,7 +38,7 @@ class Watermark:
     def is_behind(self) -> bool:
         """Whether the directory is older than what was noted of it."""
         with contextlib.suppress(OSError), self._opened() as fd:
-            return os.fstat(fd).st_ctime_ns + _SLACK_NS < self.noted_ns
+            return is_older(os.fstat(fd).st_ctime_ns, noted_ns=self.noted_ns)
         return False
 
     def rise(self, now_ns: int) -> None:
@@ -48,7 +47,7 @@ class Watermark:
         Args:
             now_ns: By the clock of its file system. One that was set back raises nothing.
         """
-        if now_ns < self.noted_ns + _RISE_NS:
+        if now_ns <= self.noted_ns:
             return
         with contextlib.suppress(OSError), self._opened() as fd:
             os.utime(fd)
@@ -62,3 +61,9 @@ class Watermark:
             yield fd
         finally:
             os.close(fd)
+
+
+def is_older(ctime_ns: int, *, noted_ns: int) -> bool:
+    """Whether this ctime cannot be what was noted, as its file system keeps it."""
+    slack_ns = 0 if ctime_ns % _SECOND_NS else _SLACK_NS
+    return ctime_ns + slack_ns < noted_ns

@@ -29,7 +29,7 @@ from mirrorha.errors import (
     VolumeError,
     ensure,
 )
-from mirrorha.volume.disk import DiskError, WritesLostError
+from mirrorha.volume.disk import DiskError, PutBackError, WritesLostError
 from mirrorha.volume.driver import DriverStatus
 from mirrorha.volume.fuse.connection import abort
 from mirrorha.volume.local_disk.identity import Standing, VolumeIdentity
@@ -346,7 +346,7 @@ class WorkerEngine:
 
         Raises:
             VolumeError: it names one, or the worker has ended.
-            WritesLostError: it names one, and that is this.
+            WritesLostError, PutBackError: it names one, and that is this.
         """
         if not self.is_alive:
             raise VolumeError(f"{self.name}: {self._why_over or 'its worker is not running'}")
@@ -362,6 +362,8 @@ class WorkerEngine:
             raise VolumeError(f"{self.name}: the worker answers with {type(answer).__name__}")
         if isinstance(answer, Opened) and answer.lost:
             raise WritesLostError(answer.problem)
+        if isinstance(answer, Opened) and answer.put_back:
+            raise PutBackError(answer.problem)
         if answer.problem:
             raise VolumeError(answer.problem)
         return answer

@@ -65,6 +65,7 @@ class Open(Message, frozen=True, tag=1):
             by the worker's own clock.
         keys: None: connections are refused.
         mount: None: nothing is mounted; the volume only follows. For tests.
+        is_put_back_known: see `open_volume`.
     """
 
     version: int
@@ -76,6 +77,7 @@ class Open(Message, frozen=True, tag=1):
     freeze_max_ms: int
     keys: KeysAt | None
     mount: MountWish | None
+    is_put_back_known: bool = False
 
 
 class Look(Message, frozen=True, tag=2):
@@ -167,6 +169,7 @@ class Opened(Message, frozen=True, tag=34):
 
     Attributes:
         lost: why not is that what was written before is not on the disk (`WritesLostError`).
+        put_back: why not is that the directory is of an older day (`PutBackError`).
         rebuilt, unknown, limbo, skipped: of `disk.Found`; of the files unknown, how many.
         connection: the number of the FUSE connection in /sys/fs/fuse/connections, 0 without.
     """
@@ -178,6 +181,7 @@ class Opened(Message, frozen=True, tag=34):
     limbo: int = 0
     skipped: tuple[str, ...] = ()
     connection: int = 0
+    put_back: bool = False
 
 
 class Told(Message, frozen=True, tag=35):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, cast, final
 from mirrorha.core.orders import StopReason, Trouble
 from mirrorha.errors import MirrorHAError, VolumeError, describe
 from mirrorha.state.reserve import give_up_room
-from mirrorha.volume.disk import DiskError, WritesLostError
+from mirrorha.volume.disk import DiskError, PutBackError, WritesLostError
 from mirrorha.volume.fuse.server import Server
 from mirrorha.volume.opening import OpenVolume, open_volume
 from mirrorha.volume.resync.sides import ComparingResyncs
@@ -205,8 +205,8 @@ class Worker:
                 raise VolumeError("a volume is opened once, after it was looked at")
             self._serve(opening, place)
         except (OSError, VolumeError, DiskError) as error:
-            lost = isinstance(error, WritesLostError)
-            self._tell(Opened(str(error) or type(error).__name__, lost=lost))
+            lost, is_older = isinstance(error, WritesLostError), isinstance(error, PutBackError)
+            self._tell(Opened(str(error) or type(error).__name__, lost=lost, put_back=is_older))
             self._finish(f"the volume cannot be opened: {error}", unmount=True)
 
     def _serve(self, opening: Open, place: MountPoint) -> None:
@@ -217,6 +217,7 @@ class Worker:
             make_room=self._make_room(opening.reserve),
             raw=place.raw,
             exclude=opening.mount.exclude if opening.mount else (),
+            is_put_back_known=opening.is_put_back_known,
         )
         machine = Volume(opening.settings, touched=volume.touched, resyncs=ComparingResyncs())
         driver = self._driver = Driver(
