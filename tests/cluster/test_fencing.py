@@ -16,6 +16,7 @@ from mirrorha import FencerRule
 from mirrorha.abc import Fencer
 from mirrorha.cluster.fencing import Fencing
 from mirrorha.core.effects import AskFencer
+from mirrorha.core.state import Kind
 from mirrorha.core.words import Role
 from mirrorha.errors import ConfigError, FencerError
 from tests.cluster.rig import open_pair, start_pair, wait_until
@@ -61,6 +62,11 @@ class _Pair:
 
 
 @attrs.define
+class _Decision:
+    kind: Kind = Kind.ALONE
+
+
+@attrs.define
 class _State:
     """Of a node's state, what fencing looks at."""
 
@@ -69,6 +75,8 @@ class _State:
     epoch: int = 7
     why: str = "lyon is lost"
     pair: _Pair = attrs.field(factory=_Pair)
+    decision: _Decision | None = attrs.field(factory=_Decision)
+    link: int = 0
 
 
 @attrs.define
@@ -122,9 +130,19 @@ async def test_one_that_confirms_is_enough(autojump_clock: MockClock) -> None:
     assert [len(each.asked) for each in fencers] == [1, 1, 1, 0]
 
 
-async def test_nobody_is_fenced_who_is_no_more_to_be() -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"pair": _Pair(fencing=0)},
+        {"link": 4},
+        {"decision": None},
+        {"decision": _Decision(Kind.JOIN)},
+    ],
+    ids=["forgotten", "peer-is-back", "decided", "something-else-is-decided"],
+)
+async def test_nobody_is_fenced_who_is_no_more_to_be(change: dict[str, Any]) -> None:
     asked, fencer = Asked(), FakeFencer(yes)
-    asked.state.pair.fencing = 0  # the peer is back
+    asked.state = attrs.evolve(asked.state, **change)
     await asked.fencing(fencer).ask(AskFencer(1, incarnation=5))
     assert not fencer.asked
     assert asked.answers == [(1, False)]
@@ -175,6 +193,33 @@ async def test_what_was_confirmed_of_a_former_life_says_nothing_of_this_one(
         assert asked.answers == []
         overs[1].set()
     assert asked.answers == [(2, True)]
+
+
+async def test_one_that_takes_its_time_to_end_is_waited_for(autojump_clock: MockClock) -> None:
+    """A command gets TERM first, and KILL seconds later: two would pull at one plug."""
+    asked, running = Asked(), 0
+
+    async def behave() -> bool:
+        nonlocal running
+        running += 1
+        assert running == 1
+        try:
+            await trio.sleep(20 if len(fencer.asked) == 1 else 0)
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(5)
+            running -= 1
+        return True
+
+    fencer = FakeFencer(behave)
+    fencing = asked.fencing(fencer)
+    async with trio.open_nursery() as nursery:
+        for token, incarnation in ((1, 5), (2, 6), (3, 7)):
+            asked.state.pair.fencing = token
+            nursery.start_soon(fencing.ask, AskFencer(token, incarnation=incarnation))
+            await trio.sleep(1)
+    assert asked.answers == [(3, True)]
+    assert len(fencer.asked) == 2
 
 
 def test_a_rule_that_makes_no_sense_is_refused_whole() -> None:

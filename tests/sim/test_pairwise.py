@@ -177,6 +177,21 @@ def test_a_confirmed_stop_lets_the_second_go_on() -> None:
     assert pair.nodes["paris"].running
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_peer_that_left_in_good_order_is_not_fenced(seed: int) -> None:
+    """Its process ends with its goodbye: what runs on that machine next is not to be shot."""
+    for leaver, stays in (("lyon", "paris"), ("paris", "lyon")):
+        world, pair = paired("consistent", seed=seed, fencer=True)
+        assert pair.shared is not None
+        pair.shared.fencer_works = 1.0
+        tell(pair, leaver, v.Verb.STOP)
+        assert world.run_while(lambda: not knows_it_left(pair, stays), at_most_ms=5_000)  # noqa: B023
+        pair.nodes[leaver].crash(power=False)
+        world.run_until(world.now_ms + 3_000)
+        assert roles(pair) == {stays: Role.ALONE}
+        assert not world.counts["fenced"]
+
+
 def split_healed(**settings: Any) -> tuple[World, Pair]:
     """Both went on; the side that will lose has the higher epoch, for it restarted meanwhile."""
     world, pair = paired("available", **settings)

@@ -10,6 +10,7 @@ import trio
 
 from mirrorha.abc import Fencer
 from mirrorha.containment import Raised, contain
+from mirrorha.core import evidence
 from mirrorha.core.events import FencerAnswered
 from mirrorha.errors import ConfigError
 
@@ -88,6 +89,7 @@ class Fencing:
         self._give: Final = give
         self._note: Final = note
         self._asking: _Asking | None = None
+        self._turn: Final = trio.Lock()  # held until a fencer that was interrupted has ended
 
     async def ask(self, effect: AskFencer) -> None:
         """Have that incarnation of the peer stopped, and tell the core. Bounded.
@@ -104,7 +106,8 @@ class Fencing:
         asking = self._asking = _Asking(effect.incarnation, effect.token)
         stopped = False
         with asking.scope:
-            stopped = await self._ask_all(asking)
+            async with self._turn:
+                stopped = await self._ask_all(asking)
         if self._asking is asking:
             self._asking = None
             self._give(FencerAnswered(token=asking.token, stopped=stopped))
@@ -112,7 +115,7 @@ class Fencing:
     async def _ask_all(self, asking: _Asking) -> bool:
         for rule in self._rules:
             s = self._state()
-            if s.pair.fencing != asking.token:
+            if not evidence.is_fencer_awaited(s, asking.token):
                 return False  # the peer is back, or it was decided otherwise
             trouble = await self._ask_one(rule, s)
             if not trouble:

@@ -79,10 +79,18 @@ def ask_fencer(turn: Turn) -> None:
     decision = s.decision
     if decision is None or decision.kind is not Kind.ALONE or not is_in_session(s) or s.link:
         return
-    if s.settings.fencer and turn.now_ms >= pair.fence_ms and _is_lost(turn):
+    # A peer that left in good order needs no fencer: its machine may be at work on something else.
+    needed = s.settings.fencer and turn.now_ms >= pair.fence_ms and proof(turn) is Proof.NONE
+    if needed and _is_lost(turn):
         pair.fencing = s.next_token()
         pair.fence_ms = turn.now_ms + ANSWER_MAX_MS
         turn.do(AskFencer(pair.fencing, incarnation=s.paired))
+
+
+def is_fencer_awaited(s: State, token: int) -> bool:
+    """Whether that request's answer would be made use of: else nobody is to be fenced any more."""
+    goes_alone = s.decision is not None and s.decision.kind is Kind.ALONE
+    return token == s.pair.fencing and goes_alone and not s.link
 
 
 def on_fencer(turn: Turn, event: FencerAnswered) -> None:
