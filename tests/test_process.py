@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
@@ -14,7 +16,17 @@ import attrs
 import pytest
 import trio
 
-from mirrorha.process import LINE_BYTES_MAX, Ended, Marked, OutputReader, end_families, run_command
+from mirrorha.process import (
+    LINE_BYTES_MAX,
+    LINES_EVERY_S,
+    LINES_MAX,
+    Ended,
+    LineLog,
+    Marked,
+    OutputReader,
+    end_families,
+    run_command,
+)
 
 
 @attrs.define
@@ -224,6 +236,28 @@ async def test_a_status_that_nobody_knows_is_not_good() -> None:
     assert "unknown" in str(ended)
 
 
+async def test_what_steers_a_terminal_is_not_told() -> None:
+    async with shell() as one:
+        ended = await one.run(r"printf 'a\033]0;b\007\tc\r\000d\n'; exit 1")
+        assert ended.last_line == "a\ufffd]0;b\ufffd\tc\ufffd\ufffdd"
+
+
+def test_a_flood_of_lines_does_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    now_s = 0.0
+    log = LineLog(logging.getLogger("x"), "orders", clock_s=lambda: now_s)
+    for number in range(LINES_MAX + 5):
+        log(f"line {number}")
+    assert len(caplog.records) == LINES_MAX + 1
+    assert caplog.messages[LINES_MAX].startswith("orders writes more than")
+    now_s = LINES_EVERY_S
+    log("at last")
+    assert caplog.messages[LINES_MAX + 1 :] == [
+        "orders: 5 of its lines were left out",
+        "orders: at last",
+    ]
+
+
 MARK = "MIRRORHA_RUN=test-of-marks"
 
 
@@ -268,6 +302,49 @@ async def test_marked_processes_that_ignore_term_are_killed(tmp_path: Path) -> N
         assert await end_families([Marked(MARK)], term_grace_s=0.4)
         assert not is_alive(stubborn)
         assert (tmp_path / "asked").read_text() == "term\n", "asked once"
+
+
+@attrs.define
+class Stuck:
+    """Processes that cannot be looked for: the memory of some other one is locked for ever."""
+
+    over: threading.Event = attrs.field(factory=threading.Event)
+
+    def pids(self) -> set[int]:
+        self.over.wait(20)
+        return set()
+
+    def has(self, pid: int) -> bool:
+        return False
+
+    def kill(self) -> None:
+        """Nor killed all at once."""
+
+
+@attrs.define
+class Group:
+    """Processes that the kernel keeps together."""
+
+    pid: int
+
+    def pids(self) -> set[int]:
+        return {self.pid} if is_alive(self.pid) else set()
+
+    def has(self, pid: int) -> bool:
+        return pid == self.pid
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+
+
+async def test_who_cannot_be_looked_for_saves_nobody_from_the_kill() -> None:
+    stuck = Stuck()
+    with daemon({}) as pid:
+        try:
+            assert not await end_families([stuck, Group(pid)], term_grace_s=0.1)
+            assert not is_alive(pid)
+        finally:
+            stuck.over.set()
 
 
 async def test_no_marked_process_is_done_at_once() -> None:

@@ -303,6 +303,34 @@ async def test_what_a_killed_program_left_is_ended_before_anything_else(
     assert "from before this program did" in caplog.text
 
 
+@pytest.mark.parametrize("mark", ["orders-of-paris", ""])
+async def test_what_a_killed_program_left_is_found_without_its_group(
+    place: Place, caplog: pytest.LogCaptureFixture, mark: str
+) -> None:
+    """There is none, or this life of the program is elsewhere in the tree of groups."""
+    async with trio.open_nursery() as nursery:  # it never stops it
+        killed = Commands(start=place.script(DAEMON), mark=mark)
+        killed.attach(nursery, lambda _: None)
+        await killed.start(WHY)
+        nursery.cancel_scope.cancel()
+    async with caring(Commands(start=["/bin/true"], mark="orders-of-lyon")):
+        assert place.is_daemon_alive(), "another node's"
+    async with caring(Commands(start=["/bin/true"], mark=mark)):
+        assert place.is_daemon_alive() is (not mark)
+    assert ("from before this program did" in caplog.text) is bool(mark)
+
+
+async def test_a_program_that_its_service_has_begun_does_not_end_itself(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = place.script("echo $MIRRORHA_RUN > trace")
+    monkeypatch.setenv("MIRRORHA_RUN", "orders-of-paris")
+    async with caring(Commands(start=ours, mark="orders-of-paris")) as service:
+        await service.start(WHY)
+    assert place.trace
+    assert place.trace != ["orders-of-paris"]
+
+
 def test_no_control_group_where_none_can_be_made(tmp_path: Path) -> None:
     """Version 1 only, a tree that is mounted from elsewhere than its root, or none at all."""
     (tmp_path / "cgroup").write_text("4:memory:/a\n0::/own\n")

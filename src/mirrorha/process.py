@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final, Literal, Protocol, TypedDict, final
 
@@ -30,6 +32,9 @@ SCAN_EVERY_S: Final = 0.1
 
 LINE_BYTES_MAX: Final = 4096
 RECEIVE_BYTES: Final = 16 * 1024
+#: So many of a command's lines are logged in so many seconds, and no more.
+LINES_MAX: Final = 1_000
+LINES_EVERY_S: Final = 10.0
 
 # A shell execs the command, not we: a thread that spawns is stuck until its child has done exec,
 # out of any deadline's reach, and the program may lie on a volume that stands still. So may the
@@ -151,9 +156,44 @@ class OutputReader:
 
     def _take(self, line: bytes, tail: _Tail) -> None:
         text = line[:LINE_BYTES_MAX].decode("utf-8", errors="replace").rstrip()
+        if not text.isprintable():  # nothing that steers whoever reads it on a terminal
+            text = "".join(
+                each if each.isprintable() or each == "\t" else "\ufffd" for each in text
+            )
         if text:
             tail.last_line = text
             self._on_line(text)
+
+
+@final
+class LineLog:
+    """Logs the lines that a command writes; of one that never stops writing, some.
+
+    Else it would fill the disk of the log, and keep this program's loop from its own work.
+    """
+
+    def __init__(
+        self, log: logging.Logger, name: str, *, clock_s: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._log: Final = log
+        self._name: Final = name
+        self._clock_s: Final = clock_s
+        self._since_s = -math.inf
+        self._count = 0
+
+    def __call__(self, line: str) -> None:
+        now_s = self._clock_s()
+        if now_s - self._since_s >= LINES_EVERY_S:
+            if self._count > LINES_MAX:
+                left_out = self._count - LINES_MAX
+                self._log.warning("%s: %d of its lines were left out", self._name, left_out)
+            self._since_s, self._count = now_s, 0
+        self._count += 1
+        if self._count <= LINES_MAX:
+            self._log.info("%s: %s", self._name, line)
+        elif self._count == LINES_MAX + 1:
+            text = "%s writes more than %d lines in %g s: the rest of them is left out"
+            self._log.warning(text, self._name, LINES_MAX, LINES_EVERY_S)
 
 
 async def run_command(
@@ -460,9 +500,10 @@ async def _signal(families: Sequence[Family], number: signal.Signals, signalled:
 def _scan(families: Sequence[Family], number: signal.Signals, signalled: set[int]) -> bool:
     """Signal each once, and return whether there are any."""
     found = False
-    for family in families:
-        if number is signal.SIGKILL:
+    if number is signal.SIGKILL:  # first of all: to look for the others can hang
+        for family in families:
             family.kill()
+    for family in families:
         pids = family.pids()
         found = found or bool(pids)
         for pid in set(pids) - signalled:

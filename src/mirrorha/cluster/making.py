@@ -200,13 +200,15 @@ def _make_commands(config: ClusterConfig) -> Commands:
     service = config.service
     # One state directory is one node: of the same names there may be several on a machine.
     digest = hashlib.sha256(config.me.state_dir.encode()).hexdigest()[:8]
+    name = f"mirrorha-{config.name}-{config.me.name}-{digest}"
     return Commands(
         start=service.start,
         stop=service.stop,
         variables=dict(each.split("=", 1) for each in service.environment),
         user=service.user or "",
         directory=service.working_directory or "",
-        group=ControlGroup.below_ours(f"mirrorha-{config.name}-{config.me.name}-{digest}"),
+        group=ControlGroup.below_ours(name),
+        mark=name,
     )
 
 

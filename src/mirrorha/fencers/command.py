@@ -48,7 +48,7 @@ class Command(Fencer):
             ended = await process.run_alone(
                 self._command,
                 environment={**environment, "MIRRORHA_PEER": peer},
-                on_line=lambda line: _log.info("%s: %s", program, line),
+                on_line=process.LineLog(_log, program),
             )
         except (OSError, ValueError) as error:
             raise FencerError(f"{program} cannot be run: {describe(error)}") from error

@@ -46,7 +46,7 @@ class Command:
             ended = await process.run_alone(
                 self._command,
                 environment=notice.environment(),
-                on_line=lambda line: _log.info("%s: %s", program, line),
+                on_line=process.LineLog(_log, program),
             )
         except (OSError, ValueError) as error:
             raise NotifyError(f"{program} cannot be run: {describe(error)}") from error

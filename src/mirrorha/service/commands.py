@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import secrets
-from typing import TYPE_CHECKING, ClassVar, Final, final
+from typing import TYPE_CHECKING, ClassVar, Final, TypeVar, final
 
 import trio
 
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
 
     from mirrorha.core.change import RoleChange
     from mirrorha.service.cgroup import ControlGroup
+
+T = TypeVar("T")
+
+#: What the service's processes have in their environment.
+MARK: Final = "MIRRORHA_RUN"
 
 _log: Final = logging.getLogger(__name__)
 
@@ -42,6 +48,7 @@ class Commands:
         user: str = "",
         directory: str = "",
         group: ControlGroup | None = None,
+        mark: str = "",
         term_grace_s: float = process.TERM_GRACE_S,
     ) -> None:
         """Of commands that are run when their time has come.
@@ -49,8 +56,10 @@ class Commands:
         Args:
             variables: set in the environment of both, beside what this program has.
             user, directory: as whom, and where, both are run; see `process.Stand`.
-            group: the service's own, by which its processes are found for certain. Without one
-                they are found by a mark in their environment.
+            group: the service's own, by which its processes are found for certain.
+            mark: stands in their environment, by which those are found that are in no group, or
+                in that of a former life of this program. The same in all its lives, and nobody
+                else's; without one, each life has its own.
             term_grace_s: seconds between TERM and KILL where no deadline of a phase says more.
         """
         if not start:
@@ -66,19 +75,18 @@ class Commands:
         self._term_grace_s: Final = term_grace_s
         self._output: process.OutputReader | None = None
         # What the start command leaves running carries this, wherever it moves to.
-        self._mark: Final = ("MIRRORHA_RUN", secrets.token_hex(8))
-        marked = process.Marked("=".join(self._mark))
-        self._families: Final = (marked, group) if group else (marked,)
+        is_ours = bool(mark) and os.environ.get(MARK) == mark  # begun by the service, of all things
+        self._mark: Final = secrets.token_hex(8) if is_ours or not mark else mark
+        marked = process.Marked(f"{MARK}={self._mark}")
+        # The group first: to look into the environment of others can hang.
+        self._families: Final[tuple[process.Family, ...]] = (group, marked) if group else (marked,)
 
     def attach(self, nursery: trio.Nursery, on_end: Callable[[str], None]) -> None:
-        self._output = process.OutputReader(nursery, lambda line: _log.info("service: %s", line))
+        self._output = process.OutputReader(nursery, process.LineLog(_log, "service"))
 
     async def end_left_over(self) -> None:
-        """End what a program that was killed has left in our group: its stop command never ran."""
-        group = self.group
-        if group is None:
-            return
-        if await trio.to_thread.run_sync(group.pids):
+        """End what a program that was killed has left running: its stop command never ran."""
+        if await self._in_thread(self._is_any_there):
             _log.warning("the service runs still, from before this program did: it is ended")
             await self._end_all(self._term_grace_s)
 
@@ -88,7 +96,7 @@ class Commands:
     async def start(self, why: RoleChange) -> None:
         if self._output is not None:
             self._output.close()
-        variables = {**environment(why), self._mark[0]: self._mark[1]}
+        variables = {**environment(why), MARK: self._mark}
         await self._run(self._start, variables, self._inside)
 
     async def stop(self, why: RoleChange) -> None:
@@ -104,8 +112,16 @@ class Commands:
     async def _end_all(self, term_grace_s: float) -> bool:
         is_over = await process.end_families(self._families, term_grace_s=term_grace_s)
         if self.group is not None:
-            await trio.to_thread.run_sync(self.group.remove)
+            await self._in_thread(self.group.remove)
         return is_over
+
+    def _is_any_there(self) -> bool:
+        return any(family.pids() for family in self._families)
+
+    async def _in_thread(self, function: Callable[[], T]) -> T:
+        return await trio.to_thread.run_sync(
+            function, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1)
+        )
 
     async def _run(
         self, argv: Sequence[str], variables: Mapping[str, str], stand: process.Stand

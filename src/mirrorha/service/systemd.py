@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import subprocess
 from typing import TYPE_CHECKING, ClassVar, Final, final
 
 import attrs
@@ -90,7 +89,7 @@ class SystemdUnit:
 
     def attach(self, nursery: trio.Nursery, on_end: Callable[[str], None]) -> None:
         self._nursery, self._on_end = nursery, on_end
-        self._output = process.OutputReader(nursery, lambda line: _log.info("systemctl: %s", line))
+        self._output = process.OutputReader(nursery, process.LineLog(_log, "systemctl"))
 
     async def end_left_over(self) -> None:
         """Stop the unit if it runs: it is not for systemd to say where it does."""
@@ -156,10 +155,11 @@ class SystemdUnit:
     async def _look(self) -> UnitState | None:
         """Ask how the unit is; None: there is no answer, which is neither up nor down."""
         argv = ["systemctl", "show", f"--property={','.join(_PROPERTIES)}", self._unit]
+        told = list[str]()
         try:
             with trio.fail_after(LOOK_LIMIT_S):
-                told = await trio.run_process(
-                    argv, capture_stdout=True, stderr=subprocess.DEVNULL, check=False
+                ended = await process.run_alone(
+                    argv, environment={}, on_line=told.append, leftovers="kill"
                 )
         except trio.TooSlowError:
             _log.warning("systemctl show %s: no answer within %g s", self._unit, LOOK_LIMIT_S)
@@ -167,7 +167,10 @@ class SystemdUnit:
         except OSError as error:
             _log.warning("systemctl show %s: %s", self._unit, error)
             return None
-        state = UnitState.parse(told.stdout.decode(errors="replace"))
+        if not ended.is_good:
+            _log.warning("systemctl show %s %s", self._unit, ended)
+            return None
+        state = UnitState.parse("\n".join(told))
         return state if state.active else None
 
     async def _require(self, *arguments: str) -> None:

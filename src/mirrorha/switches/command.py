@@ -79,7 +79,7 @@ class Command(Switch):
             return await process.run_alone(
                 argv,
                 environment=self._environment,
-                on_line=lambda line: _log.info("%s: %s", argv[0], line),
+                on_line=process.LineLog(_log, argv[0]),
             )
         except (OSError, ValueError) as error:
             raise SwitchError(f"{argv[0]} cannot be run: {describe(error)}") from error
