@@ -108,7 +108,16 @@ class ServiceError(MirrorHAError):
 
 
 class SwitchError(MirrorHAError):
-    """Clients cannot be moved to or from this node; the text says why. No role depends on it."""
+    """Clients cannot be moved to or from this node; the text says why. No role depends on it.
+
+    Attributes:
+        passes_within_s: seconds within which what is in the way is likely to be gone by itself, so
+            that a service which needs the switch does well to wait; 0: who knows.
+    """
+
+    def __init__(self, text: str, *, passes_within_s: float = 0) -> None:
+        super().__init__(text)
+        self.passes_within_s = passes_within_s
 
 
 class FencerError(MirrorHAError):

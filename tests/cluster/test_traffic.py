@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
+import trio
 
 from mirrorha import SwitchRule
 from mirrorha.cluster import making
 from mirrorha.cluster.traffic import should_hold
-from mirrorha.config import SwitchConfig
+from mirrorha.config import ServiceConfig, SwitchConfig
 from mirrorha.core.state import ServiceState
 from mirrorha.core.words import Role
 from mirrorha.errors import ConfigError
@@ -138,6 +140,30 @@ async def test_a_switch_that_hangs_delays_the_service_and_does_not_bar_it(tmp_pa
         first, _ = await _start_serving(pair)
         assert first.cluster.role is Role.PRIM
         await wait_until(lambda: switch_of(first)["state"] == "failed")
+
+
+async def test_a_service_that_needs_an_address_waits_for_a_node_that_hangs(tmp_path: Path) -> None:
+    """Else its attempts to start fail one after the other, and its restart limit is used up."""
+    async with open_pair(tmp_path, service=ServiceConfig(restart_limit=2)) as pair:
+        stores = {node.name: add_switch(node) for node in pair}
+        for node in pair:
+            node.on_told = partial(_bind, stores[node.name])
+        first, second = await start_pair(pair)
+        stores[second.name].trouble = "in use by a node that hangs"
+        stores[second.name].passes_within_s = 60
+        await first.end()
+        await wait_until(lambda: switch_of(second)["state"] == "failed")
+        await trio.sleep(3)  # longer than a start waits for a switch that is merely slow
+        stores[second.name].trouble = ""
+        await second.cluster.wait_role(Role.ALONE)
+        await wait_until(lambda: second.is_serving)
+        events = await second.cluster.history()
+        assert not [each for each in events if each.rule == "service-failed"]
+
+
+def _bind(store: SwitchStore, word: str) -> None:
+    if word == "start" and not store.is_engaged:
+        raise OSError("cannot assign requested address")
 
 
 async def _start_serving(pair: tuple[TestNode, TestNode]) -> tuple[TestNode, TestNode]:

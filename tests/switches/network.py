@@ -65,6 +65,23 @@ class Network:
         text = self.run(place, "ip", "-o", "address", "show", "dev", INTERFACE)
         return f" {address} " in text
 
+    def lifetimes(self, place: str, address: str) -> list[str]:
+        """For how long `place` has the address, once for each prefix length."""
+        text = self.run(place, "ip", "-o", "address", "show", "dev", INTERFACE)
+        wanted = address.partition("/")[0]
+        lines = [line.split() for line in text.splitlines()]
+        return [
+            words[words.index("valid_lft") + 1]
+            for words in lines
+            if words[3].partition("/")[0] == wanted
+        ]
+
+    def replace_interface(self, place: str) -> None:
+        """Another one of the same name, as after a driver was loaded again."""
+        self.run(place, "ip", "link", "delete", INTERFACE)
+        _plug(self.names["link"], place, self.names[place])
+        _ip("-n", self.names[place], "link", "set", INTERFACE, "up")
+
     def mac(self, place: str) -> str:
         return self.run(place, "cat", f"/sys/class/net/{INTERFACE}/address").strip()
 
@@ -112,13 +129,17 @@ def _build(network: Network) -> None:
     _ip("-n", link, "link", "set", "bridge", "up")
     for number, place in enumerate(PLACES, 1):
         name = network.names[place]
-        _ip("-n", link, "link", "add", place, "type", "veth", "peer", INTERFACE, "netns", name)
-        _ip("-n", link, "link", "set", place, "master", "bridge", "up")
+        _plug(link, place, name)
         _ip("-n", name, "link", "set", "lo", "up")
         # Without the kernel's own search for a duplicate, which takes two seconds.
         for address in (f"10.77.0.{number}/24", f"fd77::{number}/64"):
             _ip("-n", name, "address", "add", address, "dev", INTERFACE, "nodad")
         _ip("-n", name, "link", "set", INTERFACE, "up")
+
+
+def _plug(link: str, place: str, name: str) -> None:
+    _ip("-n", link, "link", "add", place, "type", "veth", "peer", INTERFACE, "netns", name)
+    _ip("-n", link, "link", "set", place, "master", "bridge", "up")
 
 
 def _end(pid: int) -> None:

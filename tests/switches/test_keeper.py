@@ -12,7 +12,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from mirrorha.errors import ConfigError
 from mirrorha.switches import SwitchKeeper, SwitchReport, SwitchRule, SwitchState
-from mirrorha.switches.keeper import END_S, RETRY_S
+from mirrorha.switches.keeper import END_S, QUARREL_S, QUARREL_TIMES, RETRY_S
 from mirrorha.testing.fake_switch import MemorySwitch, SwitchStore
 
 S = SwitchState
@@ -72,6 +72,34 @@ async def test_what_somebody_else_changed_is_put_right(
         one.store.is_engaged = not wanted
         await trio.sleep(one.keeper.rule.every_s + RETRY_S)
         assert one.store.is_engaged is wanted
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+async def test_who_changes_it_again_and_again_is_told_of_once(
+    autojump_clock: MockClock, wanted: bool
+) -> None:
+    """Two clusters on one machine with one address: each would put it right, in silence."""
+    async with kept() as one:
+        one.keeper.set_wanted(wanted)
+        await one.keeper.wait_settled()
+        for number in range(12):
+            one.store.is_engaged = not wanted
+            await trio.sleep(one.keeper.rule.every_s + RETRY_S)
+            assert one.store.is_engaged is wanted
+            assert (one.keeper.latest.state is S.FAILED) is (number >= QUARREL_TIMES - 1)
+        assert "by somebody else" in one.keeper.latest.text
+        assert one.states.count(S.FAILED) == 1
+        await trio.sleep(QUARREL_S + one.keeper.rule.every_s)
+        assert one.keeper.latest.state is (S.ENGAGED if wanted else S.DISENGAGED)
+
+
+async def test_one_that_failed_for_long_is_no_quarrel(autojump_clock: MockClock) -> None:
+    async with kept(SwitchStore(trouble="not permitted")) as one:
+        one.keeper.set_wanted(True)
+        await trio.sleep(10)
+        one.store.trouble = ""
+        await trio.sleep(2 * one.keeper.rule.every_s)
+        assert one.keeper.latest.state is S.ENGAGED
 
 
 async def test_what_is_engaged_is_renewed(autojump_clock: MockClock) -> None:
@@ -173,3 +201,48 @@ def test_a_rule_that_makes_no_sense_is_refused_whole() -> None:
     with pytest.raises(ConfigError) as caught:
         SwitchRule("x", when="later", every_s=0, timeout_s=-1)  # type: ignore[arg-type]
     assert len(caught.value.problems) == 4
+
+
+async def test_what_may_pass_is_waited_for_and_no_longer(autojump_clock: MockClock) -> None:
+    store = SwitchStore(trouble="in use", passes_within_s=15)
+    async with kept(store) as one:
+        await one.keeper.wait_hopefully()
+        one.keeper.set_wanted(True)
+        await one.keeper.wait_settled()
+        began = trio.current_time()
+        with trio.move_on_after(10):
+            await one.keeper.wait_hopefully()
+        assert trio.current_time() - began == 10
+        await one.keeper.wait_hopefully()
+        assert trio.current_time() - began == pytest.approx(15 + one.keeper.rule.every_s)
+        await one.keeper.wait_hopefully()
+        assert trio.current_time() - began < 20, "from the first failure on, not from each"
+
+
+async def test_who_waits_goes_on_once_it_has_passed_or_is_not_wanted(
+    autojump_clock: MockClock,
+) -> None:
+    for ends in ("passed", "unwanted"):
+        store = SwitchStore(trouble="in use", passes_within_s=15)
+        async with kept(store) as one, trio.open_nursery() as nursery:
+            one.keeper.set_wanted(True)
+            await one.keeper.wait_settled()
+            began = trio.current_time()
+            nursery.start_soon(one.keeper.wait_hopefully)
+            await trio.sleep(5)
+            if ends == "passed":
+                store.trouble = ""
+            else:
+                one.keeper.set_wanted(False)
+            nursery.cancel_scope.deadline = trio.current_time() + 8
+        assert not nursery.cancel_scope.cancelled_caught
+        assert trio.current_time() - began <= 5 + one.keeper.rule.every_s
+
+
+async def test_who_knows_when_it_passes_is_not_waited_for(autojump_clock: MockClock) -> None:
+    async with kept(SwitchStore(trouble="not permitted")) as one:
+        one.keeper.set_wanted(True)
+        await one.keeper.wait_settled()
+        began = trio.current_time()
+        await one.keeper.wait_hopefully()
+        assert trio.current_time() == began

@@ -168,6 +168,72 @@ def test_it_is_a_switch(network: Network, address: str) -> None:
         assert lyon.say("guardian") == "0"
 
 
+@pytest.mark.parametrize(
+    ("address", "other"),
+    [(VIP4, "10.77.0.100/32"), (VIP6, "fd77::100/128"), (VIP4, "10.77.0.100/16")],
+)
+def test_an_address_goes_whatever_its_prefix_length(
+    network: Network, address: str, other: str
+) -> None:
+    """A person has set it, or the configuration said so once: it is one address all the same."""
+    kernel = ("nodad",) if ":" in address else ()
+    add = ("ip", "address", "add", other, "dev", INTERFACE, *kernel)
+    with holding(network, "lyon", address) as lyon:
+        network.run("lyon", *add)
+        assert lyon.say("engaged") == "True"
+        assert lyon.say("disengage") == "None"
+        assert lyon.say("engaged") == "False"
+        assert not network.has("lyon", other)
+        network.run("lyon", *add)
+        assert lyon.say("engage") == "None"
+        assert len(network.lifetimes("lyon", address)) == 1
+        assert "forever" not in network.lifetimes("lyon", address), "it would outlast a hang"
+        assert lyon.say("disengage") == "None"
+        assert not network.lifetimes("lyon", address)
+
+
+@pytest.mark.parametrize("address", [VIP4, VIP6])
+def test_an_address_goes_though_its_interface_was_renamed(network: Network, address: str) -> None:
+    with holding(network, "lyon", address, lapse_s=600) as lyon:
+        assert lyon.say("engage") == "None"
+        network.run("lyon", "ip", "link", "set", INTERFACE, "name", "lan0")
+        try:
+            assert lyon.say("disengage") == "None"
+        finally:
+            network.run("lyon", "ip", "link", "set", "lan0", "name", INTERFACE)
+        assert not network.has("lyon", address)
+
+
+def test_an_address_goes_alone(network: Network) -> None:
+    """It was there first, and so is what the kernel calls primary: the others go with that one."""
+    own = "10.77.0.1/24"
+    network.run("lyon", "ip", "address", "del", own, "dev", INTERFACE)
+    for ending in ("disengaged", "killed", "lapsed"):
+        lapse_s = 2 if ending == "lapsed" else 600
+        with holding(network, "lyon", VIP4, lapse_s=lapse_s) as lyon:
+            assert lyon.say("engage") == "None"
+            network.run("lyon", "ip", "address", "add", own, "dev", INTERFACE)
+            if ending == "disengaged":
+                assert lyon.say("disengage") == "None"
+            elif ending == "killed":
+                lyon.process.kill()
+            network.wait_until_gone("lyon", VIP4)
+            assert network.has("lyon", own), ending
+            network.run("lyon", "ip", "address", "del", own, "dev", INTERFACE)
+
+
+def test_an_interface_that_was_made_anew_is_guarded(network: Network) -> None:
+    with holding(network, "lyon", VIP4, lapse_s=600) as lyon:
+        assert lyon.say("engage") == "None"
+        first = lyon.say("guardian")
+        network.replace_interface("lyon")
+        assert lyon.say("engaged") == "False"
+        assert lyon.say("engage") == "None"
+        assert lyon.say("guardian") != first
+        lyon.process.kill()
+        network.wait_until_gone("lyon", VIP4, limit_s=LIMIT_S / 2)
+
+
 def test_an_interface_that_is_not_there_is_named(network: Network) -> None:
     argv = [sys.executable, str(HOLDER), VIP4, "eth9", "15"]
     with running(network.command("lyon", *argv)) as process:

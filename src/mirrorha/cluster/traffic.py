@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from mirrorha.switches.keeper import SwitchRule, SwitchWhen
 
 #: What the service's start waits at most for switches that are to be moved before, and its stop
-#: for those that are to be moved away before. It goes on without them.
+#: for those that are to be moved away before. It goes on without them; but a start waits longer
+#: where what is in the way passes by itself, as an address that a node which hangs has to let go
+#: of: a service that binds to it would only fail meanwhile, until its restart limit is used up.
 START_WAIT_S: Final = 2.0
 STOP_WAIT_S: Final = 1.0
 
@@ -71,6 +73,9 @@ class Traffic:
     async def wait_before_start(self) -> None:
         """Wait, bounded, for the switches that the service needs to start."""
         await self._wait("before_start", START_WAIT_S)
+        for keeper in self._keepers:
+            if keeper.rule.when == "before_start":
+                await keeper.wait_hopefully()
 
     async def wait_before_stop(self) -> None:
         """Wait, bounded, for the switches that only a started service has."""

@@ -1,6 +1,6 @@
 """A small process that outlives ours, to take the virtual IP away should ours be killed.
 
-    python -m mirrorha.switches.guardian INTERFACE_NUMBER ADDRESS/PREFIX PID
+    python -m mirrorha.switches.guardian INTERFACE_NUMBER ADDRESS PID
 
 The kernel keeps an address whoever dies. It would lapse by itself; that takes seconds, in which
 the other node rightly refuses to take what somebody still answers for. This waits for the end of
@@ -45,12 +45,12 @@ def main(arguments: list[str]) -> int:
     # It ends with whom it guards, not before: also where all processes are told to.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    index, interface, pid = int(arguments[0]), ipaddress.ip_interface(arguments[1]), arguments[2]
+    index, address, pid = int(arguments[0]), ipaddress.ip_address(arguments[1]), arguments[2]
     if not wait_for_the_end(int(pid)):
         return 0
     for _ in range(ATTEMPTS):
         try:
-            netlink.remove_address(index, interface)
+            netlink.remove_address(index, address)
         except OSError:
             time.sleep(PAUSE_S)
         else:

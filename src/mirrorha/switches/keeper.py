@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
+from collections import deque
 from typing import TYPE_CHECKING, Final, Literal, final, get_args
 
 import attrs
@@ -11,7 +12,7 @@ import trio
 
 from mirrorha.abc import Switch
 from mirrorha.containment import Raised, contain
-from mirrorha.errors import ConfigError
+from mirrorha.errors import ConfigError, SwitchError, describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +22,9 @@ SwitchWhen = Literal["before_start", "after_start"]
 #: After a failure it is tried again this soon, and then twice as long after each time, at most
 #: `every_s`: the other node may be about to let go of what we are to take.
 RETRY_S: Final = 0.1
+#: Put right so often in so long, it is a quarrel, of which a person should know.
+QUARREL_TIMES: Final = 3
+QUARREL_S: Final = 60.0
 #: What a node that ends waits for clients to be sent elsewhere.
 END_S: Final = 3.0
 
@@ -117,6 +121,9 @@ class SwitchKeeper:
         self._stirred = trio.Event()
         self._settled = trio.Event()
         self._settled.set()
+        self._put_right: Final = deque[float](maxlen=QUARREL_TIMES)  # when somebody had changed it
+        self._hope_until: float | None = None  # what is in the way may go by itself
+        self._moved = trio.Event()
 
     def set_wanted(self, wanted: bool) -> None:
         """Say whether clients should reach this node. Ends an attempt at the contrary. At once."""
@@ -126,6 +133,8 @@ class SwitchKeeper:
         self._changes += 1
         self._is_news = True
         self._settled = trio.Event()
+        self._hope_until = None
+        self._moved.set()
         if self._scope is not None:
             self._scope.cancel()
         self._stirred.set()
@@ -135,6 +144,16 @@ class SwitchKeeper:
         await trio.lowlevel.checkpoint()
         while not self._settled.is_set():
             await self._settled.wait()
+
+    async def wait_hopefully(self) -> None:
+        """Wait until it is engaged, if what is in the way may go by itself, for so long at most."""
+        if not self._wanted or self._hope_until is None:
+            return
+        changes = self._changes
+        with trio.move_on_at(self._hope_until):
+            while self._changes == changes and self.latest.state is not SwitchState.ENGAGED:
+                self._moved = trio.Event()
+                await self._moved.wait()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Reconcile until cancelled; then clients are stopped from reaching this node, bounded."""
@@ -164,9 +183,10 @@ class SwitchKeeper:
         if self._changes != changes:
             return True  # another attempt follows at once
         self._is_news = False
-        if text:
+        quarrel = "" if text else self._quarrel()
+        if text or quarrel:
             trouble = "serving, traffic not moved" if wanted else "traffic may still come here"
-            self._publish(SwitchState.FAILED, f"{trouble}: {text}")
+            self._publish(SwitchState.FAILED, f"{trouble}: {text or quarrel}")
         else:
             self._publish(SwitchState.ENGAGED if wanted else SwitchState.DISENGAGED)
         self._settled.set()
@@ -178,23 +198,44 @@ class SwitchKeeper:
         try:
             with scope, trio.move_on_after(self.rule.timeout_s):
                 outcome = await contain(lambda: self._attempt(is_news=is_news, wanted=wanted))
-                return outcome.text if isinstance(outcome, Raised) else ""
+                return self._trouble(outcome.error) if isinstance(outcome, Raised) else ""
         finally:
             self._scope = None
         return f"no answer within {self.rule.timeout_s:g} s"
+
+    def _trouble(self, error: BaseException) -> str:
+        if isinstance(error, SwitchError) and error.passes_within_s and self._hope_until is None:
+            # It is tried again every so often, and no later than that.
+            within_s = error.passes_within_s + self.rule.every_s
+            self._hope_until = trio.current_time() + within_s
+        return describe(error)
 
     async def _attempt(self, *, is_news: bool, wanted: bool) -> None:
         # What changed is acted upon at once; what should not have changed is looked at first.
         if not is_news and await self._switch.is_engaged() is wanted:
             if wanted:
                 await self._switch.renew()
-        elif wanted:
+            return
+        if wanted:
             await self._switch.engage()
         else:
             await self._switch.disengage()
+        if not is_news:
+            self._put_right.append(trio.current_time())
+
+    def _quarrel(self) -> str:
+        """Whether somebody else changes it again and again, or ""."""
+        latest = self._put_right
+        if len(latest) < QUARREL_TIMES or trio.current_time() - latest[0] > QUARREL_S:
+            return ""
+        return (
+            "it is changed again and again by somebody else: another program, or another cluster "
+            "on this machine that was given the same?"
+        )
 
     def _publish(self, state: SwitchState, text: str = "") -> None:
         before = self.latest
         self.latest = attrs.evolve(before, wanted=self._wanted, state=state, text=text)
         if self.latest != before:
+            self._moved.set()
             self._report(self.latest)

@@ -42,6 +42,9 @@ NO_DETECTION: Final = 0x02
 #: It found one nevertheless: the address is there, and unusable.
 DETECTION_FAILED: Final = 0x08
 
+#: The kernel's switch for that another address of IPv4 becomes the primary one.
+PROMOTION: Final = "/proc/sys/net/ipv4/conf/{}/promote_secondaries"
+
 #: A kernel that has not answered by then holds a lock of its own.
 ANSWER_S: Final = 5.0
 RECEIVE_BYTES: Final = 64 * 1024
@@ -91,8 +94,21 @@ def add_address(index: int, interface: Interface, *, lapse_s: int) -> None:
     _ask(_RTM_NEWADDR, _CREATE | _REPLACE | _ACK, body)
 
 
-def remove_address(index: int, interface: Interface) -> None:
-    """Take an address from an interface; nothing is done where neither is there.
+def remove_address(index: int, address: Address) -> None:
+    """Take an address from an interface, with whatever prefix lengths it is there.
+
+    Nothing is done where it is not, or no such interface.
+
+    Raises:
+        OSError: as the kernel says, among them PermissionError.
+    """
+    for held in addresses(index):
+        if held.interface.ip == address:
+            remove_interface(index, held.interface)
+
+
+def remove_interface(index: int, interface: Interface) -> None:
+    """Take an address from an interface, if it is there with just this prefix length.
 
     Raises:
         OSError: as the kernel says, among them PermissionError.
@@ -102,6 +118,23 @@ def remove_address(index: int, interface: Interface) -> None:
     except OSError as error:
         if error.errno not in (errno.EADDRNOTAVAIL, errno.ENODEV):
             raise
+
+
+def keep_others(name: str) -> None:
+    """Have the other addresses of an interface stay when one of IPv4 goes.
+
+    Of several in one network the kernel calls the first one primary, and takes all of them when
+    that one goes; then ours could take the node's own along, or another cluster's.
+
+    Raises:
+        OSError: it cannot be set here.
+    """
+    path = PROMOTION.format(name)
+    with open(path) as stream:
+        is_kept = stream.read().strip() != "0"
+    if not is_kept:
+        with open(path, "w") as stream:
+            stream.write("1")
 
 
 def _describe(index: int, interface: Interface) -> bytes:

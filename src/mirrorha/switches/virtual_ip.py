@@ -71,6 +71,8 @@ class VirtualIp(Switch):
         # One thread: what was left behind when a call was cancelled ends before the next begins.
         self._limiter: Final = trio.CapacityLimiter(1)
         self._guardian: subprocess.Popen[bytes] | None = None
+        self._guarded = 0  # the interface that it looks after, by its number
+        self._taken = 0  # where this was added last: an interface may be renamed
 
     def __str__(self) -> str:
         return f"virtual_ip {self._interface.ip} on {self._name}"
@@ -89,9 +91,11 @@ class VirtualIp(Switch):
                     if owner is not None:
                         raise SwitchError(
                             f"{self._interface.ip} is in use on {self._name} by {mac_text(owner)}: "
-                            "not taken"
+                            "not taken",
+                            passes_within_s=self._lapse_s,  # if it is the other node that hangs
                         )
-                await self._add(index)
+                self._taken = index
+                await self._in_thread(lambda: self._take(index))
                 await link.announce()
         await self._in_thread(lambda: self._ensure_guardian(index))
 
@@ -102,12 +106,7 @@ class VirtualIp(Switch):
             SwitchError: the system refuses.
         """
         with self._translated():
-            try:
-                index = socket.if_nametoindex(self._name)
-            except OSError:
-                index = None  # with the interface its addresses are gone
-            if index is not None:
-                await self._in_thread(lambda: netlink.remove_address(index, self._interface))
+            await self._in_thread(self._remove)
         await self._in_thread(self._dismiss_guardian)
 
     async def is_engaged(self) -> bool:
@@ -122,8 +121,8 @@ class VirtualIp(Switch):
     async def renew(self) -> None:
         """Put off its lapsing, and tell the neighbours once more."""
         with self._translated():
-            index = socket.if_nametoindex(self._name)
-            await self._add(index)
+            index = self._taken = socket.if_nametoindex(self._name)
+            await self._in_thread(lambda: self._add(index))
             async with open_link(self._name, self._interface.ip) as link:
                 await link.announce(times=1)
         await self._in_thread(lambda: self._ensure_guardian(index))
@@ -132,11 +131,6 @@ class VirtualIp(Switch):
         held = await self._in_thread(lambda: netlink.addresses(index))
         return any(each.interface.ip == self._interface.ip and each.is_usable for each in held)
 
-    async def _add(self, index: int) -> None:
-        await self._in_thread(
-            lambda: netlink.add_address(index, self._interface, lapse_s=self._lapse_s)
-        )
-
     async def _in_thread(self, function: Callable[[], T]) -> T:
         return await trio.to_thread.run_sync(
             function, abandon_on_cancel=True, limiter=self._limiter
@@ -144,11 +138,41 @@ class VirtualIp(Switch):
 
     # ---- in the thread ----
 
+    def _take(self, index: int) -> None:
+        """Add it so that it is usable, lapses, and takes nothing along when it goes."""
+        ours = self._interface
+        if ours.version == 4:
+            try:
+                netlink.keep_others(self._name)
+            except OSError as error:
+                text = error.strerror
+                _log.warning("%s: other addresses may go with it: %s", self, text)
+        for held in netlink.addresses(index):
+            if held.interface.ip == ours.ip and not held.is_usable:
+                netlink.remove_interface(index, held.interface)
+        self._add(index)
+        # With another prefix length it would be there for ever. (Of IPv6 there is only one.)
+        for held in netlink.addresses(index):
+            if held.interface.ip == ours.ip and held.interface != ours and ours.version == 4:
+                netlink.remove_interface(index, held.interface)
+
+    def _add(self, index: int) -> None:
+        netlink.add_address(index, self._interface, lapse_s=self._lapse_s)
+
+    def _remove(self) -> None:
+        indexes = {self._taken} - {0}
+        with contextlib.suppress(OSError):  # with the interface its addresses are gone
+            indexes.add(socket.if_nametoindex(self._name))
+        for index in indexes:
+            netlink.remove_address(index, self._interface.ip)
+        self._taken = 0
+
     def _ensure_guardian(self, index: int) -> None:
-        if self._guardian is not None and self._guardian.poll() is None:
+        if self._guardian is not None and self._guardian.poll() is None and self._guarded == index:
             return
         self._dismiss_guardian()
-        guarded = (str(index), str(self._interface), str(os.getpid()))
+        self._guarded = index
+        guarded = (str(index), str(self._interface.ip), str(os.getpid()))
         try:
             self._guardian = subprocess.Popen(  # noqa: S603 - our own interpreter and module
                 [sys.executable, "-P", "-m", GUARDIAN, *guarded],

@@ -20,12 +20,14 @@ class SwitchStore:
         is_engaged: they reach this node.
         calls: every call, in order.
         trouble: what each call raises; empty: nothing.
+        passes_within_s: what the error says of that.
         hangs: no call returns.
     """
 
     is_engaged: bool = False
     calls: list[str] = attrs.field(factory=list)
     trouble: str = ""
+    passes_within_s: float = 0
     hangs: bool = False
 
 
@@ -61,4 +63,4 @@ class MemorySwitch(Switch):
         if self.store.hangs:
             await trio.sleep_forever()
         if self.store.trouble:
-            raise SwitchError(self.store.trouble)
+            raise SwitchError(self.store.trouble, passes_within_s=self.store.passes_within_s)
