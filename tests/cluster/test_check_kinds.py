@@ -14,10 +14,21 @@ import attrs
 import pytest
 import trio
 
-from mirrorha.checks import Checker, Command, Disk, Http, Interface, Mount, Ping, Process, Tcp
+from mirrorha.checks import (
+    Checker,
+    Command,
+    Custom,
+    Disk,
+    Http,
+    Interface,
+    Mount,
+    Ping,
+    Process,
+    Tcp,
+)
 from mirrorha.config import ServiceConfig
 from tests.checks.own_network import ip, own_network, veth
-from tests.cluster.rig import free_ports, open_pair, start_pair, wait_until
+from tests.cluster.rig import TestNode, free_ports, open_pair, start_pair, wait_until
 from tests.shows.small_disks import memory_disk, run
 
 if TYPE_CHECKING:
@@ -179,3 +190,41 @@ async def test_the_service_is_restarted_for_what_fails_and_serves_on(
             count = len(first.told)
             await trio.sleep(1)
             assert len(first.told) == count, "and that was that"
+
+
+@pytest.mark.parametrize("stays_ill", [True, False])
+async def test_what_fails_in_a_maintenance_is_acted_on_if_it_still_fails_after_it(
+    tmp_path: Path, stays_ill: bool
+) -> None:
+    """An administrator who had the service down and up again has nobody restart it."""
+    ill = False
+
+    def look() -> bool:
+        return not ill
+
+    async with open_pair(tmp_path) as pair:
+        for node in pair:
+            checker = Checker(
+                Custom(look), every_s=0.1, timeout_s=20, fall=1, when="always", name="own"
+            )
+            node.cluster.check(checker)
+        first, _ = await start_pair(pair)
+        told = len(first.told)
+        await first.cluster.pause()
+        ill = True
+        await wait_until(lambda: _check(first) == "failed")
+        ill = stays_ill
+        if not stays_ill:
+            await wait_until(lambda: _check(first) == "well")
+        await first.cluster.resume()
+        if stays_ill:
+            await wait_until(lambda: len(first.told) > told)
+            assert first.told[told][0] == "stop"
+        else:
+            await trio.sleep(1)
+            assert len(first.told) == told
+
+
+def _check(node: TestNode) -> str:
+    (found,) = node.cluster.status()["checks"]
+    return str(found["state"])

@@ -175,7 +175,9 @@ class Care:
     def _checked(self, report: CheckReport) -> None:
         if report.changed:
             _log.info("check %s: %s %s", report.name, report.state.value, report.text)
-        if report.changed and _counts(report):
+        # Else nothing is to be done; and once the service runs, or runs on after a maintenance,
+        # every check begins anew.
+        if report.changed and _counts(report) and self._situation is Situation.SERVING:
             text = f"check {report.name}: {report.text}"
             self._give(ServiceFailed(token=self._token, text=text, action=report.on_failure))
         self._judge_promotable()
