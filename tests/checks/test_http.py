@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
+import threading
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -179,3 +180,20 @@ def test_authorities_without_anything_to_verify() -> None:
         with pytest.raises(LocalUsageError, match="no certificate is verified"):
             check(ca_file="/a.pem")
     assert str(Http("http://a/b")) == "http http://a/b"
+
+
+async def test_a_disk_that_hangs_holds_up_one_thread(tmp_path: Path) -> None:
+    """Attempts are made for as long as it hangs: each would leave another thread behind."""
+    authorities = tmp_path / "ca.pem"
+    os.mkfifo(authorities)
+    check = Http("https://127.0.0.1:1/", ca_file=str(authorities))
+    before = threading.active_count()
+    for _ in range(5):
+        with trio.move_on_after(0.2):
+            await check.check()
+    try:
+        assert threading.active_count() - before <= 2
+    finally:
+        end = os.open(authorities, os.O_WRONLY)
+        await trio.sleep(0.1)
+        os.close(end)

@@ -123,8 +123,36 @@ async def test_what_is_secret_in_a_url_is_not_told() -> None:
     assert "/nowhere/at/all cannot be read" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "token", [b"s3cret\n# made on Monday\n", "s3cr\u00e9t".encode(), b"s3cret\0", b"s3\xff", b" \n"]
+)
+async def test_a_token_that_cannot_be_sent_is_not_told(tmp_path: Path, token: bytes) -> None:
+    file = tmp_path / "token"
+    file.write_bytes(token)
+    with pytest.raises(NotifyError) as caught:
+        await Webhook("http://127.0.0.1:1/x", token_file=str(file)).tell(NOTICE)
+    assert "s3" not in str(caught.value)
+    assert str(file) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://host/s3cret",
+        "http://host/s3 cret",
+        "http://host/s3cr\u00e9t",
+        "http://host:99999/s3cret",
+        "http://[bad/s3cret",
+        "file:///s3cret",
+        "http:///s3cret",
+    ],
+)
+def test_a_url_that_cannot_be_asked_for_is_refused_and_not_told(url: str) -> None:
+    with pytest.raises(LocalUsageError) as caught:
+        Webhook(url)
+    assert "s3" not in str(caught.value)
+
+
 def test_what_makes_no_sense_is_refused() -> None:
-    with pytest.raises(LocalUsageError):
-        Webhook("ftp://host/x")
     with pytest.raises(LocalUsageError):
         Command([])

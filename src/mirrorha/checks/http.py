@@ -45,6 +45,9 @@ class Http(Check):
     connect_to: str | None = attrs.field(default=None, kw_only=True)
     ca_file: str | None = attrs.field(default=None, kw_only=True)
     verify: bool = attrs.field(default=True, kw_only=True)
+    _limiter: trio.CapacityLimiter = attrs.field(
+        factory=lambda: trio.CapacityLimiter(1), init=False, repr=False, eq=False
+    )
 
     def __attrs_post_init__(self) -> None:
         if not forms.URL.accepts(self.url):
@@ -88,9 +91,9 @@ class Http(Check):
     async def _ssl_context(self) -> ssl.SSLContext | None:
         if not self.is_secure:
             return None
-        # In a thread of its own: files are read, which may lie on a disk that hangs.
+        # In a thread: files are read, which may lie on a disk that hangs. That one is waited for.
         return await trio.to_thread.run_sync(
-            self._make_context, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1)
+            self._make_context, abandon_on_cancel=True, limiter=self._limiter
         )
 
     def _make_context(self) -> ssl.SSLContext:

@@ -35,12 +35,16 @@ class Webhook:
     kind: ClassVar[str] = "webhook"
 
     def __init__(self, url: str, *, token_file: str | None = None) -> None:
-        parts = urllib.parse.urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise LocalUsageError("a webhook's URL is such as https://host.example/path")
+        host = _host_of(url)
+        if not host:
+            raise LocalUsageError(
+                "a webhook's URL is such as https://host.example/path, in printable ASCII"
+            )
         self._url: Final = url
-        self._host: Final = parts.hostname
+        self._host: Final = host
         self._token_file: Final = token_file
+        # A file on a disk that hangs holds up one thread, not one at each notice.
+        self._limiter: Final = trio.CapacityLimiter(1)
 
     def __str__(self) -> str:
         return f"webhook {self._host}"
@@ -71,8 +75,26 @@ class Webhook:
             token = await trio.to_thread.run_sync(
                 Path(self._token_file).read_text,
                 abandon_on_cancel=True,
-                limiter=trio.CapacityLimiter(1),
+                limiter=self._limiter,
             )
-        except (OSError, ValueError) as error:
-            raise NotifyError(f"{self}: {self._token_file} cannot be read") from error
+        except (OSError, ValueError):
+            raise NotifyError(f"{self}: {self._token_file} cannot be read") from None
+        # What cannot be sent would stand in the error.
+        if not _is_plain(token.strip()):
+            raise NotifyError(f"{self}: {self._token_file} is not one line of printable ASCII")
         return [("Authorization", f"Bearer {token.strip()}")]
+
+
+def _host_of(url: str) -> str:
+    """The host of a URL that can be asked for; else ""."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return ""
+    is_good = parts.scheme in ("http", "https") and _is_plain(url)
+    return (parts.hostname or "") if is_good else ""
+
+
+def _is_plain(text: str) -> bool:
+    return bool(text) and text.isascii() and text.isprintable() and " " not in text
