@@ -38,7 +38,7 @@ CAUGHT: Final = {
     "commit-without-promise": 0,
     "port-proves-death": 2,
     "restarted-starts-alone": 0,
-    "split-ignored": 0,
+    "split-ignored": 24,
     "nobody-gives-way": 0,
     "rotate": 26,
     "rotate-unresolved": 12,
@@ -48,7 +48,8 @@ CAUGHT: Final = {
 HALVES: Final = {each.also for each in BREAKAGES.values() if each.also}
 HERE: Final = Path(__file__).parent
 DIRECTED: Final = tuple(
-    HERE / name for name in ("test_scenarios.py", "disk_scenarios.py", "test_pairwise.py")
+    HERE / f"{name}.py"
+    for name in ("test_scenarios", "disk_scenarios", "test_pairwise", "test_isolation")
 )
 
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 import pytest
 
 from mirrorha.core import events as v
-from mirrorha.core.health import why_of
 from mirrorha.core.messages import Standing
 from mirrorha.core.state import Stage
 from mirrorha.core.words import Role
 from mirrorha.testing.sim.breakages import broken
-from mirrorha.testing.sim.node import SimNode
 from mirrorha.testing.sim.pair import Pair
 from mirrorha.testing.sim.parting import settle_split
 from mirrorha.testing.sim.run import run_seed
 from mirrorha.testing.sim.scenarios import Play
 from mirrorha.testing.sim.world import Violation, World
+from tests.sim.paired import cut, heal, paired, roles, tell, why
 
 # ---- seeds ----
 
@@ -34,45 +33,6 @@ def test_same_seed_same_run(mode: str) -> None:
 
 
 # ---- scenarios ----
-
-
-def paired(mode: str, *, seed: int = 1, **settings: object) -> tuple[World, Pair]:
-    """A healthy pair, lyon the PRIM."""
-    world = World(seed)
-    pair = Pair(world, mode, **settings)
-    for node in pair.nodes.values():
-        node.start()
-    assert world.run_while(lambda: not pair.mirrored(), at_most_ms=30_000)
-    world.run_until(world.now_ms + 500)
-    source = pair.source()
-    assert source is not None
-    assert source.name == "lyon"
-    return world, pair
-
-
-def cut(pair: Pair) -> None:
-    for way in pair.net.open:
-        pair.net.open[way] = False
-    pair.break_link()
-
-
-def heal(pair: Pair) -> None:
-    for way in pair.net.open:
-        pair.net.open[way] = True
-
-
-def roles(pair: Pair) -> dict[str, Role]:
-    return {name: node.node.state.role for name, node in pair.nodes.items() if node.node}
-
-
-def tell(pair: Pair, name: str, verb: v.Verb) -> None:
-    pair.nodes[name].give(v.Command(operation="x", verb=verb))
-
-
-def why(pair: Pair, name: str) -> str:
-    core = pair.nodes[name].node
-    assert core is not None
-    return why_of(core.state)
 
 
 def test_consistent_freezes_then_waits_and_goes_on_when_both_meet() -> None:
@@ -209,96 +169,6 @@ def test_a_confirmed_stop_lets_the_second_go_on() -> None:
     world.run_until(world.now_ms + 15_000)
     assert roles(pair) == {"paris": Role.ALONE}
     assert pair.nodes["paris"].running
-
-
-def test_available_goes_on_if_and_only_if_the_isolation_checks_answer() -> None:
-    for answers, role in ((True, Role.ALONE), (False, Role.SECOND)):
-        world, pair = paired("available")
-        assert pair.shared is not None
-        pair.shared.isolation["paris"] = answers
-        pair.nodes["lyon"].crash(power=True)
-        world.run_until(world.now_ms + 15_000)
-        assert roles(pair) == {"paris": role}
-
-
-def roles_after_all_came_back(after_ms: int) -> set[Role]:
-    """The SECOND is cut off from everything for a while, and its cable plugged in again."""
-    world, pair = paired("available")
-    assert pair.shared is not None
-    cut(pair)
-    pair.shared.isolation["paris"] = False
-    world.run_until(world.now_ms + after_ms)
-    assert roles(pair)["lyon"] is Role.ALONE
-    heal(pair)
-    pair.shared.isolation["paris"] = True
-    seen = set()
-    until_ms = world.now_ms + 3_000
-    while world.now_ms < until_ms:
-        world.run_until(world.now_ms + 10)
-        seen.add(roles(pair)["paris"])
-    return seen
-
-
-CAME_BACK_MS = range(10_000, 11_000, 20)
-
-
-def test_a_network_that_comes_back_whole_splits_nobody() -> None:
-    """What answers may be there again some milliseconds before the peer is heard."""
-    assert not any(Role.ALONE in roles_after_all_came_back(each) for each in CAME_BACK_MS)
-    with broken("first-answer-counts"):
-        assert any(Role.ALONE in roles_after_all_came_back(each) for each in CAME_BACK_MS)
-
-
-@pytest.mark.parametrize("delay_ms", [0, 500, 1_000, 1_500, 2_000])
-@pytest.mark.parametrize("lost", ["lyon", "paris"])
-def test_checks_that_answer_late_count_too(lost: str, delay_ms: int) -> None:
-    world, pair = paired("available")
-    assert pair.shared is not None
-    pair.shared.isolation_delay_ms = lambda _node: delay_ms
-    pair.nodes[lost].crash(power=True)
-    world.run_until(world.now_ms + 15_000)
-    assert list(roles(pair).values()) == [Role.ALONE]
-
-
-@pytest.mark.parametrize("pause_ms", [0, 600, 900, 1_050, 1_200, 1_400, 2_000])
-def test_a_pause_after_the_first_answer_splits_nobody(pause_ms: int) -> None:
-    """All is back right before the first answer; then the node stands still, and hears no beat."""
-    world, pair = paired("available")
-    shared, paris = pair.shared, pair.nodes["paris"]
-    assert shared is not None
-    cut(pair)
-    shared.isolation["paris"] = False
-    world.run_until(world.now_ms + 10_000)
-
-    def come_back(node: SimNode) -> int:
-        if node is paris and not shared.isolation["paris"]:
-            heal(pair)
-            shared.isolation["paris"] = True
-            world.after(5, lambda: setattr(paris, "paused_until_ms", world.now_ms + pause_ms))
-            return 3
-        return 20
-
-    shared.isolation_delay_ms = come_back
-    went_alone = world.run_while(lambda: roles(pair)["paris"] is not Role.ALONE, at_most_ms=4_000)
-    assert not went_alone
-    assert shared.isolation["paris"]
-
-
-def takeover_ms_after_a_refusing_port() -> int:
-    world, pair = paired("available")
-    assert pair.shared is not None
-    pair.shared.isolation_delay_ms = lambda _node: 0
-    began_ms = world.now_ms
-    pair.nodes["lyon"].crash(power=False)
-    assert world.run_while(lambda: roles(pair)["paris"] is not Role.ALONE, at_most_ms=15_000)
-    assert world.counts["port refused"]
-    return world.now_ms - began_ms
-
-
-def test_a_refusing_port_needs_the_silence_too() -> None:
-    assert takeover_ms_after_a_refusing_port() >= 2_500
-    with broken("silence-not-needed"):
-        assert takeover_ms_after_a_refusing_port() < 2_500
 
 
 def split_healed() -> tuple[World, Pair]:

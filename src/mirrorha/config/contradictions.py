@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import math
 from collections.abc import Callable, Iterator
 from itertools import combinations, product
 from pathlib import PurePosixPath
@@ -18,6 +17,8 @@ from mirrorha.config.findings import Finding, Where
 if TYPE_CHECKING:
     from mirrorha.config.model import ClusterConfig, NodeConfig
 
+# An isolation check may take two seconds; the next is asked half a second and a tick after it.
+_ANSWER_S: Final = 2.6
 # Two lost beats in a row are routine; three are news.
 BEATS_PER_TIMEOUT: Final = 3
 
@@ -216,11 +217,12 @@ def _times(config: ClusterConfig) -> Iterator[Finding]:
 
 
 def isolation_row_s(pulse_s: float) -> float:
-    """How long the answers take that let a node go on alone, each some half second after another.
+    """How long after the timeout the answers may take that let a node go on alone.
 
-    See `mirrorha.core.evidence.answers_needed`; a second more for the answers' own way.
+    Either three of them, or the first of all, which is asked once two beats are missing, and one
+    more after as long as the timeout; see `mirrorha.core.evidence`.
     """
-    return 1 + 0.6 * max(2, math.ceil(8 * pulse_s))
+    return max(3 * _ANSWER_S, 2 * pulse_s + 2 * _ANSWER_S)
 
 
 def _checks(config: ClusterConfig) -> Iterator[Finding]:

@@ -176,6 +176,8 @@ class Detector:
         # Silence counts from here at the earliest: the start of a full interval of listening.
         self._listening_since_ms = now_ms
         self._was_late = False
+        #: Counts the signs of life of the peer's present incarnation: its first, and each beat.
+        self.signs = 0
 
     @property
     def incarnation(self) -> int | None:
@@ -206,6 +208,7 @@ class Detector:
         changed = self.meet(beat.incarnation, now_ms=now_ms)
         if beat.incarnation != self._incarnation:
             return None
+        self.signs += 1
         self._note(self._paths[path], beat=beat, heard_at_ms=heard_at_ms)
         if beat.sequence > self._newest_sequence:
             self._newest_sequence = beat.sequence
@@ -228,6 +231,7 @@ class Detector:
         if known is not None and incarnation <= known:
             return None
         self._incarnation = incarnation
+        self.signs += 1
         self._newest_sequence = -1
         self._newest_heard_ms = None
         self._peer_loop_age_ms = 0

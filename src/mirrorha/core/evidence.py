@@ -23,10 +23,16 @@ CHECK_EVERY_MS: Final = 500
 # Answers that are further apart are not in a row: a check may take two seconds.
 ROW_GAP_MS: Final = 3_000
 # A cable that is plugged in again brings back both, whatever answers and the peer, and what answers
-# may be quicker. So the peer must stay silent through a row of answers, which takes so many beats;
-# three at least: wherever a pause of the network or of this node falls, two are on one side of it.
-BEATS_IN_ROW: Final = 4
+# may be quicker. So the peer must stay silent for the whole timeout from an answer on; and, once it
+# is lost, through three answers, in which a session would have been opened anew.
 ANSWERS_MIN: Final = 3
+# Checks begin when so many beats are missing: two lost datagrams in a row are routine.
+BEATS_MISSED: Final = 2
+# What the peer sends while this node stands still can be lost, and some pauses could fill a row. So
+# a pause counts for one beat at most, and for none if it is longer than this. Loops are late at
+# times: to begin the row anew at each would keep a busy node from ever going on.
+BEATS_IN_HOLE_MAX: Final = 2
+HOLE_MAX_MS: Final = 100  # however quick the beats are
 FENCE_EVERY_MS: Final = 5_000
 # After this time without an answer, the request is made again.
 ANSWER_MAX_MS: Final = 10_000
@@ -62,8 +68,8 @@ def is_in_session(s: State) -> bool:
     return pair and bool(s.paired) and copy is not None and s.epoch == copy.epoch
 
 
-def gather(turn: Turn) -> None:
-    """While this node would go on alone, and has frozen: look for proof."""
+def ask_fencer(turn: Turn) -> None:
+    """While this node would go on alone, and has frozen."""
     s, pair = turn.s, turn.s.pair
     decision = s.decision
     if decision is None or decision.kind is not Kind.ALONE or not is_in_session(s) or s.link:
@@ -72,10 +78,6 @@ def gather(turn: Turn) -> None:
         pair.fencing = s.next_token()
         pair.fence_ms = turn.now_ms + ANSWER_MAX_MS
         turn.do(AskFencer(pair.fencing, incarnation=s.paired))
-    if _is_available(s) and turn.now_ms >= pair.check_ms and _is_silent(turn):
-        pair.checking = s.next_token()
-        pair.check_ms = turn.now_ms + ANSWER_MAX_MS
-        turn.do(RunIsolationChecks(pair.checking))
 
 
 def on_fencer(turn: Turn, event: FencerAnswered) -> None:
@@ -98,13 +100,66 @@ def on_isolation(turn: Turn, event: IsolationChecked) -> None:
         return
     pair.checking = 0
     pair.check_ms = turn.now_ms + CHECK_EVERY_MS
-    goes_on = pair.answered_ms is not None and turn.now_ms - pair.answered_ms <= ROW_GAP_MS
-    if event.all_answered and _is_silent(turn):
-        pair.answers = pair.answers + 1 if goes_on else 1
-        pair.answered_ms = turn.now_ms
+    if not event.all_answered:
+        _end_row(s)
+        return
+    if pair.answered_ms is None or turn.now_ms - pair.answered_ms > ROW_GAP_MS:
+        _end_row(s)
+        pair.looked_ms = turn.now_ms  # what was heard before it says nothing
+    pair.answered_ms = turn.now_ms
+    if _is_silent(turn) and not s.link:
+        pair.answers += 1
         turn.ask_now()
-    else:
-        pair.answers, pair.answered_ms = 0, None
+
+
+def look(turn: Turn, listened_at_ms: int | None) -> None:
+    """Once per step: how long has the peer been silent to a node that is connected, and listens?
+
+    Args:
+        listened_at_ms: when the heartbeats were last surely listened to, as far as it is known.
+    """
+    s, pair = turn.s, turn.s.pair
+    if not _is_available(s):
+        return
+    hole_ms, pair.looked_ms = turn.now_ms - pair.looked_ms, turn.now_ms
+    if _has_heard(turn):
+        _end_row(s)
+    elif pair.answered_ms is not None:
+        deaf_ms = 0 if listened_at_ms is None else turn.now_ms - listened_at_ms
+        pair.listened_ms += _listened_ms(s, max(hole_ms, deaf_ms))
+    _check(turn)
+
+
+def _has_heard(turn: Turn) -> bool:
+    """Anything of the peer since the last step."""
+    pair, signs = turn.s.pair, turn.s.detector.signs
+    if pair.signs == signs:
+        return False
+    pair.signs, pair.sign_ms = signs, turn.now_ms
+    return True
+
+
+def _check(turn: Turn) -> None:
+    """Ask the isolation checks as soon as beats are missing: the silence counts from an answer."""
+    s, pair = turn.s, turn.s.pair
+    unheard_ms = turn.now_ms - pair.sign_ms
+    is_missing = unheard_ms > BEATS_MISSED * s.settings.pulse_ms
+    if is_missing and is_in_session(s) and turn.now_ms >= pair.check_ms:
+        pair.checking = s.next_token()
+        pair.check_ms = turn.now_ms + ANSWER_MAX_MS
+        turn.do(RunIsolationChecks(pair.checking))
+
+
+def _listened_ms(s: State, hole_ms: int) -> int:
+    """What a time counts in which this node did not step, or did not listen."""
+    pulse_ms = s.settings.pulse_ms
+    too_long = hole_ms > max(BEATS_IN_HOLE_MAX * pulse_ms, HOLE_MAX_MS)
+    return 0 if too_long else min(hole_ms, pulse_ms)
+
+
+def _end_row(s: State) -> None:
+    s.pair.answers = s.pair.listened_ms = 0
+    s.pair.answered_ms = None
 
 
 def forget(turn: Turn) -> None:
@@ -112,7 +167,7 @@ def forget(turn: Turn) -> None:
     pair = turn.s.pair
     pair.stopped = pair.fencing = pair.checking = 0
     pair.fence_ms = pair.check_ms = 0
-    pair.answers, pair.answered_ms = 0, None
+    _end_row(turn.s)
     pair.why = ""
 
 
@@ -159,12 +214,11 @@ def _is_connected(turn: Turn) -> bool:
     """Isolation checks answer, and have for so long that the peer would have been heard too."""
     pair = turn.s.pair
     fresh = pair.answered_ms is not None and turn.now_ms - pair.answered_ms <= ISOLATION_FRESH_MS
-    return fresh and pair.answers >= answers_needed(turn.s.settings.pulse_ms)
+    return fresh and _is_row(turn.s)
 
 
-def answers_needed(pulse_ms: int) -> int:
-    """How many answers are a row: each comes CHECK_EVERY_MS or more after the one before."""
-    return max(ANSWERS_MIN, 1 + -(-BEATS_IN_ROW * pulse_ms // CHECK_EVERY_MS))
+def _is_row(s: State) -> bool:
+    return s.pair.answers >= ANSWERS_MIN and s.pair.listened_ms >= s.settings.timeout_ms
 
 
 def _is_lost(turn: Turn) -> bool:

@@ -126,6 +126,7 @@ class Node:
         if s.settings.arbiter:
             steady.advance(turn)
         else:
+            evidence.look(turn, listened_at_ms)
             pairwise.advance(turn)
             steady.advance(turn)
             pairwise.answer(turn)

@@ -51,7 +51,7 @@ def _read(turn: Turn) -> Register | Gone | None:
         return Gone.ABSENT  # on which nobody acts alone but by an operator's word
     if not {s.me, s.other} <= meta.copy.in_sync:
         return meta.copy  # it was alone last, or is no member
-    evidence.gather(turn)
+    evidence.ask_fencer(turn)
     if evidence.proof(turn) is evidence.Proof.NONE:
         _no_answer(turn)
         return None

@@ -105,8 +105,11 @@ class PairRegister:
         proposed, proposed_token, proposed_ms: our change, the request it answers, since when.
         gave_up: our copy at the moment when the peer told that it gave up its standing in it.
         stopped: the peer's incarnation that a fencer confirmed to be stopped, or 0.
-        answered_ms: when all isolation checks last answered while the peer was silent.
-        answers: how many times in a row they did.
+        signs, sign_ms: the peer's signs of life so far, and when the latest was taken in.
+        answered_ms: when all isolation checks last answered in a row; None: there is no row.
+        listened_ms: how long this node surely listened in the row, and the peer was silent.
+        answers: how many of the row came when the peer was lost and there was no session.
+        looked_ms: the latest step.
         checking, check_ms, fencing, fence_ms: tokens of what is under way, and next attempts.
         leaving: this node asked to be let go.
         grants: the incarnation of the peer that was let go, or 0.
@@ -121,8 +124,12 @@ class PairRegister:
     proposed_ms: int = 0
     gave_up: Register | None = None
     stopped: int = 0
+    signs: int = 0
+    sign_ms: int = 0
     answered_ms: int | None = None
+    listened_ms: int = 0
     answers: int = 0
+    looked_ms: int = 0
     checking: int = 0
     check_ms: int = 0
     fencing: int = 0

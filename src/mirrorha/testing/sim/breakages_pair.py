@@ -65,6 +65,20 @@ def _not_rotated(real: Fn) -> Fn:
     return rotated
 
 
+def _counts_pauses(_real: Fn) -> Fn:
+    def listened_ms(_s: State, hole_ms: int) -> int:
+        return hole_ms
+
+    return listened_ms
+
+
+def _three_answers_do(_real: Fn) -> Fn:
+    def is_row(s: State) -> bool:
+        return s.pair.answers >= evidence.ANSWERS_MIN
+
+    return is_row
+
+
 OF_PAIR: Final[Mapping[str, Breakage]] = {
     "commit-without-promise": Breakage(
         "5.4 a change lands before the peer has promised it",
@@ -141,10 +155,34 @@ OF_PAIR: Final[Mapping[str, Breakage]] = {
     "first-answer-counts": Breakage(
         "5.4 an isolation check that answers needs no more silence",
         evidence,
-        "answers_needed",
-        answer(value=1),
+        "_is_row",
+        answer(value=True),
         mode="available",
         directed="test_a_network_that_comes_back_whole_splits_nobody",
+    ),
+    "short-row": Breakage(
+        "5.4 the peer need not be silent for the whole timeout to a node that is connected",
+        evidence,
+        "_is_row",
+        _three_answers_do,
+        mode="available",
+        directed="test_a_pause_of_the_peer_when_all_comes_back_splits_nobody",
+    ),
+    "row-through-a-pause": Breakage(
+        "5.4 silence counts in which the node did not listen",
+        evidence,
+        "_listened_ms",
+        _counts_pauses,
+        mode="available",
+        directed="test_answers_while_nobody_listens_to_heartbeats_split_nobody",
+    ),
+    "row-through-a-beat": Breakage(
+        "5.4 a beat between two answers does not end the row",
+        evidence,
+        "_has_heard",
+        answer(value=False),
+        mode="available",
+        directed="test_a_beat_between_two_answers_ends_the_row",
     ),
     "silence-not-needed": Breakage(
         "5.4 available goes on while the peer is heard",
