@@ -33,6 +33,8 @@ BEATS_MISSED: Final = 2
 # times: to begin the row anew at each would keep a busy node from ever going on.
 BEATS_IN_HOLE_MAX: Final = 2
 HOLE_MAX_MS: Final = 100  # however quick the beats are
+# Every loop turns some milliseconds late: of short pulses much would be lost, step by step.
+LATE_MS: Final = 10
 FENCE_EVERY_MS: Final = 5_000
 # After this time without an answer, the request is made again.
 ANSWER_MAX_MS: Final = 10_000
@@ -126,7 +128,7 @@ def look(turn: Turn, listened_at_ms: int | None) -> None:
         _end_row(s)
     elif pair.answered_ms is not None:
         deaf_ms = 0 if listened_at_ms is None else turn.now_ms - listened_at_ms
-        pair.listened_ms += _listened_ms(s, max(hole_ms, deaf_ms))
+        pair.listened_ms += _listened_ms(s, hole_ms, deaf_ms)
     _check(turn)
 
 
@@ -150,11 +152,17 @@ def _check(turn: Turn) -> None:
         turn.do(RunIsolationChecks(pair.checking))
 
 
-def _listened_ms(s: State, hole_ms: int) -> int:
-    """What a time counts in which this node did not step, or did not listen."""
+def _listened_ms(s: State, hole_ms: int, deaf_ms: int) -> int:
+    """What the time since the last step counts.
+
+    Args:
+        hole_ms: that time.
+        deaf_ms: how long ago the heartbeats were last surely listened to: up to a pulse if all is
+            well, so it is not what has passed.
+    """
     pulse_ms = s.settings.pulse_ms
-    too_long = hole_ms > max(BEATS_IN_HOLE_MAX * pulse_ms, HOLE_MAX_MS)
-    return 0 if too_long else min(hole_ms, pulse_ms)
+    too_long = max(hole_ms, deaf_ms) > max(BEATS_IN_HOLE_MAX * pulse_ms, HOLE_MAX_MS)
+    return 0 if too_long else min(hole_ms, pulse_ms + LATE_MS)
 
 
 def _end_row(s: State) -> None:

@@ -66,8 +66,8 @@ def _not_rotated(real: Fn) -> Fn:
 
 
 def _counts_pauses(_real: Fn) -> Fn:
-    def listened_ms(_s: State, hole_ms: int) -> int:
-        return hole_ms
+    def listened_ms(_s: State, hole_ms: int, deaf_ms: int) -> int:
+        return max(hole_ms, deaf_ms)
 
     return listened_ms
 
