@@ -213,10 +213,10 @@ WRONG_TOGETHER: dict[str, tuple[dict[str, Any], str]] = {
             "arbiter": None,
             "split_brain": "available",
             "isolation": ("tcp://10.0.9.1:443",),
-            "timing": TimingConfig(freeze_max_s=11.7),
+            "timing": TimingConfig(freeze_max_s=13.8),
         },
-        "timing.freeze_max: '11700ms' is less than '11800ms', heartbeat.timeout + takeover_delay + "
-        "fence_delay + 7800ms for the isolation checks",
+        "timing.freeze_max: '13800ms' is less than '13900ms', heartbeat.timeout + takeover_delay + "
+        "fence_delay + 9900ms for the isolation checks",
     ),
     "a freeze shorter than a slow peer": (
         {"timing": TimingConfig(freeze_max_s=20, peer_slow_max_s=21)},

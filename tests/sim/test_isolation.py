@@ -301,6 +301,25 @@ def test_the_shortest_freeze_max_is_enough_for_slow_checks(
     assert roles(pair) == {"lyon": Role.ALONE}
 
 
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("delay_ms", [300, 1_950])
+def test_the_shortest_freeze_max_is_enough_where_no_session_breaks(
+    delay_ms: int, seed: int
+) -> None:
+    """The peer's machine loses its power: nothing closes its connections."""
+    least_ms = 3_000 + round(1_000 * isolation_row_s(0.25))
+    times = {"takeover_delay_ms": 0, "fence_delay_ms": 0, "freeze_max_ms": least_ms}
+    world, pair = paired("available", seed=seed, **times)
+    assert pair.shared is not None
+    pair.shared.isolation_delay_ms = lambda _node: delay_ms
+    pair.node_stopping = lambda node: None  # type: ignore[method-assign]
+    pair.nodes["paris"].crash(power=True)
+    for name in sorted(pair.streams_up):
+        pair.break_stream(name)  # these are watched more closely
+    world.run_until(world.now_ms + least_ms + 1_000)
+    assert roles(pair) == {"lyon": Role.ALONE}
+
+
 def takeover_ms_after_a_refusing_port() -> int:
     world, pair = paired("available")
     assert pair.shared is not None

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 # An isolation check may take two seconds; the next is asked half a second and a tick after it.
 _ANSWER_S: Final = 2.6
+# A machine that lost its power closes nothing: the session is dropped when what was proposed to it
+# is not answered.
+_DROP_S: Final = 2.1
 # Two lost beats in a row are routine; three are news.
 BEATS_PER_TIMEOUT: Final = 3
 
@@ -219,10 +222,11 @@ def _times(config: ClusterConfig) -> Iterator[Finding]:
 def isolation_row_s(pulse_s: float) -> float:
     """How long after the timeout the answers may take that let a node go on alone.
 
-    Either three of them, or the first of all, which is asked once two beats are missing, and one
-    more after as long as the timeout; see `mirrorha.core.evidence`.
+    Either three of them, once there is no session any more, or the first of all, which is asked
+    once two beats are missing, and one more after as long as the timeout; see
+    `mirrorha.core.evidence`.
     """
-    return max(3 * _ANSWER_S, 2 * pulse_s + 2 * _ANSWER_S)
+    return max(_DROP_S + 3 * _ANSWER_S, 2 * pulse_s + 2 * _ANSWER_S)
 
 
 def _checks(config: ClusterConfig) -> Iterator[Finding]:
