@@ -320,8 +320,22 @@ def test_the_shortest_freeze_max_is_enough_where_no_session_breaks(
     assert roles(pair) == {"lyon": Role.ALONE}
 
 
-def takeover_ms_after_a_refusing_port() -> int:
-    world, pair = paired("available")
+@pytest.mark.parametrize("pulse_ms", [250, 1_000])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_the_prim_has_its_head_start(pulse_ms: int, seed: int) -> None:
+    """Only what is between the two is cut: a session soon after finds the SECOND still one."""
+    world, pair = paired("available", seed=seed, pulse_ms=pulse_ms)
+    assert pair.shared is not None
+    pair.shared.isolation_delay_ms = lambda _node: 3
+    cut(pair)
+    assert world.run_while(lambda: roles(pair)["lyon"] is not Role.ALONE, at_most_ms=15_000)
+    prim_ms = world.now_ms
+    assert world.run_while(lambda: roles(pair)["paris"] is not Role.ALONE, at_most_ms=15_000)
+    assert world.now_ms - prim_ms >= 300  # of 500: each asks its checks at times of its own
+
+
+def takeover_ms_after_a_refusing_port(**settings: object) -> int:
+    world, pair = paired("available", **settings)
     assert pair.shared is not None
     pair.shared.isolation_delay_ms = lambda _node: 0
     began_ms = world.now_ms
@@ -335,3 +349,7 @@ def test_a_refusing_port_needs_the_silence_too() -> None:
     assert takeover_ms_after_a_refusing_port() >= 2_500
     with broken("silence-not-needed"), broken("short-row"):  # either holds by itself
         assert takeover_ms_after_a_refusing_port() < 2_500
+
+
+def test_a_refusing_port_needs_no_head_start() -> None:
+    assert takeover_ms_after_a_refusing_port(takeover_delay_ms=12_000) < 6_000

@@ -14,7 +14,7 @@ from typing import Final
 from mirrorha.core.effects import AskFencer, RunIsolationChecks
 from mirrorha.core.events import FencerAnswered, IsolationChecked
 from mirrorha.core.messages import Standing
-from mirrorha.core.state import Kind, State
+from mirrorha.core.state import Kind, Stage, State
 from mirrorha.core.turn import Turn
 
 # How long an answer of the isolation checks counts: as long as it takes to act on it at once.
@@ -109,9 +109,16 @@ def on_isolation(turn: Turn, event: IsolationChecked) -> None:
         _end_row(s)
         pair.looked_ms = turn.now_ms  # what was heard before it says nothing
     pair.answered_ms = turn.now_ms
-    if _is_silent(turn) and not s.link:
+    if _is_silent(turn) and not s.link and not _is_first_the_prims(s):
         pair.answers += 1
         turn.ask_now()
+
+
+def _is_first_the_prims(s: State) -> bool:
+    """A SECOND begins to count when the PRIM has had its head start: else that is none."""
+    decision = s.decision
+    undecided = decision is None or decision.stage is Stage.HEAD_START
+    return s.standing is Standing.FOLLOWER and undecided
 
 
 def look(turn: Turn, listened_at_ms: int | None) -> None:
@@ -226,7 +233,14 @@ def _is_connected(turn: Turn) -> bool:
 
 
 def _is_row(s: State) -> bool:
-    return s.pair.answers >= ANSWERS_MIN and s.pair.listened_ms >= s.settings.timeout_ms
+    least_ms = s.settings.timeout_ms + _head_start_ms(s)
+    return s.pair.answers >= ANSWERS_MIN and s.pair.listened_ms >= least_ms
+
+
+def _head_start_ms(s: State) -> int:
+    """For how much longer a SECOND listens, unless its decision needs no head start."""
+    proven = s.decision is not None and s.decision.proven
+    return s.settings.takeover_delay_ms if s.standing is Standing.FOLLOWER and not proven else 0
 
 
 def _is_lost(turn: Turn) -> bool:
