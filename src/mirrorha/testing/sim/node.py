@@ -291,7 +291,9 @@ class SimNode:
         if self.life != life or not self.up or self.node is None:
             return
         if self.world.now_ms >= self.paused_until_ms:
-            self.give(v.Tick())
+            # The heartbeat thread last turned up to a pulse ago.
+            age_ms = self.world.now_ms % self.node.state.settings.pulse_ms
+            self.give(v.Tick(listened_at_ms=self.clock.now_ms() - age_ms))
         if self.node is not None and self.life == life:
             wait_ms = max(1, self.node.next_deadline_ms() - self.clock.now_ms())
             self.world.after(wait_ms + self.world.between(0, 3), lambda: self._tick(life))
