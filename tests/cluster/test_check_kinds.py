@@ -29,6 +29,7 @@ from mirrorha.checks import (
 from mirrorha.config import ServiceConfig
 from tests.checks.own_network import ip, own_network, veth
 from tests.cluster.rig import TestNode, free_ports, open_pair, start_pair, wait_until
+from tests.requirements import require_root
 from tests.shows.small_disks import memory_disk, run
 
 if TYPE_CHECKING:
@@ -119,6 +120,7 @@ def disk(path: Path) -> Generator[Subject]:
 
 @contextmanager
 def mount(path: Path) -> Generator[Subject]:
+    require_root()
     place = path / "disk"
     place.mkdir()
 

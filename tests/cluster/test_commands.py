@@ -34,14 +34,16 @@ class Scripts:
     def make(cls, place: Path) -> Scripts:
         place.mkdir()
         made = cls(place)
+        # Root has control groups; others know what is theirs by its environment.
+        shell = "env -i sh" if os.geteuid() == 0 else "sh"
         made._write(
             "start",
             'echo "start $MIRRORHA_NODE" >> trace',
             '[ ! -e broken ] || { echo "no licence"; exit 1; }',
             # What is killed and not reaped has no program any more.
             "for it in $(cat lyon paris); do [ ! -e /proc/$it/exe ] || echo two run >> trace; done",
-            # A daemon: a session of its own, none of our environment, deaf to TERM.
-            "setsid env -i sh -c 'trap : TERM; while :; do sleep 0.2; done' &",
+            # A daemon: a session of its own, deaf to TERM.
+            f"setsid {shell} -c 'trap : TERM; while :; do sleep 0.2; done' &",
             "echo $! > $MIRRORHA_NODE",
         )
         made._write("stop", "[ ! -e hangs ] || exec sleep 60", "exit 0")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import random
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
@@ -120,8 +122,11 @@ def run_rescue(scenario: str, seed: int) -> Pair[MemoryDisk]:
 
 
 def rescued_in(home: Home) -> set[bytes]:
-    files = (home.root / RESCUE_NAME).glob("*/files/**/*")
-    return {path.read_bytes() for path in files if not path.is_symlink() and path.is_file()}
+    # os.walk: a symbolic link may say more than a path may, and pathlib fails at that.
+    walked = os.walk(home.root / RESCUE_NAME)
+    paths = (Path(place, name) for place, _, names in walked for name in names)
+    files = (path for path in paths if "files" in path.parent.parts)
+    return {path.read_bytes() for path in files if stat.S_ISREG(path.lstat().st_mode)}
 
 
 def run_real(
