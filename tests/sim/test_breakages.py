@@ -106,10 +106,14 @@ def failed_seeds() -> list[tuple[int, list[str]]]:
     for line in (HERE / "seeds.txt").read_text().splitlines():
         if line and not line.startswith("#"):
             seed, *words = line.split()
-            found.append((int(seed), [word for word in words if word.startswith("--")]))
+            last = max((n for n, word in enumerate(words) if word.startswith("--")), default=-1)
+            has_mode = last >= 0 and words[last] == "--mode"
+            found.append((int(seed), words[: last + 1 + has_mode]))
     return found
 
 
 @pytest.mark.parametrize(("seed", "flags"), failed_seeds())
 def test_seeds_that_failed_once_stay_clean(seed: int, flags: list[str]) -> None:
-    assert not run_seed(seed, wide="--wide" in flags, production="--production" in flags).problem
+    mode = flags[flags.index("--mode") + 1] if "--mode" in flags else "arbiter"
+    wide, production = "--wide" in flags, "--production" in flags
+    assert not run_seed(seed, mode=mode, wide=wide, production=production).problem
