@@ -20,7 +20,7 @@ from typing import Final, Literal, Protocol, TypedDict, final
 import attrs
 import trio
 
-from mirrorha.errors import ServiceError
+from mirrorha.errors import MirrorHAError, ServiceError, describe
 
 #: Between TERM and KILL, and between KILL and giving up on a process that sits in the kernel.
 TERM_GRACE_S: Final = 5
@@ -286,6 +286,25 @@ async def run_alone(
     if isinstance(found, Exception):
         raise found
     return found
+
+
+async def run_logged(
+    argv: Sequence[str],
+    *,
+    environment: Mapping[str, str],
+    log: logging.Logger,
+    error: type[MirrorHAError],
+) -> Ended:
+    """`run_alone`, with its output in `log`, each line after the program's name.
+
+    Raises:
+        error: it cannot be run. How it ended is for the caller to judge.
+    """
+    program = argv[0]
+    try:
+        return await run_alone(argv, environment=environment, on_line=LineLog(log, program))
+    except (OSError, ValueError) as exc:
+        raise error(f"{program} cannot be run: {describe(exc)}") from exc
 
 
 def _spawn(

@@ -8,7 +8,7 @@ from typing import ClassVar, Final, final
 
 from mirrorha import process
 from mirrorha.abc import Fencer
-from mirrorha.errors import FencerError, LocalUsageError, describe
+from mirrorha.errors import FencerError, LocalUsageError
 
 _log: Final = logging.getLogger(__name__)
 
@@ -43,15 +43,10 @@ class Command(Fencer):
         Raises:
             FencerError: it ended otherwise, or cannot be run. That confirms nothing.
         """
-        program = self._command[0]
-        try:
-            ended = await process.run_alone(
-                self._command,
-                environment={**environment, "MIRRORHA_PEER": peer},
-                on_line=process.LineLog(_log, program),
-            )
-        except (OSError, ValueError) as error:
-            raise FencerError(f"{program} cannot be run: {describe(error)}") from error
+        told = {**environment, "MIRRORHA_PEER": peer}
+        ended = await process.run_logged(
+            self._command, environment=told, log=_log, error=FencerError
+        )
         if not ended.is_good:
-            raise FencerError(f"{program} {ended}")
+            raise FencerError(f"{self._command[0]} {ended}")
         return True

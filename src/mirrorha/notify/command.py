@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Final, final
 
 from mirrorha import process
-from mirrorha.errors import LocalUsageError, NotifyError, describe
+from mirrorha.errors import LocalUsageError, NotifyError
 
 if TYPE_CHECKING:
     from mirrorha.notify.notice import Notice
@@ -41,14 +41,8 @@ class Command:
 
     async def tell(self, notice: Notice) -> None:
         """Run it. Raises NotifyError: it did not end with status 0."""
-        program = self._command[0]
-        try:
-            ended = await process.run_alone(
-                self._command,
-                environment=notice.environment(),
-                on_line=process.LineLog(_log, program),
-            )
-        except (OSError, ValueError) as error:
-            raise NotifyError(f"{program} cannot be run: {describe(error)}") from error
+        ended = await process.run_logged(
+            self._command, environment=notice.environment(), log=_log, error=NotifyError
+        )
         if not ended.is_good:
-            raise NotifyError(f"{program} {ended}")
+            raise NotifyError(f"{self._command[0]} {ended}")

@@ -8,7 +8,7 @@ from typing import ClassVar, Final, final
 
 from mirrorha import process
 from mirrorha.abc import Switch
-from mirrorha.errors import LocalUsageError, SwitchError, describe
+from mirrorha.errors import LocalUsageError, SwitchError
 
 _log: Final = logging.getLogger(__name__)
 
@@ -75,11 +75,6 @@ class Command(Switch):
             raise SwitchError(f"{argv[0]} {ended}")
 
     async def _run(self, argv: Sequence[str]) -> process.Ended:
-        try:
-            return await process.run_alone(
-                argv,
-                environment=self._environment,
-                on_line=process.LineLog(_log, argv[0]),
-            )
-        except (OSError, ValueError) as error:
-            raise SwitchError(f"{argv[0]} cannot be run: {describe(error)}") from error
+        return await process.run_logged(
+            argv, environment=self._environment, log=_log, error=SwitchError
+        )
